@@ -1,0 +1,56 @@
+# `make all` and `make test` do everything on a machine that has Python 3.11 or later, make and git.
+SHELL := /bin/bash
+PYTHON ?= python3
+CORES ?= 8
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Compiled modules are worth seconds to every command of the pipeline.
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup all test lint format report lock dvc.yaml schemas clean
+
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z.]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.ready ## Create .venv from requirements.lock
+
+.venv/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11; run make PYTHON=/path/to/python3.11"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock
+	$(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
+	touch $@
+
+all: setup ## Fetch, shard, train, evaluate, report: results/report.html
+	snakemake --cores $(CORES) all
+	@echo "open results/report.html"
+
+test: setup ## Run the tests
+	pytest -n 2
+
+lint: setup ## Check style, layers and workflow
+	ruff check .
+	ruff format --check .
+	lint-imports
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+format: setup ## Format code and workflow
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile workflow
+
+dvc.yaml: setup ## Compile dvc.yaml from the stage table
+	glassworks dvc-yaml
+
+schemas: setup ## Write the JSON Schemas of the configuration
+	glassworks schemas
+
+lock: setup ## Resolve requirements.lock anew from pyproject.toml
+	uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --all-extras --python-version 3.11 pyproject.toml -o requirements.lock
+
+clean: ## Remove what stages made (not the DVC cache)
+	rm -rf .work .snakemake data features models results provenance logs

@@ -1,0 +1,118 @@
+"""Digests of files, values and source code; and writing a file so that it is whole or absent."""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from glassworks.errors import ResourceError
+
+OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """One text per value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest_json(value: Any) -> str:
+    """Hex sha256 of a JSON value, independent of key order."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def code_files(root: Path, sources: tuple[str, ...]) -> list[Path]:
+    """Files of the source packages or modules `sources` (paths under `root`), sorted; compiled files do not count."""
+    found: list[Path] = []
+    for source in sources:
+        path = root / source
+        found += [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file() and "__pycache__" not in f.parts and f.suffix != ".pyc"]
+    return sorted(set(found))
+
+
+def code_digest(root: Path, sources: tuple[str, ...]) -> str:
+    """Hex sha256 of source code. Comments and formatting count: whether a change matters is for its author to say (`glassworks accept`)."""
+    digest = hashlib.sha256()
+    for path in code_files(root, sources):
+        digest.update(f"{path.relative_to(root).as_posix()}\0{sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+class FileDigests:
+    """sha256 of files, remembered by path, size and modification time, for folders too large to read at every command.
+
+    The memory is a cache in .work/: losing it costs time, never correctness.
+    """
+
+    def __init__(self, cache: Path) -> None:
+        self.cache, self.changed = cache, False
+        try:
+            self.known: dict[str, list[Any]] = json.loads(cache.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            self.known = {}
+
+    def sha256(self, path: Path) -> str:
+        stat = path.stat()
+        name, seen = str(path.absolute()), [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+        if name not in self.known or self.known[name][:3] != seen:
+            self.known[name], self.changed = [*seen, sha256_file(path)], True
+        return self.known[name][3]
+
+    def save(self) -> None:
+        if self.changed:
+            self.cache.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.cache, json.dumps(self.known))
+            self.changed = False
+
+
+@contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """Turn 'no space left', an exceeded quota or file-size limit into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in OUT_OF_SPACE:
+            raise
+        raise ResourceError(f"{error.filename or where}: {os.strerror(error.errno or 0)}; free some space and run the same command again") from None
+
+
+def flush_to_disk(path: Path) -> None:
+    """fsync a file or a directory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file that is whole or absent: temporary sibling, flush, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with disk_errors(path), temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text (UTF-8) that is whole or absent."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write readable JSON with sorted keys that is whole or absent."""
+    write_text(path, json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

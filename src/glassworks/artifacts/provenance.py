@@ -1,0 +1,71 @@
+"""What varies between two identical runs, and what may change bits.
+
+`fingerprint` goes into the recipe: the things that may change bytes. `Provenance` goes to provenance/STAGE.json, outside every output and an input of
+nothing: durations, host, git revision, peak memory. The report shows it.
+"""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+BIT_CHANGING = ("torch", "torchvision", "numpy", "pillow", "pyarrow", "tokenizers", "webdataset", "resvg-py", "safetensors")
+
+
+def fingerprint(cpu_isa: str, device: str = "cpu") -> dict[str, Any]:
+    """What may change bytes: library versions, kind of device, instruction set of the CPU kernels."""
+    versions = {name: metadata.version(name) for name in BIT_CHANGING}
+    isa = cpu_isa if cpu_isa != "native" else f"native ({_widest_isa()})"
+    return {"cpu_isa": isa, "device": device, "machine": platform.machine(), "python": platform.python_version(), "versions": versions}
+
+
+def _widest_isa() -> str:
+    """The widest vector instructions this CPU offers; kernels of different widths may round differently."""
+    try:
+        flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features"))).split()
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
+    for name in ("amx_bf16", "avx512_bf16", "avx512_vnni", "avx512f", "avx2", "asimd"):
+        if name in flags:
+            return name
+    return "baseline"
+
+
+class Provenance:
+    """Times one execution of a stage."""
+
+    def __init__(self, root: Path, stage: str) -> None:
+        self.root, self.stage = root, stage
+        self.started, self.clock, self.notes = time.time(), time.monotonic(), {}
+
+    def as_json(self) -> dict[str, Any]:
+        own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        unit = 1 if sys.platform == "darwin" else 1024
+        return {
+            "stage": self.stage,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
+            "seconds": round(time.monotonic() - self.clock, 3),
+            "peak_memory_bytes": max(own, children) * unit,
+            "host": platform.node(),
+            "platform": platform.platform(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "git_revision": git_revision(self.root),
+            **self.notes,
+        }
+
+
+def git_revision(root: Path) -> str | None:
+    """Commit of the working tree, with `+changes` when it differs from it; None outside a git repository."""
+    try:
+        run = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"],
+            cwd=root, capture_output=True, text=True, timeout=20, check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return run.stdout.strip() or None

@@ -1,0 +1,61 @@
+"""Atomic publication: a finished directory takes the place of the old one in one rename, and is never seen half-written."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from glassworks.artifacts.digests import disk_errors, flush_to_disk, write_json
+from glassworks.artifacts.manifest import MANIFEST, RECIPE, Manifest, describe
+
+
+def seal(staged: Path, counts: dict[str, Any], recipe: dict[str, Any]) -> Manifest:
+    """Flush every file of `staged` to disk and write its recipe and, last, its manifest."""
+    with disk_errors(staged):
+        for path in sorted(staged.rglob("*")):
+            flush_to_disk(path)
+        manifest = describe(staged, counts)
+        write_json(staged / RECIPE, recipe)
+        write_json(staged / MANIFEST, manifest.as_json())
+        flush_to_disk(staged)
+    return manifest
+
+
+def publish(staged: Path, target: Path, trash: Path) -> None:
+    """Put the sealed directory `staged` at `target`; what stood there goes to `trash` first and is then removed.
+
+    A kill between the two renames leaves no directory at `target`: the stage is stale, and its next run continues from its work directory.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if _device(staged) != _device(target.parent):  # data/ may be a link to another disk: copy beside the target first
+        beside = target.with_name(f".{target.name}.new")
+        shutil.rmtree(beside, ignore_errors=True)
+        with disk_errors(beside):
+            shutil.copytree(staged, beside)
+            for path in beside.rglob("*"):
+                flush_to_disk(path)
+        staged = beside
+    if target.exists() or target.is_symlink():
+        _set_aside(target, trash)
+    staged.rename(target)
+    flush_to_disk(target.parent)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def _set_aside(target: Path, trash: Path) -> None:
+    shutil.rmtree(trash, ignore_errors=True)
+    trash.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.rename(trash)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = target.with_name(f".{target.name}.old")
+        shutil.rmtree(beside, ignore_errors=True)
+        target.rename(beside)
+        shutil.rmtree(beside)
+
+
+def _device(path: Path) -> int:
+    return os.stat(path).st_dev

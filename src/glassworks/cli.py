@@ -1,0 +1,274 @@
+"""`glassworks VERB …`: one verb per stage, which Snakemake calls, and verbs for people.
+
+This is the one place where errors are caught: what a user can put right is printed as one line and ends with a stable exit code (docs/errors.md).
+"""
+
+import contextlib
+import importlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, TextIO
+
+import typer
+
+from glassworks.errors import ConfigError, UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n\n")[0])
+
+RUNNERS = {
+    "fetch": "glassworks.data.fetch",
+    "records": "glassworks.data.records",
+    "shards": "glassworks.data.shards",
+    "tokenizer": "glassworks.data.tokenizer",
+    "train": "glassworks.training.run",
+    "evaluate": "glassworks.evaluation.run",
+    "report": "glassworks.report.run",
+}
+"""The module of each kind of stage: `run(context)`, and `run_job(context, job)` where parts are prepared in parallel."""
+
+Subject = Annotated[str, typer.Argument(help="A dataset or an experiment, as params.yaml names it.")]
+Threads = Annotated[int, typer.Option(min=1, help="Cores to use.")]
+Log = Annotated[Path | None, typer.Option(help="Write a copy of what is shown to this file.")]
+Stages = Annotated[list[str] | None, typer.Argument(help="Stages such as train-caption_scenes; all when none is named.")]
+
+
+@app.command(rich_help_panel="Stages")
+def fetch(dataset: Subject, threads: Threads = 1, log: Log = None) -> None:
+    """Fetch the raw files of a dataset; a partial download continues."""
+    run_stage(f"fetch-{dataset}", threads, log)
+
+
+@app.command(rich_help_panel="Stages")
+def records(dataset: Subject, threads: Threads = 1, log: Log = None) -> None:
+    """Turn raw files into a table of records: key, split, captions, labels."""
+    run_stage(f"records-{dataset}", threads, log)
+
+
+@app.command(rich_help_panel="Stages")
+def shards(
+    dataset: Subject,
+    job: Annotated[int | None, typer.Option(min=0, help="Build only the shards of this job, for a later call without --job to collect.")] = None,
+    threads: Threads = 1,
+    log: Log = None,
+) -> None:
+    """Write records and their media as WebDataset tars with sidecars."""
+    run_stage(f"shards-{dataset}", threads, log, job)
+
+
+@app.command(rich_help_panel="Stages")
+def tokenizer(experiment: Subject, threads: Threads = 1, log: Log = None) -> None:
+    """Train the tokenizer of an experiment on its training split."""
+    run_stage(f"tokenizer-{experiment}", threads, log)
+
+
+@app.command(rich_help_panel="Stages")
+def train(experiment: Subject, threads: Threads = 1, log: Log = None) -> None:
+    """Train the model of an experiment; an interrupted run continues from its last checkpoint."""
+    run_stage(f"train-{experiment}", threads, log)
+
+
+@app.command(rich_help_panel="Stages")
+def evaluate(experiment: Subject, threads: Threads = 1, log: Log = None) -> None:
+    """Score a trained model on a held-out split, beside controls."""
+    run_stage(f"evaluate-{experiment}", threads, log)
+
+
+@app.command(rich_help_panel="Stages")
+def report(threads: Threads = 1, log: Log = None) -> None:
+    """Write results/report.html: one file that opens offline."""
+    run_stage("report", threads, log)
+
+
+@app.command(rich_help_panel="People")
+def status() -> None:
+    """Show which stages are fresh, stale or missing, and why nothing else decides it."""
+    from glassworks.artifacts.manifest import read_recipe
+    from glassworks.pipeline.freshness import Keys
+
+    table = open_table()
+    fresh = Keys(table).fresh()
+    for stage in table:
+        if fresh[stage.name]:
+            word = "fresh"
+        elif read_recipe(table.project.root / stage.directory) is None:
+            word = "missing"
+        else:
+            word = "stale"
+        typer.echo(f"{word:8} {stage.name:32} {stage.directory}")
+
+
+@app.command(rich_help_panel="People")
+def verify(
+    stages: Stages = None,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Run each named stage again in a scratch directory and compare every byte.")] = False,
+    threads: Threads = 1,
+) -> None:
+    """Check every file of the artefacts against its manifest; with --rerun, prove that running a stage again gives the same bytes."""
+    from glassworks.pipeline import verification
+
+    table = open_table()
+    if rerun and not stages:
+        raise ConfigError("verify --rerun: name the stages to run again, such as `glassworks verify --rerun train-caption_scenes`")
+    chosen = [table[name] for name in stages] if stages else list(table)
+    for stage in chosen:
+        if rerun:
+            set_instruction_set(table.project.params.determinism.cpu_isa)
+            line = verification.rerun_and_compare(table, stage, _runner(stage.kind), threads)
+        else:
+            line = verification.check(table, stage)
+        typer.echo(line)
+
+
+@app.command(rich_help_panel="People")
+def accept(stages: Annotated[list[str], typer.Argument(help="Stages whose result you vouch for after a change of code.")]) -> None:
+    """Re-stamp artefacts after a change that does not alter their bytes (a refactoring); the provenance says so, `verify --rerun` can hold you to it."""
+    from glassworks.pipeline import verification
+
+    table = open_table()
+    for name in stages:
+        typer.echo(verification.accept(table, table[name]))
+    _record(table)
+
+
+@app.command(rich_help_panel="People")
+def record() -> None:
+    """Record every fresh stage in dvc.lock (Snakemake's onsuccess does this), and bring dvc.yaml up to date."""
+    _record(open_table())
+
+
+@app.command("dvc-yaml", rich_help_panel="People")
+def dvc_yaml() -> None:
+    """Compile dvc.yaml from the stage table."""
+    from glassworks.artifacts.digests import write_text
+    from glassworks.pipeline.dvc import compile_dvc
+
+    table = open_table()
+    write_text(table.project.root / "dvc.yaml", compile_dvc(table))
+
+
+@app.command(rich_help_panel="People")
+def schemas() -> None:
+    """Write the JSON Schemas that editors use to complete and check params.yaml and experiments/*.yaml."""
+    from glassworks.artifacts.digests import write_text
+    from glassworks.config.project import SCHEMAS, schema_text
+
+    Path("schemas").mkdir(exist_ok=True)
+    for name in SCHEMAS:
+        write_text(Path("schemas", f"{name}.schema.json"), schema_text(name))
+
+
+def open_table(root: Path | None = None) -> Any:
+    """The stage table of the project in the current folder; refuses when the code that runs is not the code that is digested."""
+    from glassworks.config.project import load_project
+    from glassworks.pipeline.table import PACKAGE, Table
+
+    root = root or Path.cwd()
+    here, running = (root / PACKAGE).resolve(), Path(__file__).resolve().parent
+    if here.is_dir() and here != running:
+        raise ConfigError(f"this glassworks runs from {running}, but this project's code is in {here}; use this project's .venv/bin/glassworks")
+    return Table(load_project(root))
+
+
+def run_stage(name: str, threads: int = 1, log: Path | None = None, job: int | None = None, root: Path | None = None) -> None:
+    """Run one stage of the project, or part `job` of it."""
+    from glassworks.pipeline.execution import execute, execute_job
+
+    with _copied_to(log):
+        table = open_table(root)
+        stage = table[name]
+        set_instruction_set(table.project.params.determinism.cpu_isa)
+        if job is None:
+            execute(table, stage, _runner(stage.kind), threads)
+        elif job < stage.jobs:
+            execute_job(table, stage, job, _runner(stage.kind, "run_job"), threads)
+        else:
+            raise ConfigError(f"{name} has {stage.jobs} jobs, 0 to {stage.jobs - 1}; there is no job {job}")
+
+
+def set_instruction_set(cpu_isa: str) -> None:
+    """Fix the instruction set of the CPU kernels and one thread per process; both change bits. Must come before torch is imported."""
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+    if cpu_isa == "avx2":
+        os.environ["ATEN_CPU_CAPABILITY"], os.environ["ONEDNN_MAX_CPU_ISA"] = "avx2", "AVX2"
+        os.environ["MKL_ENABLE_INSTRUCTIONS"] = "AVX2"
+
+
+def _runner(kind: str, function: str = "run") -> Callable[..., dict[str, Any]]:
+    return getattr(importlib.import_module(RUNNERS[kind]), function)
+
+
+def _record(table: Any) -> None:
+    from glassworks.pipeline.dvc import record as record_in_dvc
+
+    names = record_in_dvc(table)
+    typer.echo(f"{len(names)} fresh stages recorded in dvc.lock", err=True)
+
+
+class _Tee:
+    """A text stream written twice; not a terminal, so progress comes as lines."""
+
+    def __init__(self, first: TextIO, second: TextIO) -> None:
+        self.streams = (first, second)
+
+    def write(self, text: str) -> int:
+        for stream in self.streams:
+            stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        for stream in self.streams:
+            stream.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+
+@contextlib.contextmanager
+def _copied_to(log: Path | None) -> Any:
+    """Copy stderr, errors included, to a log file."""
+    if log is None:
+        yield
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", buffering=1) as file, contextlib.redirect_stderr(_Tee(sys.stderr, file)):  # type: ignore[type-var]
+        try:
+            yield
+        except UserError as error:
+            print(f"error: {error}", file=file)
+            raise
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    """The entry point: errors a user can put right become one line and a stable exit code."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted; the same command continues where it can", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # a usage error of the command line
+            error.show()
+            sys.exit(error.exit_code)
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""What every configuration model shares: strict types, no unknown keys, and errors that name file, key path, value and remedy."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from glassworks.errors import ConfigError
+
+M = TypeVar("M", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Base of every configuration model. Field doc strings become the help text in the JSON Schemas under schemas/."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe subset, with `1e-3` read as a number (as in YAML 1.2) and a repeated key refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9]*[eE][-+]?[0-9]+)$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of one YAML file; a `ConfigError` names the file and the line when it cannot be read."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: {getattr(error, 'problem', None) or error}") from None
+
+
+def parse(model: type[M], value: Any, file: Path | str) -> M:
+    """`value` as a `model`; a `ConfigError` with one line per fault otherwise."""
+    if not isinstance(value, dict):
+        raise ConfigError(f"{file}: expected a mapping of keys to values, found {type(value).__name__}")
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise ConfigError("\n".join(dict.fromkeys(_line(model, fault, file) for fault in error.errors()))) from None
+
+
+def nearest(name: str, allowed: list[str]) -> str:
+    """`; did you mean X?` for the nearest valid name, or the list of valid names when nothing is near."""
+    match = difflib.get_close_matches(name, allowed, n=1)
+    if match:
+        return f"; did you mean {match[0]!r}?"
+    return f"; allowed: {', '.join(sorted(allowed))}" if allowed else ""
+
+
+def _line(model: type[BaseModel], fault: Any, file: Path | str) -> str:
+    location = [part for part in fault["loc"] if not _is_tag(part)]
+    path = ".".join(str(part) for part in location) or "(top level)"
+    kind, given, context = fault["type"], fault.get("input"), fault.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"{file}: {path}: unknown key{nearest(str(location[-1]), _fields_at(model, list(fault['loc'][:-1])))}"
+    if kind == "missing":
+        return f"{file}: {path}: this key is required"
+    if kind == "union_tag_not_found":
+        return f"{file}: {path}.source: this key is required"
+    if kind == "union_tag_invalid":
+        tag, allowed = context["tag"].removeprefix("source="), re.findall(r"'source=(\w+)'", context["expected_tags"])
+        return f"{file}: {path}.source: unknown value {tag!r}{nearest(tag, allowed)}"
+    if kind == "literal_error":
+        allowed = re.findall(r"'([^']*)'", context["expected"])
+        return f"{file}: {path}: unknown value {given!r}{nearest(str(given), allowed)}"
+    message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{file}: {path}: {message}" + ("" if kind == "value_error" else f" (given: {given!r:.80})")
+
+
+def _is_tag(part: Any) -> bool:
+    """Pydantic puts the tag of a union's branch into the location; the user's file has no such key."""
+    return isinstance(part, str) and part.startswith("source=")
+
+
+def _fields_at(model: type[BaseModel], location: list[Any]) -> list[str]:
+    """Names of the fields of the model at `location` inside `model`."""
+    current = [model]
+    for part in location:
+        following: list[type[BaseModel]] = []
+        for candidate in current:
+            if _is_tag(part):
+                source = candidate.model_fields.get("source")
+                following += [candidate] if source and part.removeprefix("source=") in get_args(source.annotation) else []
+            elif part in candidate.model_fields:
+                following += _models_in(candidate.model_fields[part].annotation)
+            else:  # the key of a dict or the index of a list: its values are already in `current`
+                following.append(candidate)
+        current = following
+    return sorted({name for candidate in current for name in candidate.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for argument in get_args(annotation) for found in _models_in(argument)]

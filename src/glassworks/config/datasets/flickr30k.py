@@ -1,0 +1,15 @@
+"""Settings of the source `flickr30k`."""
+
+from typing import Literal
+
+from glassworks.config.datasets.base import LocalDataset, Splits
+
+
+class Flickr30k(LocalDataset):
+    """Flickr30k in Kaggle's layout: results.csv and flickr30k_images/; five captions for each of 31,783 images."""
+
+    source: Literal["flickr30k"]
+    karpathy: str | None = None
+    """Karpathy's dataset_flickr30k.json inside `path`; its image-level split is used when given."""
+    splits: Splits = Splits(validation=0.03, test=0.03)
+    """Held-out shares of the images (without `karpathy`)."""

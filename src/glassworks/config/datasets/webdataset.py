@@ -1,0 +1,13 @@
+"""Settings of the source `webdataset`."""
+
+from typing import Literal
+
+from glassworks.config.datasets.base import LocalDataset, Split
+
+
+class WebDatasetTars(LocalDataset):
+    """Existing WebDataset tars (img2dataset's included), taken as they are: one pass builds the sidecars."""
+
+    source: Literal["webdataset"]
+    tars: dict[Split, str]
+    """A glob inside `path` for each split, such as {train: "0000*.tar", test: "00010.tar"}."""

@@ -1,0 +1,24 @@
+"""How a trained model is scored."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from glassworks.config.base import Settings
+
+
+class Evaluation(Settings):
+    """Captions of a held-out split, greedy and by beam search, scored against all references and against controls."""
+
+    split: Literal["validation", "test"] = "test"
+    """Split to score."""
+    max_samples: Annotated[int, Field(ge=2)] | None = None
+    """Score only the first so many samples of the split; null scores all."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    """Images captioned at a time; never changes a caption."""
+    beams: Annotated[int, Field(ge=1, le=32)] = 3
+    """Beams of the beam search."""
+    length_penalty: float = 0.7
+    """Beam scores are divided by length to this power."""
+    bootstrap: Annotated[int, Field(ge=100)] = 1000
+    """Resamples of the images behind each 95 % interval."""

@@ -1,0 +1,41 @@
+"""params.yaml: what `all` means."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from glassworks.config.base import Settings
+from glassworks.config.datasets import AnyDataset
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+
+
+class Determinism(Settings):
+    """What may change bits, fixed."""
+
+    cpu_isa: Literal["native", "avx2"] = "native"
+    """Instruction set of the CPU kernels. `native` is fastest; `avx2` gives the same bytes on every x86-64 machine of the last ten years."""
+
+
+class Report(Settings):
+    """What the report shows."""
+
+    title: str = "glassworks"
+    """Heading of results/report.html."""
+    gallery: Annotated[int, Field(ge=0, le=500)] = 24
+    """Held-out images shown with predicted and true captions."""
+
+
+class Params(Settings):
+    """What `all` means: seed, determinism, datasets, the list of experiments."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of everything that draws: splits, composed data, order, initial weights, dropout."""
+    determinism: Determinism = Determinism()
+    """What may change bits, fixed."""
+    datasets: dict[Name, AnyDataset]
+    """The datasets to fetch, split and shard."""
+    experiments: list[Name]
+    """Names of files in experiments/ (without .yaml) that `all` trains and evaluates."""
+    report: Report = Report()
+    """What the report shows."""

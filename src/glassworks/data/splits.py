@@ -1,0 +1,19 @@
+"""Splits by group: a stable hash of the group (image, base concept, speaker) decides, never the row, so variants of one thing stay together."""
+
+import hashlib
+
+from glassworks.config.datasets.base import Split
+
+
+def share(seed: int, *parts: str) -> float:
+    """A number in [0, 1) that depends on nothing but its arguments; the same on every machine and for ever."""
+    digest = hashlib.sha256("\0".join([str(seed), *parts]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def split_of(group: str, splits: dict[str, float], seed: int) -> Split:
+    """The split of a group, given the held-out shares {validation, test}."""
+    place = share(seed, "split", group)
+    if place < splits["test"]:
+        return "test"
+    return "validation" if place < splits["test"] + splits["validation"] else "train"

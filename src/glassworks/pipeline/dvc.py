@@ -1,0 +1,88 @@
+"""dvc.yaml, compiled from the stage table; and recording fresh stages in dvc.lock after a Snakemake run."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from glassworks.artifacts.digests import write_text
+from glassworks.errors import ArtifactError, ConfigError
+from glassworks.pipeline.freshness import Keys
+from glassworks.pipeline.table import PACKAGE, Stage, Table
+
+HEADER = "# Compiled from the stage table by `make dvc.yaml`; never edited by hand.\n"
+PLOTS: list[dict[str, Any]] = []
+
+
+def compile_dvc(table: Table) -> str:
+    """The text of dvc.yaml."""
+    content: dict[str, Any] = {"stages": {stage.name: _dvc_stage(table, stage) for stage in table}}
+    scored = [stage for stage in table if stage.kind == "evaluate"]
+    trained = [stage for stage in table if stage.kind == "train"]
+    content["metrics"] = [f"{stage.directory}/metrics.json" for stage in scored]
+    content["plots"] = [
+        {
+            f"loss of {stage.subject}": {
+                "x": "step",
+                "y": {f"{stage.directory}/plots/training.tsv": "loss", f"{stage.directory}/plots/validation.tsv": "loss"},
+                "x_label": "step",
+                "y_label": "loss per token",
+            }
+        }
+        for stage in trained
+    ]
+    return HEADER + yaml.safe_dump(content, sort_keys=False, width=150)
+
+
+def _dvc_stage(table: Table, stage: Stage) -> dict[str, Any]:
+    rules = f"{stage.kind} {stage.kind}_job" if stage.jobs else stage.kind
+    entry: dict[str, Any] = {
+        "cmd": f"snakemake --nolock --allowed-rules {rules} --force -- {stage.manifest}",
+        "deps": [
+            *(f"{PACKAGE}/{source}" for source in stage.code),
+            *(upstream.manifest for upstream in table.inputs(stage)),
+            *([stage.local_path] if stage.local_path else []),
+        ],
+        "outs": [stage.directory],
+    }
+    watched: list[Any] = []
+    for file, keys in stage.settings.items():
+        if file == "params.yaml" and keys:
+            watched += keys
+        elif keys:
+            watched.append({file: list(keys)})
+        elif stage.kind == "report":
+            watched.append({file: None})
+    if watched:
+        entry["params"] = watched
+    return entry
+
+
+def check_dvc(table: Table) -> None:
+    """Refuse to go on under DVC when dvc.yaml no longer says what the configuration says."""
+    file = table.project.root / "dvc.yaml"
+    if not file.is_file() or file.read_text() != compile_dvc(table):
+        raise ConfigError("dvc.yaml: params.yaml or experiments/ have changed its stages; run `make dvc.yaml`, then `dvc repro` again")
+
+
+def record(table: Table) -> list[str]:
+    """Record every fresh stage in dvc.lock, after bringing dvc.yaml up to date; returns their names.
+
+    Only what is fresh by key is committed, so a part of the pipeline may be run and recorded; nothing happens outside a DVC repository.
+    """
+    root = table.project.root
+    if not (root / ".dvc").is_dir():
+        return []
+    text = compile_dvc(table)
+    if not (root / "dvc.yaml").is_file() or (root / "dvc.yaml").read_text() != text:
+        write_text(root / "dvc.yaml", text)
+    names = [name for name, key in Keys(table).fresh().items() if key]
+    if not names:
+        return []
+    dvc = Path(sys.executable).with_name("dvc")
+    run = subprocess.run([dvc, "commit", "--quiet", "--force", *names], cwd=root, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise ArtifactError(f"dvc commit: {(run.stderr or run.stdout).strip().splitlines()[-1]}; the results stand, but DVC does not know them yet")
+    return names

@@ -1,0 +1,136 @@
+"""Runs one stage: work directory, lock, atomic publication, recipe, provenance.
+
+What a stage does is a function `run(context) -> counts` elsewhere; it reads `context.inputs`, keeps unfinished work in `context.work` and fills
+`context.output`. Everything else about being a stage is here.
+"""
+
+import fcntl
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from glassworks.artifacts.digests import disk_errors, write_json
+from glassworks.artifacts.manifest import MANIFEST, read_manifest
+from glassworks.artifacts.provenance import Provenance, fingerprint
+from glassworks.artifacts.publication import publish, seal
+from glassworks.config.project import Project
+from glassworks.errors import ArtifactError
+from glassworks.pipeline.freshness import Ingredients, Keys
+from glassworks.pipeline.table import Stage, Table
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a running stage is given."""
+
+    project: Project
+    stage: Stage
+    inputs: dict[str, Path]
+    """Directory of each input artefact, by role."""
+    work: Path
+    """Survives a kill: the next run of the stage with the same key finds what is here."""
+    output: Path
+    """Empty directory to fill; becomes the artefact."""
+    threads: int = 1
+    """Cores the scheduler granted."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What should stand in the provenance (never in the artefact): timings, resumed steps."""
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return self.stage.params
+
+    @property
+    def local_path(self) -> Path:
+        """The user's folder this stage reads."""
+        assert self.stage.local_path is not None
+        return self.project.root / self.stage.local_path
+
+
+Runner = Callable[[Context], dict[str, Any]]
+
+
+def execute(table: Table, stage: Stage, run: Runner, threads: int = 1) -> Path:
+    """Run `stage` and publish its artefact; returns its directory."""
+    with _opened(table, stage, threads) as (context, ingredients, provenance):
+        target = table.project.root / stage.directory
+        _produce(context, run, ingredients)
+        publish(context.output, target, context.work / "replaced")
+        note = {**provenance.as_json(), **context.notes, "key": ingredients.key}
+        folder = table.project.root / "provenance"
+        folder.mkdir(exist_ok=True)
+        write_json(folder / f"{stage.name}.json", note)
+        for leftover in work_directories(table.project.root, stage):
+            shutil.rmtree(leftover, ignore_errors=True)
+    return target
+
+
+def execute_job(table: Table, stage: Stage, job: int, run: Callable[[Context, int], dict[str, Any]], threads: int = 1) -> None:
+    """Prepare part `job` of a stage in its work directory, for `execute` to find; leaves `stage.job_file(job)`."""
+    with _opened(table, stage, threads, lock=f"{stage.name}-{job}") as (context, ingredients, _):
+        done = run(context, job)
+        file = table.project.root / stage.job_file(job)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"key": ingredients.key, **done})
+
+
+def rerun(table: Table, stage: Stage, run: Runner, scratch: Path, threads: int = 1) -> Path:
+    """Run `stage` again, from nothing, in `scratch`; returns the sealed directory. The published artefact is not touched."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    ingredients = Keys(table).ingredients(stage)
+    context = _context(table, stage, scratch, threads)
+    scratch.mkdir(parents=True)
+    _produce(context, run, ingredients)
+    return context.output
+
+
+def work_directories(root: Path, stage: Stage) -> list[Path]:
+    """The work directories of a stage, whatever their keys, and the folder of its job files."""
+    hexadecimal = "[0-9a-f]" * 16
+    return [*(root / ".work").glob(f"{stage.name}-{hexadecimal}"), *(root / ".work").glob(stage.name)]
+
+
+def recipe(table: Table, stage: Stage, ingredients: Ingredients) -> dict[str, Any]:
+    """How an artefact is made; equal for two identical runs."""
+    return {
+        "stage": stage.name,
+        "key": ingredients.key,
+        "params": stage.params,
+        "code": ingredients.code,
+        "inputs": ingredients.inputs,
+        "fingerprint": fingerprint(table.project.params.determinism.cpu_isa),
+    }
+
+
+@contextmanager
+def _opened(table: Table, stage: Stage, threads: int, lock: str | None = None) -> Iterator[tuple[Context, Ingredients, Provenance]]:
+    root = table.project.root
+    for upstream in table.inputs(stage):
+        if not (root / upstream.directory / MANIFEST).is_file():
+            raise ArtifactError(f"{stage.name} needs {upstream.manifest}, which is not there; run `snakemake {stage.manifest}`")
+        read_manifest(root / upstream.directory)
+    provenance, ingredients = Provenance(root, stage.name), Keys(table).ingredients(stage)
+    work = root / ".work" / f"{stage.name}-{ingredients.key[:16]}"
+    work.mkdir(parents=True, exist_ok=True)
+    with (root / ".work" / f"{lock or stage.name}.lock").open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ArtifactError(f"{stage.name} is being run by another process here; wait for it to end") from None
+        with disk_errors(work):
+            yield _context(table, stage, work, threads), ingredients, provenance
+
+
+def _context(table: Table, stage: Stage, work: Path, threads: int) -> Context:
+    inputs = {role: table.project.root / table[name].directory for role, name in stage.inputs.items()}
+    return Context(table.project, stage, inputs, work, work / "output", threads)
+
+
+def _produce(context: Context, run: Runner, ingredients: Ingredients) -> None:
+    shutil.rmtree(context.output, ignore_errors=True)
+    context.output.mkdir(parents=True)
+    counts = run(context)
+    seal(context.output, counts, recipe(Table(context.project), context.stage, ingredients))

@@ -1,0 +1,87 @@
+"""Progress for anything that takes longer than a few seconds.
+
+On a terminal of its own a command draws a bar (rich); under Snakemake, in a log file or in a pipe it prints one line every few seconds instead,
+because several jobs share the output there. Both show rate and time left. Progress goes to stderr and never into an artefact.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import TypeVar
+
+T = TypeVar("T")
+LINE_SECONDS = 5.0
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a person reads them: 7s, 3:05, 1:02:09."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Progress:
+    """A count towards a total. Use as a context manager; call `advance` as work is done.
+
+    `initial` is work that an earlier, interrupted run had already done: it counts as done but not towards the rate.
+    """
+
+    def __init__(self, label: str, total: int, unit: str = "it", initial: int = 0) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done, self.initial = initial, initial
+        self.start = self.last_line = time.monotonic()
+        self.bar = self.task = None
+        if sys.stderr.isatty() and "SNAKEMAKE_JOB" not in os.environ:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as RichProgress
+
+            self.bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self.task = self.bar.add_task(label, total=total, completed=initial, note="")
+
+    def __enter__(self) -> "Progress":
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if self.bar:
+            self.bar.stop()
+        elif kind is None and time.monotonic() - self.start > LINE_SECONDS:
+            self._line(f"done in {clock(time.monotonic() - self.start)}")
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Count `count` more units as done; `note` is shown beside the bar (a loss, a file name)."""
+        self.done += count
+        now = time.monotonic()
+        rate = (self.done - self.initial) / max(now - self.start, 1e-9)
+        speed = f"{rate:,.1f} {self.unit}/s" if rate < 100 else f"{rate:,.0f} {self.unit}/s"
+        text = f"{note}  {speed}" if note else speed
+        if self.bar and self.task is not None:
+            self.bar.update(self.task, completed=self.done, note=text)
+        elif now - self.last_line >= LINE_SECONDS:
+            left = (self.total - self.done) / rate if rate else 0
+            self._line(f"{self.done:,}/{self.total:,}  {text}  {clock(left)} left")
+            self.last_line = now
+
+    def _line(self, text: str) -> None:
+        print(f"{self.label}  {text}", file=sys.stderr, flush=True)
+
+
+def track(items: Iterable[T], label: str, total: int, unit: str = "it") -> Iterator[T]:
+    """Yield from `items` while showing progress."""
+    with Progress(label, total, unit) as progress:
+        for item in items:
+            yield item
+            progress.advance()

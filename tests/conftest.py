@@ -1,0 +1,71 @@
+"""Fixtures shared by all tests: a small project in a temporary folder, whose stages run in this process."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from glassworks.cli import _runner
+from glassworks.config.project import load_project
+from glassworks.pipeline.execution import Context, execute, execute_job
+from glassworks.pipeline.table import Table
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class SmallProject:
+    """A project folder without code of its own: `source code` is this repository's."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "src").symlink_to(REPOSITORY / "src")
+        (root / "experiments").mkdir()
+
+    def configure(self, params: dict[str, Any], **experiments: dict[str, Any]) -> Table:
+        (self.root / "params.yaml").write_text(yaml.safe_dump({"experiments": list(experiments), **params}))
+        for name, experiment in experiments.items():
+            (self.root / "experiments" / f"{name}.yaml").write_text(yaml.safe_dump(experiment))
+        return self.table
+
+    @property
+    def table(self) -> Table:
+        return Table(load_project(self.root))
+
+    def run(self, name: str, threads: int = 1) -> Path:
+        """Run a stage as the command line does; returns its artefact."""
+        stage = self.table[name]
+        return execute(self.table, stage, _runner(stage.kind), threads)
+
+    def run_job(self, name: str, job: int) -> None:
+        stage = self.table[name]
+        execute_job(self.table, stage, job, _runner(stage.kind, "run_job"))
+
+    def context(self, name: str, work: Path) -> Context:
+        """The context of a stage, for calling parts of it directly."""
+        stage, table = self.table[name], self.table
+        inputs = {role: self.root / table[other].directory for role, other in stage.inputs.items()}
+        output = work / "output"
+        output.mkdir(parents=True)
+        return Context(table.project, stage, inputs, work, output)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> SmallProject:
+    return SmallProject(tmp_path)
+
+
+@pytest.fixture
+def write_image() -> Callable[..., None]:
+    """Writes a small image with a pattern that depends on `seed`."""
+
+    def write(path: Path, size: tuple[int, int] = (48, 32), seed: int = 0) -> None:
+        import numpy as np
+        from PIL import Image
+
+        pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+
+    return write
