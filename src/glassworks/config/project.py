@@ -26,6 +26,9 @@ def load_project(root: Path) -> Project:
     faults, experiments = [], {}
     for index, name in enumerate(params.experiments):
         file = Path("experiments", f"{name}.yaml")
+        if name == "report":
+            faults.append(f"params.yaml: experiments.{index}: {name!r} is the name of the report's own folder; choose another")
+            continue
         if name in experiments:
             faults.append(f"params.yaml: experiments.{index}: {name!r} is listed twice")
             continue

@@ -1,0 +1,123 @@
+"""Extracts zip and tar archives that others made: whole, inside the target folder, or not at all.
+
+Refuses members with absolute paths, members that point outside, links, devices, encrypted members, and archives that
+are damaged, cut short or larger than the free disk space.
+"""
+
+import lzma
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from glassworks.artifacts.digests import disk_errors
+from glassworks.errors import DataError, ResourceError
+from glassworks.progress import Progress
+
+SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, NotImplementedError)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the name of `path` is that of an archive we extract."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def extract(archive: Path, target: Path) -> None:
+    """Extract `archive` to the new folder `target`.
+
+    Raises `DataError` naming the member that is refused, `ResourceError` when the disk is too small; in both cases
+    `target` does not appear.
+    """
+    beside = target.with_name(f".{target.name}.extracting")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        with disk_errors(beside), _damage_named(archive):
+            if archive.name.lower().endswith(".zip"):
+                _extract_zip(archive, beside)
+            else:
+                _extract_tar(archive, beside)
+        beside.rename(target)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def is_inside(name: str) -> bool:
+    """Whether a path that somebody else wrote stays inside the folder it is relative to, on every system."""
+    path, windows = PurePosixPath(name), PureWindowsPath(name)
+    return not (
+        path.is_absolute()
+        or windows.drive
+        or windows.root
+        or ".." in path.parts
+        or ".." in windows.parts
+        or "\0" in name
+    )
+
+
+@contextmanager
+def _damage_named(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except DAMAGE as error:
+        raise DataError(f"{archive}: the archive is damaged or incomplete ({error}); fetch it again") from None
+
+
+def _extract_zip(archive: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as opened:
+        members = opened.infolist()
+        for member in members:
+            if not is_inside(member.filename):
+                raise _refusal(archive, member.filename, "it points outside the archive")
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise _refusal(archive, member.filename, "it is a link or a device")
+            if member.flag_bits & 1:
+                raise _refusal(archive, member.filename, "it is encrypted")
+        _room_for(archive, sum(member.file_size for member in members), folder)
+        with Progress(
+            f"extract {archive.name}", sum(member.compress_size for member in members) // 1000, "kB"
+        ) as progress:
+            read = 0
+            for member in members:
+                opened.extract(member, folder)
+                read += member.compress_size
+                progress.advance(read // 1000 - progress.done)
+
+
+def _extract_tar(archive: Path, folder: Path) -> None:
+    size = archive.stat().st_size
+    with (
+        archive.open("rb") as raw,
+        tarfile.open(fileobj=raw, mode="r:*") as opened,
+        Progress(f"extract {archive.name}", size // 1000, "kB") as progress,
+    ):
+        for member in opened:
+            if not is_inside(member.name):
+                raise _refusal(archive, member.name, "it points outside the archive")
+            if not (member.isreg() or member.isdir()):
+                raise _refusal(archive, member.name, "it is a link or a device")
+            _room_for(archive, member.size, folder)
+            opened.extract(member, folder, filter="data")
+            progress.advance(raw.tell() // 1000 - progress.done)
+        opened.fileobj.seek(opened.offset)  # tarfile takes a file that stops between two members for a whole one
+        if opened.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("it stops before its end mark")
+
+
+def _room_for(archive: Path, size: int, folder: Path) -> None:
+    if size > (free := shutil.disk_usage(folder).free):
+        raise ResourceError(
+            f"{archive}: extracting needs {size:,} bytes and {free:,} are free; "
+            f"free some space and run the same command again"
+        )
+
+
+def _refusal(archive: Path, member: str, why: str) -> DataError:
+    return DataError(f"{archive}: the member {member!r} is refused: {why}; nothing was extracted")

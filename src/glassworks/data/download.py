@@ -1,0 +1,173 @@
+"""Downloads one file whose sha256 is known: what arrives is that file or an error, never something else.
+
+A cut or killed download leaves its part in the partial folder, and the next one asks only for the rest. Refuses private
+addresses unless asked for, other protocols than http and https, and files that are larger or slower than the limits.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import requests
+import urllib3
+
+from glassworks.artifacts.digests import disk_errors, sha256_file
+from glassworks.data.http_session import open_session, plainly, shown
+from glassworks.errors import FetchError
+from glassworks.progress import Progress
+
+CHUNK = 1 << 18
+DELAYS = (1.0, 2.0, 4.0, 8.0)
+"""Seconds before each further attempt. An attempt that brought new bytes starts the schedule again."""
+PASSING = {408, 425, 429, 500, 502, 503, 504}
+"""Answers that may be different a moment later."""
+
+
+class _Passing(Exception):
+    """A failure worth another attempt; its text is the reason."""
+
+
+def download(
+    url: str,
+    target: Path,
+    sha256: str,
+    partial: Path,
+    *,
+    session: requests.Session | None = None,
+    allow_private: bool = False,
+    max_bytes: int = 20 << 30,
+    max_seconds: float = 6 * 3600,
+    stall_seconds: float = 60,
+    delays: tuple[float, ...] = DELAYS,
+) -> None:
+    """Download `url` to `target`, through a file in the folder `partial` (on the same disk).
+
+    Raises `FetchError` when the network, the name, the server or the certificate fails, when the digest is not `sha256`
+    (the bad part is deleted), and when a limit is reached; `ResourceError` when the disk is full.
+    """
+    partial.mkdir(parents=True, exist_ok=True)
+    part = partial / f"{sha256[:16]}-{target.name}.part"
+    session = session or open_session(allow_private)
+    deadline = time.monotonic() + max_seconds
+    continued = part.exists()
+    while True:
+        with disk_errors(part):
+            _transfer(url, part, session, target.name, max_bytes, deadline, stall_seconds, delays)
+        found = sha256_file(part)
+        if found == sha256:
+            part.replace(target)
+            _mark(part).unlink(missing_ok=True)
+            return
+        size = part.stat().st_size
+        part.unlink()
+        if not continued:
+            raise FetchError(
+                f"{target.name} ({shown(url)}): expected sha256 {sha256}, found {found} ({size:,} bytes); "
+                f"the download was deleted: correct the pinned digest, or ask who publishes the file"
+            )
+        continued = False  # the earlier part may have been of another file: once more from the start
+
+
+def _transfer(
+    url: str,
+    part: Path,
+    session: requests.Session,
+    name: str,
+    max_bytes: int,
+    deadline: float,
+    stall: float,
+    delays: tuple[float, ...],
+) -> None:
+    """Bring `part` to its full length, in as many attempts as the schedule allows."""
+    tries = 0
+    while True:
+        before = _size(part)
+        try:
+            return _attempt(url, part, session, name, max_bytes, deadline, stall)
+        except _Passing as failure:
+            tries = 0 if _size(part) > before else tries + 1
+            if tries > len(delays):
+                kept = f"; {_size(part):,} bytes are kept and the same command continues" if _size(part) else ""
+                raise FetchError(f"{name}: {failure} ({tries} attempts){kept}") from None
+            delay = delays[max(tries - 1, 0)] if delays else 0.0
+            print(f"{name}: {failure}; trying again in {delay:g} s", file=sys.stderr, flush=True)
+            time.sleep(delay)
+
+
+def _attempt(
+    url: str, part: Path, session: requests.Session, name: str, max_bytes: int, deadline: float, stall: float
+) -> None:
+    have = _size(part)
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        if _mark(part).exists():
+            headers["If-Range"] = _mark(part).read_text()
+    try:
+        with session.get(url, headers=headers, stream=True, timeout=(min(stall, 15), stall)) as response:
+            if (
+                response.status_code == 416
+            ):  # the part is as long as the file, or belongs to another one: the digest tells
+                _mark(part).unlink(missing_ok=True)
+                if _length_behind_slash(response) == have:
+                    return
+                part.unlink()
+                raise _Passing("the file changed on the server")
+            if response.status_code in PASSING:
+                raise _Passing(plainly(requests.HTTPError(response=response), url))
+            response.raise_for_status()
+            goes_on = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(
+                f"bytes {have}-"
+            )
+            _receive(response, part, have if goes_on else 0, name, url, max_bytes, deadline)
+    except requests.exceptions.SSLError as error:
+        raise FetchError(plainly(error, url)) from None
+    except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
+        raise _Passing(plainly(error, url)) from None
+    except requests.RequestException as error:
+        raise FetchError(plainly(error, url)) from None
+
+
+def _receive(
+    response: requests.Response, part: Path, have: int, name: str, url: str, max_bytes: int, deadline: float
+) -> None:
+    """Append the body of `response` to the first `have` bytes of `part`."""
+    length = response.headers.get("Content-Length", "")
+    total = have + int(length) if length.isdigit() else 0
+    if total > max_bytes:
+        raise FetchError(f"{name} ({shown(url)}): {total:,} bytes, more than the {max_bytes:,} allowed")
+    strong = response.headers.get("ETag", "")
+    if strong.startswith('"'):
+        _mark(part).write_text(strong)
+    else:
+        _mark(part).unlink(missing_ok=True)
+    with part.open("r+b" if have else "wb") as file, Progress(name, total // 1000, "kB", have // 1000) as progress:
+        file.truncate(have)
+        file.seek(have)
+        for chunk in response.raw.stream(CHUNK, decode_content=False):
+            have += file.write(chunk)
+            if have > max_bytes:
+                part.unlink()
+                raise FetchError(f"{name} ({shown(url)}): more than the {max_bytes:,} bytes allowed")
+            if time.monotonic() > deadline:
+                raise FetchError(
+                    f"{name} ({shown(url)}): not finished in the time allowed; "
+                    f"{have:,} bytes are kept and the same command continues"
+                )
+            progress.total = max(progress.total, have // 1000)
+            progress.advance(have // 1000 - progress.done)
+
+
+def _length_behind_slash(response: requests.Response) -> int | None:
+    """The full length that `Content-Range: bytes */LENGTH` states."""
+    length = response.headers.get("Content-Range", "").rpartition("/")[2]
+    return int(length) if length.isdigit() else None
+
+
+def _mark(part: Path) -> Path:
+    """Where the ETag of a part is kept, so that the rest is of the same file."""
+    return part.with_suffix(".etag")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

@@ -1,0 +1,177 @@
+"""HTTP sessions that reach public addresses only, unless a private one is asked for.
+
+The address is checked on the socket itself, after the name is resolved and before anything is sent, and again for every
+redirect: a name that resolves to the inside of a network is refused like the number. Only http and https are spoken.
+Certificates come from the system and from certifi, or from `certificate`.
+"""
+
+import ipaddress
+import socket
+import ssl
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import NameResolutionError
+from urllib3.util.retry import Retry
+
+from glassworks.errors import FetchError
+
+# Not `ipaddress.is_private`: that counts the ranges reserved for documentation too, which are nobody's network.
+PRIVATE = tuple(
+    ipaddress.ip_network(block)
+    for block in (
+        *(
+            "0.0.0.0/8",
+            "10.0.0.0/8",
+            "100.64.0.0/10",
+            "127.0.0.0/8",
+            "169.254.0.0/16",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+        ),
+        *("::/128", "::1/128", "fc00::/7", "fe80::/10"),
+    )
+)
+
+
+def is_private(address: str) -> bool:
+    """Whether an IP address is loopback, link-local or inside a private network."""
+    number = ipaddress.ip_address(address.split("%")[0])
+    number = getattr(number, "ipv4_mapped", None) or number
+    return any(number in network for network in PRIVATE)
+
+
+def leads_inside(url: str) -> bool:
+    """Whether the host of `url` is, or resolves to, a private address; False when it does not resolve."""
+    try:
+        found = socket.getaddrinfo(urlsplit(url).hostname, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return any(is_private(str(entry[4][0])) for entry in found)
+
+
+def open_session(
+    allow_private: bool = False,
+    certificate: str | None = None,
+    trusted_hosts: tuple[str, ...] = (),
+    retries: Retry | None = None,
+) -> requests.Session:
+    """A session for http and https. `trusted_hosts` (HOST or HOST:PORT, pip's trusted-host) are not asked for a valid
+    certificate.
+    """
+    session = requests.Session()
+    session.max_redirects = 10
+    session.adapters.clear()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _Adapter(allow_private, certificate, retries))
+    for host in trusted_hosts:
+        for end in ("/",) if ":" in host else ("/", ":"):
+            session.mount(f"https://{host}{end}", _Adapter(allow_private, False, retries))
+    return session
+
+
+def plainly(error: Exception, url: str) -> str:
+    """What went wrong with a request, in a few words, with no credentials."""
+    place = shown(url)
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"{place}: the server answers {error.response.status_code} {error.response.reason}".rstrip()
+    if isinstance(error, requests.exceptions.SSLError):
+        remedy = "if your network has a certificate of its own, set pip's `cert` to its file"
+        return f"{place}: no secure connection ({_root(error)}); {remedy}"
+    if isinstance(error, requests.exceptions.TooManyRedirects):
+        return f"{place}: too many redirects"
+    if isinstance(
+        error, requests.exceptions.InvalidSchema | requests.exceptions.InvalidURL | requests.exceptions.MissingSchema
+    ):
+        return f"{place}: leads to an address that is not http or https"
+    reason = getattr(error.args[0] if error.args else None, "reason", None)
+    if isinstance(reason, NameResolutionError):
+        return f"{place}: the name {urlsplit(url).hostname} cannot be resolved; is there a network?"
+    if isinstance(error, requests.Timeout):
+        return f"{place}: no answer in time"
+    return f"{place}: {_root(error)}"
+
+
+def shown(url: str) -> str:
+    """A URL as messages show it: without user, password, query and fragment."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def _root(error: BaseException) -> str:
+    """The innermost cause of a chain of wrapped network errors."""
+    while (
+        inner := getattr(error, "reason", None) or next((a for a in error.args if isinstance(a, BaseException)), None)
+    ) is not None:
+        if not isinstance(inner, BaseException):
+            break
+        error = inner
+    text = getattr(error, "strerror", None) or str(error)
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+class _Guard:
+    """Mixed into urllib3's connections: looks at the other end of a new socket before anything is sent through it."""
+
+    def _new_conn(self) -> socket.socket:
+        connected = super()._new_conn()  # type: ignore[misc]
+        address = connected.getpeername()[0]
+        if is_private(address):
+            connected.close()
+            raise _refusal(self.host, address)  # type: ignore[attr-defined]
+        return connected
+
+
+def _refusal(host: str, address: str) -> FetchError:
+    which = host if host == address else f"{host} ({address})"
+    return FetchError(f"{which} is a private address; downloads go to public ones only")
+
+
+class _GuardedHTTP(_Guard, HTTPConnection):
+    pass
+
+
+class _GuardedHTTPS(_Guard, HTTPSConnection):
+    pass
+
+
+class _PoolHTTP(HTTPConnectionPool):
+    ConnectionCls = _GuardedHTTP
+
+
+class _PoolHTTPS(HTTPSConnectionPool):
+    ConnectionCls = _GuardedHTTPS
+
+
+class _Adapter(HTTPAdapter):
+    def __init__(self, allow_private: bool, certificate: str | bool | None, retries: Retry | None) -> None:
+        self.allow_private, self.certificate = allow_private, certificate
+        super().__init__(max_retries=retries or 0)
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        if (
+            self.certificate is None
+        ):  # the system's certificates; requests adds certifi's (or those REQUESTS_CA_BUNDLE names)
+            options["ssl_context"] = ssl.create_default_context()
+        super().init_poolmanager(*args, **options)
+        if not self.allow_private:
+            self.poolmanager.pool_classes_by_scheme = {"http": _PoolHTTP, "https": _PoolHTTPS}
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        host = urlsplit(request.url or "").hostname or ""
+        if not self.allow_private and _is_private_literal(host):  # also when a proxy makes the connection
+            raise _refusal(host, host)
+        if self.certificate is not None:
+            options["verify"] = self.certificate
+        return super().send(request, **options)
+
+
+def _is_private_literal(host: str) -> bool:
+    try:
+        return host == "localhost" or is_private(host)
+    except ValueError:
+        return False

@@ -1,0 +1,98 @@
+"""Images of a local dataset, read as bytes that are held against the inventory; whether they decode; and the keys they
+get.
+
+Bytes are never changed. A file that is not what it was when it was fetched is an error, not a dropped sample.
+"""
+
+import hashlib
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from glassworks.data.archives import is_inside
+from glassworks.data.raw_files import Entry, open_inventory, raw_folder
+from glassworks.errors import DataError
+from glassworks.pipeline.execution import Context
+from glassworks.progress import track
+
+EXTENSIONS = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"}
+
+
+class ImageFiles:
+    """The files of a local dataset by path relative to its folder."""
+
+    def __init__(self, context: Context) -> None:
+        self.folder: Path = raw_folder(context)
+        self.inventory: dict[str, Entry] = open_inventory(context)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file; a `DataError` when they are not those of the inventory."""
+        expected, path = self.inventory[name], self.folder / name
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise DataError(f"{path}: gone since it was fetched; run again") from None
+        if len(content) != expected.size or hashlib.sha256(content).hexdigest() != expected.sha256:
+            raise DataError(f"{path}: changed since it was fetched; run again")
+        return content
+
+    def fault(self, name: str) -> str | None:
+        """Why an image cannot be used; None when it decodes to its last pixel."""
+        if name not in self.inventory:
+            return f"there is no file {name}"
+        if PurePosixPath(name).suffix[1:].lower() not in EXTENSIONS:
+            return f"{name} does not end in .{', .'.join(sorted(EXTENSIONS))}"
+        content = self.read(name)
+        if not content:
+            return "the image file is empty"
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                image.load()
+        except MemoryError:
+            raise
+        except Exception as error:  # a decoder may raise anything at all on broken bytes
+            return f"the image does not decode ({_first_line(error)})"
+        return None
+
+    def faults(self, names: list[str], threads: int, label: str) -> Iterator[str | None]:
+        """`fault` of each name, in order, decoded on `threads` cores, with progress."""
+        with ThreadPoolExecutor(threads) as pool:
+            yield from track(pool.map(self.fault, names), label, len(names), "images")
+
+    def media(self, name: str) -> dict[str, bytes]:
+        """The bytes as they are, under the extension that names the member of a shard."""
+        extension = PurePosixPath(name).suffix[1:].lower()
+        return {"jpg" if extension == "jpeg" else extension: self.read(name)}
+
+
+def inside(name: str, where: str) -> str:
+    """A path that a table of the user's names, in its plain form; a `DataError` when it points outside the dataset's
+    folder.
+    """
+    if not is_inside(name):
+        raise DataError(f"{where}: {name!r} points outside the folder of the dataset; only files inside it are read")
+    return PurePosixPath(name).as_posix()
+
+
+def keys(names: Iterable[str]) -> dict[str, str]:
+    """A key for each file: its name without the extension, whatever is no letter, digit, - or _ replaced by _.
+
+    Where two files would get the same key, both get a suffix made from the digest of their paths, so a key never
+    depends on the order of files.
+    """
+    plain = {name: re.sub(r"[^\w-]", "_", PurePosixPath(name).stem) for name in names}
+    count = Counter(plain.values())
+    return {
+        name: key if count[key] == 1 else f"{key}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        for name, key in plain.items()
+    }
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return re.sub(r" ?<_io.*?>", "", text)  # Pillow names the object it read from, with its address in memory

@@ -1,0 +1,225 @@
+"""Finds a pinned wheel (name, version, sha256) through the user's own index settings: those of pip and of uv.
+
+Knows pip's index-url, extra-index-url, find-links, no-index, cert and trusted-host (files and environment) and uv's
+environment variables. Local folders, file:// indexes and indexes on a private network work, because the settings ask
+for them. Only the file with the pinned digest is ever picked.
+"""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urljoin, urlsplit
+
+import pypi_simple
+import requests
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+from pypi_simple import DistributionPackage, ProjectPage, PyPISimple
+from urllib3.util.retry import Retry
+
+from glassworks.artifacts.digests import sha256_file
+from glassworks.data.http_session import leads_inside, open_session, plainly, shown
+from glassworks.errors import FetchError
+
+DEFAULT_INDEX = "https://pypi.org/simple"
+"""Where pip looks when its settings name no index."""
+TIMEOUT = (15, 60)
+RETRIES = Retry(total=3, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """Where the user's packages come from, in the order in which it is asked."""
+
+    indexes: tuple[str, ...] = (DEFAULT_INDEX,)
+    find_links: tuple[str, ...] = ()
+    certificate: str | None = None
+    trusted_hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where a pinned wheel is."""
+
+    url: str
+    """http, https or file."""
+    filename: str
+    allow_private: bool
+    """Whether the index is itself on a private network, and so may name addresses there."""
+
+
+def read_settings() -> IndexSettings:
+    """The settings of pip (`pip config list`: global, install, download, environment) and of uv (environment)."""
+    pip = _pip_settings()
+    uv = {name.removeprefix("UV_"): value for name, value in os.environ.items() if name.startswith("UV_") and value}
+    uv_default = uv.get("DEFAULT_INDEX") or uv.get("INDEX_URL")
+    indexes = [url for url in (uv_default, pip.get("index-url") or (None if uv_default else DEFAULT_INDEX)) if url]
+    indexes += (
+        pip.get("extra-index-url", "").split() + uv.get("INDEX", "").split() + uv.get("EXTRA_INDEX_URL", "").split()
+    )
+    links = pip.get("find-links", "").split() + uv.get("FIND_LINKS", "").replace(",", " ").split()
+    if pip.get("no-index", "").lower() in ("1", "true", "yes", "on", "y", "t") or uv.get("NO_INDEX", "").lower() in (
+        "1",
+        "true",
+    ):
+        indexes = []
+    return IndexSettings(
+        indexes=tuple(dict.fromkeys(_without_name(url) for url in indexes)),
+        find_links=tuple(dict.fromkeys(links)),
+        certificate=pip.get("cert"),
+        trusted_hosts=tuple(pip.get("trusted-host", "").split()),
+    )
+
+
+def _pip_settings() -> dict[str, str]:
+    """pip's options by name; the command's section goes before [global], the environment before both."""
+    run = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        raise FetchError(f"pip cannot read its configuration: {' '.join(run.stderr.split())}")
+    sections: dict[str, dict[str, str]] = {"global": {}, "install": {}, "download": {}, ":env:": {}}
+    for line in run.stdout.splitlines():
+        name, _, value = line.partition("=")
+        section, _, option = name.rpartition(".")
+        if section in sections:
+            sections[section][option] = ast.literal_eval(value)
+    return {option: value for section in sections.values() for option, value in section.items()}
+
+
+def _without_name(url: str) -> str:
+    """uv allows NAME=URL in UV_INDEX."""
+    name, equals, rest = url.partition("=")
+    return rest if equals and "/" not in name else url
+
+
+def find_wheel(name: str, version: str, sha256: str, settings: IndexSettings) -> Found:
+    """Where the wheel with that digest is. A `FetchError` says which of these it was: nothing reachable, no such
+    package, no such version, other files.
+    """
+    others: list[DistributionPackage] = []
+    versions: set[str] = set()
+    unreachable: list[str] = []
+    for place, is_index in [
+        *((url, True) for url in settings.indexes),
+        *((place, False) for place in settings.find_links),
+    ]:
+        try:
+            packages = _packages(place, name, is_index, settings)
+        except _Unreachable as failure:
+            unreachable.append(str(failure))
+            continue
+        wheels = [
+            package
+            for package in packages
+            if package.package_type == "wheel" and _same_version(package.version, version)
+        ]
+        versions |= {package.version for package in packages if package.version}
+        for package in _possible(wheels, sha256):
+            return Found(_with_credentials(package.url, place), package.filename, leads_inside(place))
+        others += wheels
+    where = (
+        ", ".join(shown(place) for place in (*settings.indexes, *settings.find_links))
+        or "no index (pip's no-index is set, with no find-links)"
+    )
+    also = f" (and {'; '.join(unreachable)})" if unreachable else ""
+    if others:
+        offered = ", ".join(
+            sorted(f"{wheel.filename} sha256 {wheel.digests.get('sha256', 'not stated')}" for wheel in others)
+        )
+        raise FetchError(f"{name} {version}: no wheel has the pinned sha256 {sha256}; the index offers {offered}{also}")
+    if versions:
+        known = ", ".join(sorted(versions, key=_sortable)[-8:])
+        raise FetchError(f"{name}: there is no wheel of version {version} at {where}{also}; versions there: {known}")
+    if unreachable:
+        raise FetchError(f"{name} {version} cannot be looked up: {'; '.join(unreachable)}")
+    raise FetchError(f"{name}: no such package at {where}")
+
+
+def _possible(wheels: list[DistributionPackage], sha256: str) -> list[DistributionPackage]:
+    """The wheel with the digest; or the one wheel of which the index states none (the download is checked anyway)."""
+    exact = [wheel for wheel in wheels if _digest(wheel) == sha256]
+    unstated = [wheel for wheel in wheels if _digest(wheel) is None]
+    return exact or (unstated if len(unstated) == 1 else [])
+
+
+def _digest(wheel: DistributionPackage) -> str | None:
+    """The sha256 that the index states; of a file in a local folder, the sha256 it has."""
+    if "sha256" not in wheel.digests and wheel.url.startswith("file:") and (path := local_file(wheel.url)).is_file():
+        wheel.digests["sha256"] = sha256_file(path)
+    return wheel.digests.get("sha256")
+
+
+class _Unreachable(Exception):
+    """An index that does not answer; its text is the reason."""
+
+
+def _packages(place: str, name: str, is_index: bool, settings: IndexSettings) -> list[DistributionPackage]:
+    """Files of the package `name` at an index, a find-links page or a folder; none when it is not there."""
+    if not place.startswith(("http://", "https://")):
+        return list(_local_packages(Path(local_file(place)), name, is_index))
+    try:
+        with open_session(True, settings.certificate, settings.trusted_hosts, RETRIES) as session:
+            if is_index:
+                return PyPISimple(place, session=session).get_project_page(name, timeout=TIMEOUT).packages
+            answer = session.get(place, timeout=TIMEOUT)
+            answer.raise_for_status()
+            return [package for package in ProjectPage.from_response(answer, name).packages if _is_of(package, name)]
+    except pypi_simple.NoSuchProjectError:
+        return []
+    except requests.RequestException as error:
+        raise _Unreachable(plainly(error, place)) from None
+    except (pypi_simple.UnsupportedContentTypeError, pypi_simple.UnsupportedRepoVersionError, ValueError):
+        raise _Unreachable(f"{shown(place)}: answers, but not as a package index") from None
+
+
+def _local_packages(place: Path, name: str, is_index: bool) -> Iterator[DistributionPackage]:
+    if not place.exists():
+        raise _Unreachable(f"{place}: no such folder")
+    page = place / canonicalize_name(name) / "index.html" if is_index else place
+    if page.is_file() and page.suffix == ".html":
+        packages = ProjectPage.from_html(name, page.read_bytes(), page.absolute().as_uri()).packages
+    elif is_index:
+        packages = []
+    else:
+        links = "".join(f'<a href="{path.absolute().as_uri()}">{path.name}</a>' for path in sorted(place.glob("*.whl")))
+        packages = ProjectPage.from_html(name, links).packages
+    yield from (package for package in packages if _is_of(package, name))
+
+
+def _is_of(package: DistributionPackage, name: str) -> bool:
+    return package.project is not None and canonicalize_name(package.project) == canonicalize_name(name)
+
+
+def local_file(url: str) -> Path:
+    """The path that a file:// URL or a plain path names."""
+    return Path(unquote(urlsplit(url).path)) if url.startswith("file:") else Path(url).expanduser()
+
+
+def _with_credentials(url: str, place: str) -> str:
+    """The user and password of the index serve for its files on the same host, as in pip."""
+    url, own = urljoin(place, url), urlsplit(place)
+    parts = urlsplit(url)
+    if (
+        own.username
+        and not parts.username
+        and (parts.scheme, parts.hostname, parts.port) == (own.scheme, own.hostname, own.port)
+    ):
+        parts = parts._replace(netloc=own.netloc)
+    return parts.geturl()
+
+
+def _same_version(found: str | None, wanted: str) -> bool:
+    try:
+        return Version(found or "") == Version(wanted)
+    except InvalidVersion:
+        return found == wanted
+
+
+def _sortable(version: str) -> tuple[bool, Version | str]:
+    try:
+        return True, Version(version)
+    except InvalidVersion:
+        return False, version

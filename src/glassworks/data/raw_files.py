@@ -1,0 +1,108 @@
+"""The raw files of a local dataset: where they are, and what the stage `fetch` found there.
+
+The user's folder is never changed. inventory.parquet has one row per file (path, size, sha256), sorted by path; later
+stages hold every byte they read against it. Where `path` names an archive, its files are extracted into the artefact
+and read there.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from glassworks.artifacts.digests import FileDigests
+from glassworks.data.archives import SUFFIXES, extract, is_archive
+from glassworks.errors import DataError
+from glassworks.pipeline.execution import Context
+from glassworks.progress import track
+
+INVENTORY, EXTRACTED = "inventory.parquet", "files"
+SCHEMA = pa.schema([("path", pa.string()), ("size", pa.int64()), ("sha256", pa.string())])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a file was when it was fetched."""
+
+    size: int
+    """Bytes."""
+    sha256: str
+
+
+def take_stock(context: Context) -> dict[str, Any]:
+    """Write the inventory of the user's folder; extract the archive first where the path names one. `DataError` when
+    nothing usable is there.
+    """
+    dataset, given = context.stage.subject, context.local_path
+    key = f"params.yaml: datasets.{dataset}.path: {context.stage.local_path}"
+    expected = f"expected: {(context.project.params.datasets[dataset].__doc__ or '').splitlines()[0]}"
+    if not given.exists():
+        raise DataError(f"{key} does not exist; {expected}")
+    if given.is_file() and not is_archive(given):
+        raise DataError(f"{key} is neither a folder nor an archive ({' '.join(SUFFIXES)}); {expected}")
+    if given.is_file():
+        extract(given, context.output / EXTRACTED)
+        folder = _top(context.output / EXTRACTED)
+    else:
+        folder = given
+    files = sorted(_files(folder))
+    if not files:
+        raise DataError(f"{key} holds no files; {expected}")
+    digests = FileDigests(
+        context.project.root / ".work/file-digests.json"
+    )  # the key of this stage has just been computed from them
+    rows = [
+        {"path": name, "size": (folder / name).stat().st_size, "sha256": digests.sha256(folder / name)}
+        for name in track(files, f"digest {dataset}", len(files), "files")
+    ]
+    if folder == given:
+        digests.save()
+    pq.write_table(
+        pa.Table.from_pylist(rows, schema=SCHEMA),
+        context.output / INVENTORY,
+        compression="zstd",
+        write_statistics=False,
+    )
+    return {"files": len(rows), "bytes": sum(row["size"] for row in rows)}
+
+
+def raw_folder(context: Context) -> Path:
+    """Where the files of a local dataset are: the user's folder, or what was extracted from the user's archive."""
+    extracted = context.inputs["raw"] / EXTRACTED
+    return _top(extracted) if extracted.is_dir() else context.local_path
+
+
+def open_inventory(context: Context) -> dict[str, Entry]:
+    """The inventory that `fetch` took, by path relative to `raw_folder`."""
+    rows = pq.read_table(context.inputs["raw"] / INVENTORY).to_pylist()
+    return {row["path"]: Entry(row["size"], row["sha256"]) for row in rows}
+
+
+def _top(extracted: Path) -> Path:
+    """Archives often wrap everything in one folder: then that is where the files are."""
+    entries = list(extracted.iterdir())
+    return entries[0] if len(entries) == 1 and entries[0].is_dir() else extracted
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Paths of all files under `folder`, relative to it; linked folders are followed, each once."""
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        for name in names:
+            path = Path(place, name)
+            if not path.is_file():
+                raise DataError(f"{path}: is not a file that can be read (a broken link?); remove it")
+            try:
+                relative = path.relative_to(folder).as_posix()
+                relative.encode()
+            except UnicodeEncodeError:
+                raise DataError(f"{os.fsencode(path)!r}: the name is not UTF-8; rename it") from None
+            yield relative

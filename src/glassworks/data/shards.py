@@ -1,0 +1,234 @@
+"""The stage `shards`: records and their media become WebDataset tars with sidecars, in contiguous blocks that jobs build in parallel.
+
+A tar depends on its records alone, so the bytes are the same on any machine and however many jobs run at once. Tars that a source already has are taken as
+they are, never re-encoded.
+"""
+
+import errno
+import hashlib
+import os
+import shutil
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from webdataset import TarWriter
+
+from glassworks.artifacts.digests import canonical_json, write_json
+from glassworks.config.datasets import SPLITS, Split
+from glassworks.data.records import Record, read_table
+from glassworks.data.sidecars import BLOCK, Entry, Sidecar, read_sidecar, scan_tar, sidecar_path
+from glassworks.data.sources import source_module
+from glassworks.errors import ArtifactError, DataError
+from glassworks.pipeline.execution import Context
+from glassworks.progress import Progress
+
+INDEX = "shards.json"
+Media = Callable[[Record], dict[str, bytes]]
+ReadyMade = Callable[[str], tuple[Path, str]]
+NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One shard to be made."""
+
+    name: str
+    split: Split
+    records: list[Record]
+    tar: str | None = None
+    """The ready-made tar it is, by the source's name for it."""
+
+
+def run_job(context: Context, job: int) -> dict[str, Any]:
+    """Build the shards of job number `job` into the work directory, except those an interrupted run left complete."""
+    plans = plan_shards(context)
+    jobs = context.stage.jobs
+    mine = plans[len(plans) * job // jobs : len(plans) * (job + 1) // jobs]
+    build(context, mine, f"{context.stage.name} job {job}")
+    return {"shards": [plan.name for plan in mine], "samples": sum(len(plan.records) for plan in mine)}
+
+
+def run(context: Context) -> dict[str, Any]:
+    """The stage `shards`: build what no job has built, and collect all."""
+    plans = plan_shards(context)
+    build(context, plans, context.stage.name)
+    folder, listed = context.work / "shards", []
+    for plan in plans:
+        sidecar = read_sidecar(folder / f"{plan.name}.json")
+        listed.append(
+            {
+                "tar": sidecar.tar,
+                "split": plan.split,
+                "samples": len(sidecar.samples),
+                "sha256": sidecar.sha256,
+                "size": sidecar.size,
+            }
+        )
+        for name in (f"{plan.name}.tar", f"{plan.name}.json"):
+            link_or_copy(folder / name, context.output / name)
+    write_json(context.output / INDEX, {"shards": listed})
+    samples = {split: sum(shard["samples"] for shard in listed if shard["split"] == split) for split in SPLITS}
+    return {"samples": samples, "shards": len(listed), "bytes": sum(shard["size"] for shard in listed)}
+
+
+def plan_shards(context: Context) -> list[Plan]:
+    """All shards of the data set in order: split by split, `samples_per_shard` records each, or one for each ready-made tar."""
+    ready_made = hasattr(source_module(context.params["source"]), "ready_made")
+    by_split: dict[Split, list[Record]] = {split: [] for split in SPLITS}
+    for record in read_table(context.inputs["records"]):
+        by_split[record.split].append(record)
+    plans = []
+    for split, records in by_split.items():
+        if ready_made:
+            by_tar: dict[str, list[Record]] = defaultdict(list)
+            for record in records:
+                by_tar[record.media["tar"]].append(record)
+            parts: list[tuple[str | None, list[Record]]] = list(by_tar.items())
+        else:
+            size = context.params["samples_per_shard"]
+            parts = [(None, records[start : start + size]) for start in range(0, len(records), size)]
+        plans += [Plan(f"{split}-{index:05d}", split, part, tar) for index, (tar, part) in enumerate(parts)]
+    return plans
+
+
+def build(context: Context, plans: list[Plan], label: str) -> None:
+    """Make those shards of `plans` that are not complete in the work directory. A tar gets its name last, when its sidecar is there."""
+    folder = context.work / "shards"
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [plan for plan in plans if not is_complete(folder, plan)]
+    if not missing:
+        return
+    source = source_module(context.params["source"])
+    total, left = (sum(len(plan.records) for plan in some) for some in (plans, missing))
+    with Progress(label, total, "samples", initial=total - left) as progress:
+        if missing[0].tar is not None:
+            ready_made = source.ready_made(context)
+            for plan in missing:
+                adopt_tar(folder, plan, ready_made)
+                progress.advance(len(plan.records), plan.name)
+        else:
+            media = source.media(context)
+            for plan in missing:
+                for _ in write_tar(folder, plan, media):
+                    progress.advance(1, plan.name)
+
+
+def is_complete(folder: Path, plan: Plan) -> bool:
+    """Whether an earlier run left this shard whole: tar and sidecar are there and agree."""
+    tar = folder / f"{plan.name}.tar"
+    try:
+        sidecar = read_sidecar(sidecar_path(tar))
+        return tar.stat().st_size == sidecar.size and len(sidecar.samples) == len(plan.records)
+    except (ArtifactError, OSError):
+        return False
+
+
+def write_tar(folder: Path, plan: Plan, media: Media) -> Iterator[Record]:
+    """Write one shard and its sidecar, yielding each record when it is written. Digest and offsets are taken on the way; nothing is read back."""
+    tar, samples = folder / f"{plan.name}.tar", []
+    temporary = folder / f".{plan.name}.{os.getpid()}.tmp"
+    try:
+        with temporary.open("wb") as file:
+            hashed = _Hashed(file)
+            with open_writer(hashed) as writer:
+                for record in plan.records:
+                    samples.append(write_sample(writer, record.key, members_of(record, media)))
+                    yield record
+        sidecar = Sidecar(tar.name, hashed.digest.hexdigest(), hashed.size, samples)
+        _finish(temporary, tar, sidecar)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def members_of(record: Record, media: Media) -> dict[str, bytes]:
+    """The members of a sample in order: media by extension, then `json` with everything else that is known."""
+    found = media(record)
+    text = canonical_json(
+        {"captions": record.captions, "labels": record.labels, "key": record.key, "group": record.group}
+    )
+    return {**{extension: found[extension] for extension in sorted(found)}, "json": text.encode()}
+
+
+def open_writer(file: Any) -> TarWriter:
+    """webdataset's writer, told everything it would otherwise take from the clock or guess. Pax differs from ustar only for names that ustar cannot hold."""
+    return TarWriter(
+        file,
+        user="glassworks",
+        group="glassworks",
+        mode=0o444,
+        mtime=0,
+        compress=False,
+        encoder=False,
+        format="PAX_FORMAT",
+    )
+
+
+def write_sample(writer: TarWriter, key: str, members: dict[str, bytes]) -> Entry:
+    """Write the members of a sample in the order given; returns where they lie."""
+    places, crc = {}, 0
+    for extension, data in members.items():
+        writer.write({"__key__": key, extension: data})
+        places[extension] = (writer.tarstream.offset - (len(data) + -len(data) % BLOCK), len(data))
+        crc = zlib.crc32(data, crc)
+    return Entry(key, places, crc)
+
+
+def adopt_tar(folder: Path, plan: Plan, ready_made: ReadyMade) -> None:
+    """Take a tar as it is, with a sidecar of the samples that have a record, under the keys of the records.
+
+    Raises `DataError` naming the tar when it is not what `fetch` saw.
+    """
+    assert plan.tar is not None
+    tar = folder / f"{plan.name}.tar"
+    source, expected = ready_made(plan.tar)
+    scan = scan_tar(source)
+    if scan.sha256 != expected:
+        raise DataError(
+            f"{source}: changed since it was fetched (its sha256 is another); run the same command again to take it in as it is now"
+        )
+    keys = {record.media["key"]: record.key for record in plan.records}
+    samples = [Entry(keys[entry.key], entry.members, entry.crc32) for entry in scan.samples if entry.key in keys]
+    temporary = folder / f".{plan.name}.{os.getpid()}.tmp"
+    try:
+        link_or_copy(source, temporary)
+        _finish(temporary, tar, Sidecar(tar.name, scan.sha256, scan.size, samples))
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A hard link, or a copy where the file system or the owner of the file allows none."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        shutil.copyfile(source, target)
+
+
+def _finish(temporary: Path, tar: Path, sidecar: Sidecar) -> None:
+    """Sidecar first, then the tar under its name. A kill is survived; flushing to disk is for the sealing of the artefact."""
+    tar.unlink(missing_ok=True)
+    unnamed = temporary.with_suffix(".json")
+    unnamed.write_text(sidecar.text(), encoding="utf-8")
+    unnamed.replace(sidecar_path(tar))
+    temporary.replace(tar)
+
+
+class _Hashed:
+    """A file that hashes what is written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest, self.size = file, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        return self.file.write(data)

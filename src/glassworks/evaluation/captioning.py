@@ -1,0 +1,91 @@
+"""Scores of captioning systems beside controls: what metrics.json and its plots hold.
+
+A system is a way of answering with one caption per image. "greedy" and "beam" decode the model; the controls bound what
+a score means: "blank" captions an empty image, "shuffled" gives every image the caption of another, "most_frequent"
+says the same training caption to all. A model that does not look at its image scores no better than they do.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from glassworks.artifacts.digests import write_text
+from glassworks.errors import DataError
+from glassworks.evaluation import caption_metrics
+from glassworks.evaluation.bootstrap import interval, mean_interval, ratio_interval
+from glassworks.evaluation.caption_tokens import words
+from glassworks.evaluation.facts import FACTS, Judgement, judge_all
+
+SYSTEMS = ("greedy", "beam", "blank", "shuffled", "most_frequent")
+"""The systems that a report knows, in its order; the last three are controls."""
+
+
+def summarise(
+    references: Mapping[str, list[str]],
+    labels: Mapping[str, dict[str, Any]],
+    predictions: Mapping[str, Mapping[str, str]],
+    *,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Every score of every system, each with its 95 % interval over images, as JSON.
+
+    `predictions` maps a system's name to its captions by key. Where labels hold "objects", captions are also held to
+    them (`evaluation.facts`). Returns {"samples": n, "systems": {name: {metric: {"value", "low", "high"}}}}; metrics
+    are cider, bleu1 to bleu4, rouge_l, and objects, counts, relations. Raises `DataError` when keys do not agree.
+    """
+    systems: dict[str, dict[str, Any]] = {}
+    for name, captions in predictions.items():
+        try:
+            scores = caption_metrics.score(references, captions)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from None
+        row = {"cider": mean_interval(scores.image_cider, resamples=resamples, seed=seed)}
+        for order in range(1, caption_metrics.ORDERS + 1):
+            bleu = lambda sums, order=order: caption_metrics.corpus_bleu(sums, order)  # noqa: E731
+            row[f"bleu{order}"] = interval(scores.bleu_statistics, bleu, resamples=resamples, seed=seed)
+        row["rouge_l"] = mean_interval(scores.image_rouge_l, resamples=resamples, seed=seed)
+        judged = judge_all(labels, captions)
+        if judged:
+            row.update(_fact_intervals(list(judged.values()), resamples, seed))
+        systems[name] = row
+    return {"samples": len(references), "systems": systems}
+
+
+def _fact_intervals(judged: list[Judgement], resamples: int, seed: int) -> dict[str, Any]:
+    """For every kind of fact the share that is right, of those images where it can be asked."""
+    row = {}
+    for fact in FACTS:
+        asked = [getattr(judgement, fact) is not None for judgement in judged]
+        right = [getattr(judgement, fact) is True for judgement in judged]
+        row[fact] = ratio_interval(right, asked, resamples=resamples, seed=seed)
+    return row
+
+
+def most_frequent_caption(train_captions: Iterable[str]) -> str:
+    """The caption that stands most often in the training split: the best one can say without looking.
+
+    Among equals (where every caption is its own) the one whose words are the most common, then the first by alphabet,
+    so the order of the captions never matters. Raises `DataError` when there is none.
+    """
+    counts = Counter(caption.strip() for caption in train_captions)
+    counts.pop("", None)
+    if not counts:
+        raise DataError("the training split holds no caption")
+    most = max(counts.values())
+    tied = {caption: set(words(caption)) for caption, count in counts.items() if count == most}
+    common = Counter(word for distinct in tied.values() for word in distinct)
+    typical = {caption: sum(common[word] for word in distinct) / max(len(distinct), 1) for caption, distinct in tied.items()}
+    return min(tied, key=lambda caption: (-typical[caption], caption))
+
+
+def write_plots(directory: Path, summary: Mapping[str, Any]) -> None:
+    """Write scores.tsv (system, metric, value, low, high) under `directory`, for `dvc plots` and spreadsheets."""
+    directory.mkdir(parents=True, exist_ok=True)
+    lines = ["system\tmetric\tvalue\tlow\thigh"]
+    for system, metrics in summary["systems"].items():
+        for metric, found in metrics.items():
+            if found["value"] is not None:
+                lines.append(f"{system}\t{metric}\t{found['value']}\t{found['low']}\t{found['high']}")
+    write_text(directory / "scores.tsv", "\n".join(lines) + "\n")

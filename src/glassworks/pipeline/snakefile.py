@@ -1,0 +1,90 @@
+"""What the Snakefile asks of the stage table: input functions, resources, and the verdict on what is fresh.
+
+Everything here runs while Snakemake parses or schedules; no job is run here.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from glassworks.config.project import load_project
+from glassworks.errors import UserError
+from glassworks.pipeline.dvc import check_dvc, record
+from glassworks.pipeline.freshness import drop_stale_locks, sync
+from glassworks.pipeline.table import Resources, Stage, Table
+
+
+class Pipeline:
+    """The stage table as Snakemake sees it. Raises nothing a user can cause: prints the line and ends Snakemake with its exit code."""
+
+    def __init__(self, workflow: Any, config: dict[str, Any]) -> None:
+        self.under_dvc = "DVC_STAGE" in os.environ
+        if config:
+            _stop(2, "--config is not used here, DVC would not see it: edit params.yaml, or `dvc exp run --set-param KEY=VALUE`")
+        try:
+            self.table = Table(load_project(Path.cwd()))
+            if workflow.is_main_process:
+                if self.under_dvc:
+                    check_dvc(self.table)
+                else:
+                    self._lock = drop_stale_locks(self.table.project.root)
+                sync(self.table)
+        except UserError as error:
+            _stop(error.exit_code, str(error))
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self.final_manifest = self.table.final_manifest()
+
+    def choices(self, *kinds: str) -> str:
+        """A regular expression of the subjects that stages of these kinds have."""
+        return "|".join(sorted({stage.subject for stage in self.table if stage.kind in kinds})) or "(?!)"
+
+    def inputs(self, kind: str) -> Callable[[Any], list[str]]:
+        """Input function: the key file of the stage and the manifests of the stages it reads; never the big files themselves."""
+
+        def files(wildcards: Any) -> list[str]:
+            stage = self._stage(kind, wildcards)
+            return [stage.key_file, *(upstream.manifest for upstream in self.table.inputs(stage))]
+
+        return files
+
+    def jobs(self, kind: str) -> Callable[[Any], list[str]]:
+        """Input function: what the parallel jobs of the stage leave."""
+
+        def files(wildcards: Any) -> list[str]:
+            stage = self._stage(kind, wildcards)
+            return [stage.job_file(job) for job in range(stage.jobs)]
+
+        return files
+
+    def threads(self, kind: str) -> Callable[[Any], int]:
+        return lambda wildcards: self._stage(kind, wildcards).resources.threads
+
+    def resources(self, kind: str) -> dict[str, Callable[[Any], int]]:
+        """Memory and minutes of the stage, as Snakemake's resources."""
+
+        def asker(name: str) -> Callable[[Any], int]:
+            return lambda wildcards: getattr(self._stage(kind, wildcards).resources, name)
+
+        return {name: asker(name) for name in Resources.__dataclass_fields__ if name != "threads"}
+
+    def record(self) -> None:
+        """After a run: record what is fresh in dvc.lock. DVC does it itself when it is the one that called."""
+        if self.under_dvc:
+            return
+        try:
+            record(self.table)
+        except UserError as error:
+            print(f"warning: {error}", file=sys.stderr)
+
+    def _stage(self, kind: str, wildcards: Any) -> Stage:
+        subject = getattr(wildcards, "dataset", "") or getattr(wildcards, "experiment", "")
+        return self.table[f"{kind}-{subject}" if subject else kind]
+
+
+def _stop(code: int, message: str) -> None:
+    for line in message.splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(code)  # Snakemake would wrap an exception into its own traceback

@@ -1,0 +1,100 @@
+"""Image captioning: the next token of a caption, given the image and the tokens before.
+
+A sequence is BOS, the caption, EOS. Labels are the inputs shifted by one; padding is masked out and EOS is not, so the model learns where a caption ends.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from glassworks.config.model import Captioner as ModelConfig
+from glassworks.data.dataset import Sample
+from glassworks.data.images import decode_image, normalise, resize
+from glassworks.data.text import CaptionTokenizer
+from glassworks.errors import DataError
+from glassworks.models.captioner import Captioner
+
+IGNORED = -100
+IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sample, decoded."""
+
+    key: str
+    image: Tensor
+    """uint8 [3, I, I]"""
+    captions: list[str]
+    labels: dict[str, Any]
+    ids: list[int]
+    """The caption chosen for this pass, between BOS and EOS."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch."""
+
+    keys: list[str]
+    images: Tensor
+    """uint8 [B, 3, I, I]"""
+    inputs: Tensor
+    """[B, T] token ids, BOS first."""
+    targets: Tensor
+    """[B, T] the next token of each, -100 where there is none."""
+
+
+class CaptioningTask:
+    """What training and evaluation need to know about captioning."""
+
+    def __init__(self, model: ModelConfig, tokenizer: CaptionTokenizer) -> None:
+        self.model, self.tokenizer = model, tokenizer
+
+    def build(self) -> Captioner:
+        """The network with fresh weights, drawn from torch's generator."""
+        return Captioner(self.model, self.tokenizer.size)
+
+    def example(self, sample: Sample, seed: int) -> Example:
+        """Decode a sample and choose one of its captions; `seed` (of this sample in this epoch) is all the choice depends on."""
+        extension = next((name for name in IMAGE_EXTENSIONS if name in sample.members), None)
+        if extension is None:
+            raise DataError(f"{sample.where}: no image among its members {sorted(sample.members)}")
+        image = resize(decode_image(sample.members[extension], sample.where), self.model.encoder.image_size)
+        captions, labels = captions_of(sample)
+        ids = self.tokenizer.encode(captions[seed % len(captions)], self.model.decoder.max_tokens)
+        return Example(sample.key, image, captions, labels, ids)
+
+    def collate(self, examples: list[Example]) -> Batch:
+        """Pad to the longest caption of the micro-batch."""
+        length = max(len(example.ids) for example in examples) - 1
+        inputs = torch.full((len(examples), length), self.tokenizer.pad)
+        targets = torch.full((len(examples), length), IGNORED)
+        for row, example in enumerate(examples):
+            ids = torch.tensor(example.ids)
+            inputs[row, : len(ids) - 1], targets[row, : len(ids) - 1] = ids[:-1], ids[1:]
+        return Batch([example.key for example in examples], torch.stack([example.image for example in examples]), inputs, targets)
+
+    def loss(self, model: Captioner, batch: Batch) -> tuple[Tensor, int]:
+        """The *sum* of the losses of all target tokens, and their number; kept apart so that a global batch is weighted by token."""
+        losses, count = self.caption_losses(model, batch)
+        return losses.sum(), count
+
+    def caption_losses(self, model: Captioner, batch: Batch) -> tuple[Tensor, int]:
+        """The loss of every target token [B, T] (0 at padding), and the number of target tokens."""
+        logits = model(normalise(batch.images), batch.inputs)  # [B, T, V]
+        losses = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED, reduction="none")
+        return losses.view_as(batch.targets), int((batch.targets != IGNORED).sum())
+
+
+def captions_of(sample: Sample) -> tuple[list[str], dict[str, Any]]:
+    """Captions and labels of a sample: from its `json` (`captions` or `caption`), or its `txt`."""
+    content = sample.json() if "json" in sample.members else {}
+    captions = content.get("captions") or ([content["caption"]] if content.get("caption") else [])
+    if not captions and "txt" in sample.members:
+        captions = [bytes(sample.members["txt"]).decode().strip()]
+    if not captions:
+        raise DataError(f"{sample.where}: no caption in its json or txt member")
+    return captions, content.get("labels", {})

@@ -1,0 +1,113 @@
+"""An artefact is whole or absent; its manifest says what it is and nothing else."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from glassworks.artifacts.digests import FileDigests, code_digest, digest_json, sha256_file, write_text
+from glassworks.artifacts.manifest import faults, is_whole, read_manifest
+from glassworks.artifacts.publication import publish, seal
+from glassworks.errors import ArtifactError, ResourceError
+
+
+def staged(folder: Path, **files: str) -> Path:
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_equal_content_means_an_equal_manifest(tmp_path):
+    one, other = staged(tmp_path / "a", x="1", y="2"), staged(tmp_path / "b", y="2", x="1")
+    seal(one, {"samples": 2}, {"key": "k1"})
+    seal(other, {"samples": 2}, {"key": "k2"})
+    assert (one / "manifest.json").read_bytes() == (other / "manifest.json").read_bytes()
+
+
+def test_publication_replaces_the_whole_directory(tmp_path):
+    target = tmp_path / "data/thing"
+    for name in ("old", "new"):
+        work = staged(tmp_path / name, **{name: "x"})
+        seal(work, {}, {})
+        publish(work, target, tmp_path / "trash")
+    assert sorted(p.name for p in target.iterdir()) == ["manifest.json", "new", "recipe.json"]
+    assert not (tmp_path / "trash").exists()
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "extra", "manifest"])
+def test_every_kind_of_damage_is_found(tmp_path, damage):
+    folder = staged(tmp_path / "a", x="hello", y="world")
+    seal(folder, {}, {})
+    assert list(faults(folder)) == []
+    file = folder / "x"
+    match damage:
+        case "flip":
+            file.write_bytes(b"hellp")
+        case "truncate":
+            file.write_bytes(b"hell")
+        case "delete":
+            file.unlink()
+        case "extra":
+            (folder / "stray").write_text("")
+        case "manifest":
+            (folder / "manifest.json").write_text("{")
+    (line,) = faults(folder)
+    assert {"extra": "stray", "manifest": "manifest.json"}.get(damage, "x") in line
+    assert is_whole(folder) == (damage in ("flip", "extra"))  # sizes are checked always, digests on request
+
+
+def test_a_missing_manifest_names_the_remedy(tmp_path):
+    with pytest.raises(ArtifactError, match="snakemake"):
+        read_manifest(tmp_path)
+
+
+def test_a_full_disk_leaves_the_old_file_and_is_one_clear_line(tmp_path):
+    """The file-size limit of the process stands in for a full disk: the kernel refuses the write in the same place."""
+    file = tmp_path / "file.txt"
+    write_text(file, "old")
+    script = f"""
+        import resource
+        from pathlib import Path
+        from glassworks.artifacts.digests import write_text
+        from glassworks.errors import ResourceError
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        try:
+            write_text(Path({str(file)!r}), "x" * 100_000)
+        except ResourceError as error:
+            print(error)
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    assert "free some space" in run.stdout and len(run.stdout.splitlines()) == 1
+    assert file.read_text() == "old" and os.listdir(tmp_path) == ["file.txt"]
+    assert issubclass(ResourceError, Exception)
+
+
+def test_digests_do_not_depend_on_key_order():
+    assert digest_json({"a": 1, "b": [2]}) == digest_json(json.loads('{"b": [2], "a": 1}'))
+
+
+def test_code_digest_sees_names_and_content_but_not_compiled_files(tmp_path):
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package/a.py").write_text("x = 1")
+    before = code_digest(tmp_path, ("package",))
+    (tmp_path / "package/__pycache__").mkdir()
+    (tmp_path / "package/__pycache__/a.pyc").write_text("")
+    assert code_digest(tmp_path, ("package",)) == before
+    (tmp_path / "package/a.py").rename(tmp_path / "package/b.py")
+    assert code_digest(tmp_path, ("package",)) != before
+
+
+def test_remembered_digests_notice_a_change_of_the_same_size(tmp_path):
+    file, cache = tmp_path / "file", tmp_path / "cache.json"
+    file.write_text("one")
+    digests = FileDigests(cache)
+    assert digests.sha256(file) == sha256_file(file)
+    digests.save()
+    file.write_text("two")
+    os.utime(file, ns=(1, 1))
+    assert FileDigests(cache).sha256(file) == sha256_file(file)

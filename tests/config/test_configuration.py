@@ -1,0 +1,97 @@
+"""Every wrong key or value is refused before any job starts, in a line that says where, what and what is allowed."""
+
+from pathlib import Path
+
+import pytest
+
+from glassworks.config.project import SCHEMAS, load_project, schema_text
+from glassworks.errors import ConfigError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PARAMS = """
+seed: 1
+datasets:
+  drawings: {source: openmoji}
+  scenes: {source: scenes, sprites: drawings, samples: {train: 10}}
+experiments: [first]
+"""
+EXPERIMENT = """
+task: captioning
+data: {dataset: scenes}
+training: {steps: 4}
+"""
+
+
+def load(root: Path, params: str = PARAMS, experiment: str = EXPERIMENT):
+    (root / "experiments").mkdir(exist_ok=True)
+    (root / "params.yaml").write_text(params)
+    (root / "experiments/first.yaml").write_text(experiment)
+    return load_project(root)
+
+
+def test_the_projects_own_configuration_is_valid():
+    assert load_project(REPOSITORY).experiments
+
+
+def test_defaults_are_filled_in(tmp_path):
+    project = load(tmp_path)
+    assert project.params.datasets["drawings"].size == 128
+    assert project.experiments["first"].training.micro_batches == 4
+
+
+@pytest.mark.parametrize(
+    ("params", "line"),
+    [
+        (PARAMS.replace("seed:", "sede:"), "params.yaml: sede: unknown key; did you mean 'seed'?"),
+        (PARAMS.replace("source: openmoji", "source: openmojy"), "params.yaml: datasets.drawings.source: unknown value 'openmojy'; did you mean 'openmoji'?"),
+        (PARAMS.replace("source: openmoji", "size: 64"), "params.yaml: datasets.drawings.source: this key is required"),
+        (PARAMS.replace("samples: {train", "samples: {trian"), "params.yaml: datasets.scenes.samples.trian.[key]: unknown value 'trian'; did you mean 'train'?"),
+        (PARAMS.replace("source: openmoji", "source: openmoji, siz: 64"), "params.yaml: datasets.drawings.siz: unknown key; did you mean 'size'?"),
+        (PARAMS.replace("source: openmoji", "source: openmoji, size: '64'"), "params.yaml: datasets.drawings.size: should be a valid integer (given: '64')"),
+        (PARAMS.replace("sprites: drawings", "sprites: drawing"), "no dataset of source openmoji is called 'drawing'; did you mean 'drawings'?"),
+        (PARAMS.replace("[first]", "[frist]"), "there is no experiments/frist.yaml; did you mean 'first'?"),
+        (PARAMS.replace("[first]", "[first, first]"), "params.yaml: experiments.1: 'first' is listed twice"),
+        (PARAMS.replace("seed: 1", "seed: 1\nseed: 2"), "params.yaml:3: the key 'seed' stands twice"),
+        (PARAMS.replace("[first]", "[report]"), "'report' is the name of the report's own folder"),
+        ("- a list", "params.yaml: expected a mapping"),
+        ("seed: [", "params.yaml:"),
+    ],
+)
+def test_a_fault_in_params_is_one_clear_line(tmp_path, params, line):
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, params)
+    assert line in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "line"),
+    [
+        (EXPERIMENT.replace("dataset: scenes", "dataset: scene"), "experiments/first.yaml: data.dataset: params.yaml has no dataset 'scene'; did you mean 'scenes'?"),
+        (EXPERIMENT.replace("steps: 4", "steps: 4, micro_batches: 3"), "training: micro_batches 3 is not a power of two; use 2 or 4"),
+        (EXPERIMENT.replace("steps: 4", "steps: 4, batch_size: 6"), "training: micro_batches 4 does not divide batch_size 6"),
+        (EXPERIMENT + "model: {encoder: {patch_size: 7}}", "model.encoder: patch_size 7 does not divide image_size 72"),
+        (EXPERIMENT + "optimization: {learning_rate: fast}", "optimization.learning_rate: should be a valid number (given: 'fast')"),
+        (EXPERIMENT + "optimization: {learning_rat: 1e-3}", "optimization.learning_rat: unknown key; did you mean 'learning_rate'?"),
+        (EXPERIMENT.replace("captioning", "caption"), "task: unknown value 'caption'; did you mean 'captioning'?"),
+    ],
+)
+def test_a_fault_in_an_experiment_is_one_clear_line(tmp_path, experiment, line):
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, experiment=experiment)
+    assert line in str(error.value)
+
+
+def test_all_faults_are_told_at_once(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, PARAMS.replace("[first]", "[first, other]"), EXPERIMENT.replace("task", "tsak"))
+    assert len(str(error.value).splitlines()) == 3  # no `other`, unknown `tsak`, missing `task`
+
+
+def test_numbers_in_scientific_notation_are_numbers(tmp_path):
+    project = load(tmp_path, experiment=EXPERIMENT + "optimization: {learning_rate: 3e-4}")
+    assert project.experiments["first"].optimization.learning_rate == 3e-4
+
+
+@pytest.mark.parametrize("name", sorted(SCHEMAS))
+def test_committed_schemas_are_current(name):
+    assert (REPOSITORY / f"schemas/{name}.schema.json").read_text() == schema_text(name), "run `make schemas`"

@@ -1,0 +1,87 @@
+"""The stage table names everything a result depends on."""
+
+import subprocess
+import sys
+
+import pytest
+
+from glassworks.cli import RUNNERS
+from glassworks.pipeline.table import PACKAGE, Stage
+
+from ..conftest import REPOSITORY
+
+PARAMS = {
+    "datasets": {
+        "openmoji": {"source": "openmoji"},
+        "scenes": {"source": "scenes", "sprites": "openmoji", "samples": {"train": 8, "validation": 4, "test": 4}},
+        "mine": {"source": "folder", "path": "."},
+        "flickr30k": {"source": "flickr30k", "path": "."},
+        "coco": {"source": "coco_captions", "path": "."},
+        "tars": {"source": "webdataset", "path": ".", "tars": {"train": "*.tar"}},
+    }
+}
+EXPERIMENT = {"task": "captioning", "data": {"dataset": "scenes"}, "training": {"steps": 1}}
+PLUMBING = ("artifacts/", "pipeline/", "errors.py", "progress.py", "config/base.py", "config/project.py", "config/params.py", "config/datasets/__init__.py")
+"""What every stage runs through; its formats carry schema versions, and a change of it is not a change of any result."""
+
+
+def stages(project) -> dict[str, Stage]:
+    return project.configure(PARAMS, first=EXPERIMENT).stages
+
+
+def imported_by(modules: list[str]) -> set[str]:
+    """Source files of glassworks that importing these modules loads, relative to the package."""
+    script = (
+        f"import importlib, sys\nfor name in {modules!r}: importlib.import_module(name)\n"
+        "print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('glassworks') and m.__file__), sep='\\n')"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    root = f"{REPOSITORY / PACKAGE}/"
+    return {line.removeprefix(root) for line in run.stdout.splitlines()}
+
+
+@pytest.mark.parametrize("kind", sorted(RUNNERS))
+def test_every_module_a_stage_imports_is_in_its_key(project, kind):
+    for stage in stages(project).values():
+        if stage.kind != kind:
+            continue
+        source = [f"glassworks.data.sources.{stage.params['source']}"] if kind in ("records", "shards") else []
+        own = {"config/datasets/base.py", *stage.code}
+        missing = [
+            file
+            for file in sorted(imported_by([RUNNERS[kind], *source]))
+            if not file.endswith("__init__.py")
+            and not file.startswith(PLUMBING)
+            and not file.startswith("config/")  # settings reach a stage as resolved parameters, which are in the key
+            and not any(file == entry or file.startswith(f"{entry}/") for entry in own)
+        ]
+        assert not missing, f"{stage.name} imports {missing}"
+
+
+def test_every_named_source_exists(project):
+    for stage in stages(project).values():
+        assert [entry for entry in stage.code if not (REPOSITORY / PACKAGE / entry).exists()] == []
+
+
+def test_every_stage_comes_after_its_inputs(project):
+    seen = set()
+    for stage in stages(project).values():
+        assert set(stage.inputs.values()) <= seen
+        seen.add(stage.name)
+
+
+def test_changing_how_a_run_is_carried_out_changes_no_parameter_of_it(project):
+    before = stages(project)["train-first"].params
+    after = project.configure(PARAMS, first={**EXPERIMENT, "execution": {"loader_workers": 2, "checkpoint_every": 7}})["train-first"].params
+    assert before == after
+
+
+def test_an_evaluation_setting_is_no_parameter_of_training(project):
+    before = stages(project)
+    after = project.configure(PARAMS, first={**EXPERIMENT, "evaluation": {"beams": 5}}).stages
+    assert before["train-first"].params == after["train-first"].params
+    assert before["evaluate-first"].params != after["evaluate-first"].params
+
+
+def test_names_are_what_dvc_allows(project):
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") for name in stages(project))

@@ -1,0 +1,210 @@
+"""One DAG, two entrances, the same bytes: the real snakemake and the real dvc on a small pipeline in a git repository."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from .conftest import STAGES, Repository
+
+DOWNSTREAM = {stage: set(STAGES[index:]) for index, stage in enumerate(STAGES)} | {
+    "tokenizer-tiny": {"tokenizer-tiny", "train-tiny", "evaluate-tiny", "report"},
+    "shards-pictures": {"shards-pictures", "train-tiny", "evaluate-tiny", "report"},
+}
+
+
+def assert_both_idle(repository: Repository) -> None:
+    assert repository.pending() == set()
+    assert repository.dvc_is_clean()
+    assert repository.repro() == set()
+    assert repository.pending() == set()
+
+
+def test_after_snakemake_all_both_entrances_have_nothing_to_do(repository):
+    assert_both_idle(repository)
+    assert len(repository.manifests()) == len(STAGES)
+    assert (repository.root / "results/report.html").is_file()
+
+
+def test_dvc_repro_makes_the_same_bytes_and_leaves_nothing_to_do(repository, empty_repository):
+    assert empty_repository.repro() == set(STAGES)
+    assert empty_repository.manifests() == repository.manifests()
+    assert (empty_repository.root / "dvc.lock").read_text() == (repository.root / "dvc.lock").read_text()
+    assert_both_idle(empty_repository)
+
+
+def test_outputs_that_dvc_brings_back_are_fresh(repository):
+    for folder in ("data", "models", "results"):
+        shutil.rmtree(repository.root / folder)
+    assert repository.pending() == set(STAGES)
+    repository.command("dvc", "checkout")
+    assert_both_idle(repository)
+
+
+def test_a_fresh_clone_after_dvc_pull_has_nothing_to_do(repository, tmp_path):
+    repository.command("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    repository.commit("a remote")
+    repository.command("dvc", "push")
+    subprocess.run(["git", "clone", "--quiet", repository.root, tmp_path / "clone"], check=True)
+    clone = Repository(tmp_path / "clone")
+    clone.command("dvc", "pull")
+    assert_both_idle(clone)
+    assert clone.manifests() == repository.manifests()
+
+
+def test_losing_every_tools_memory_changes_nothing(repository):
+    shutil.rmtree(repository.root / ".snakemake")
+    shutil.rmtree(repository.root / ".work")
+    assert_both_idle(repository)
+
+
+def test_a_hit_in_dvcs_run_cache_is_fresh_for_snakemake(repository):
+    def steps(count):
+        repository.edit("experiments/tiny.yaml", lambda e: e["training"].update(steps=count))
+
+    steps(5)
+    assert repository.repro() == DOWNSTREAM["train-tiny"]
+    before = repository.manifests()
+    steps(4)
+    repository.command("dvc", "repro")  # found in the run cache or run again: either way it must be right
+    assert_both_idle(repository)
+    steps(5)
+    repository.command("dvc", "repro")
+    assert repository.manifests() == before
+    assert_both_idle(repository)
+
+
+def test_another_branch_and_back_by_hand(repository):
+    """The trap: Snakemake remembers having run this value, but the files are the other branch's."""
+    repository.command("git", "checkout", "--quiet", "-b", "other")
+    repository.edit("experiments/tiny.yaml", lambda e: e["optimization"].update(learning_rate=0.02))
+    assert repository.snakemake("all") == DOWNSTREAM["train-tiny"]
+    repository.commit("another rate")
+    other = repository.manifests()
+    repository.command("git", "checkout", "--quiet", "main")
+    repository.command("dvc", "checkout")
+    assert_both_idle(repository)
+    assert repository.manifests() != other
+    repository.edit("experiments/tiny.yaml", lambda e: e["optimization"].update(learning_rate=0.02))
+    assert repository.pending() == DOWNSTREAM["train-tiny"]
+    repository.snakemake("all")
+    assert repository.manifests() == other
+
+
+def change_seen_by_both(repository: Repository, tmp_path: Path, first: str) -> None:
+    """After a change, both entrances rerun `first` and everything downstream of it, and arrive at the same bytes."""
+    twin = Repository(tmp_path / "twin")
+    shutil.copytree(repository.root, twin.root, symlinks=True)
+    assert repository.pending() == DOWNSTREAM[first]
+    assert repository.snakemake("all") == DOWNSTREAM[first]
+    assert_both_idle(repository)
+    ran = twin.repro()
+    assert ran <= DOWNSTREAM[first] and first in ran  # DVC stops early where an output comes out identical
+    assert twin.manifests() == repository.manifests()
+    assert twin.pending() == set()
+
+
+def test_two_parameters_that_swap_values(repository, tmp_path):
+    repository.edit("experiments/tiny.yaml", lambda e: e["optimization"].update(learning_rate=0.02, weight_decay=0.01))
+    change_seen_by_both(repository, tmp_path, "train-tiny")
+
+
+def test_a_changed_source_package(repository, tmp_path):
+    with (repository.root / "src/glassworks/evaluation/run.py").open("a") as file:
+        file.write("\n# a comment\n")
+    change_seen_by_both(repository, tmp_path, "evaluate-tiny")
+
+
+def test_a_deleted_shard(repository, tmp_path):
+    before = repository.manifests()
+    (repository.root / "data/shards/pictures/train-00001.tar").unlink()
+    change_seen_by_both(repository, tmp_path, "shards-pictures")
+    assert repository.manifests() == before
+
+
+def test_fewer_shards_leave_no_stray(repository, tmp_path):
+    repository.edit("params.yaml", lambda p: p["datasets"]["pictures"].update(samples_per_shard=100))
+    change_seen_by_both(repository, tmp_path, "shards-pictures")
+    assert len(list((repository.root / "data/shards/pictures").glob("train-*.tar"))) == 1
+
+
+def test_a_changed_image_of_the_users_own(repository, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (20, 20), (1, 2, 3)).save(repository.root / "pictures/000.png")
+    change_seen_by_both(repository, tmp_path, "fetch-pictures")
+
+
+def test_how_a_run_is_carried_out_makes_only_the_report_stale(repository):
+    repository.edit("experiments/tiny.yaml", lambda e: e["execution"].update(loader_workers=1))
+    assert repository.pending() == {"report"}
+    assert repository.repro() == {"report"}
+
+
+def test_more_jobs_for_the_shards_change_no_byte(repository):
+    before = repository.manifests()
+    repository.edit("params.yaml", lambda p: p["datasets"]["pictures"].update(shard_jobs=5))
+    assert repository.pending() == {"report"}
+    shutil.rmtree(repository.root / "data/shards")
+    repository.snakemake("all")
+    after = repository.manifests()
+    assert {name for name in before if before[name] != after[name]} <= {"results/report/manifest.json"}
+
+
+def test_a_new_experiment_is_never_overlooked_by_dvc(repository):
+    shutil.copy(repository.root / "experiments/tiny.yaml", repository.root / "experiments/second.yaml")
+    repository.edit("params.yaml", lambda p: p.update(experiments=["tiny", "second"]))
+    run = repository.command("dvc", "repro", succeeds=False)
+    assert run.returncode != 0 and "make dvc.yaml" in run.stdout
+    repository.command("glassworks", "dvc-yaml")
+    assert repository.repro() == {"tokenizer-second", "train-second", "evaluate-second", "report"}
+
+
+def test_locks_of_a_killed_snakemake_do_not_stop_the_next(repository):
+    locks = repository.root / ".snakemake/locks"
+    locks.mkdir(exist_ok=True)
+    (locks / "0.input.lock").write_text(f"{repository.root}/pictures/000.png\n")
+    (locks / "0.output.lock").write_text("results/report/manifest.json\n")
+    shutil.rmtree(repository.root / "results/report")
+    assert repository.snakemake("all") == {"report"}
+
+
+def test_metrics_and_plots_are_dvcs(repository):
+    assert "cider" in repository.command("dvc", "metrics", "show").stdout
+    repository.edit("experiments/tiny.yaml", lambda e: e["training"].update(steps=6))
+    repository.snakemake("all")
+    assert "perplexity" in repository.command("dvc", "metrics", "diff").stdout
+    repository.command("dvc", "plots", "show", "--out", "plots_html")
+    assert "loss of tiny" in (repository.root / "plots_html/index.html").read_text()
+
+
+def test_snakemakes_own_report_opens_offline(repository):
+    repository.command("snakemake", "--report", "snakemake-report.html")
+    assert "Fetching" in (repository.root / "snakemake-report.html").read_text() or (repository.root / "snakemake-report.html").stat().st_size > 100_000
+
+
+def test_wrong_configuration_stops_before_any_job(repository):
+    before = repository.manifests()
+    repository.edit("experiments/tiny.yaml", lambda e: e["training"].update(setps=3))
+    for command in (["snakemake", "all"], ["dvc", "repro"], ["glassworks", "train", "tiny"]):
+        run = repository.command(*command, succeeds=False)
+        assert run.returncode != 0
+        assert "experiments/tiny.yaml: training.setps: unknown key; did you mean 'steps'?" in run.stdout
+        assert "Traceback" not in run.stdout
+    assert repository.manifests() == before
+
+
+def test_the_command_line_override_that_dvc_would_not_see_is_refused(repository):
+    run = repository.command("snakemake", "all", "--config", "seed=4", succeeds=False)
+    assert run.returncode == 2 and "params.yaml" in run.stdout
+
+
+def test_the_committed_dvc_yaml_is_current():
+    from glassworks.config.project import load_project
+    from glassworks.pipeline.dvc import compile_dvc
+    from glassworks.pipeline.table import Table
+
+    from .conftest import REPOSITORY
+
+    assert (REPOSITORY / "dvc.yaml").read_text() == compile_dvc(Table(load_project(REPOSITORY))), "run `make dvc.yaml`"
+    assert os.path.isdir(REPOSITORY / ".dvc")

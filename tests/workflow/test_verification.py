@@ -1,0 +1,57 @@
+"""`glassworks verify`: digests, a second run byte for byte, and an author's vouching."""
+
+from safetensors.numpy import load_file, save_file
+
+
+def flip(path, position=-1):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.unlink()  # never write through a link into DVC's cache
+    path.write_bytes(content)
+
+
+def test_verify_passes_on_what_a_run_made(repository):
+    assert repository.command("glassworks", "verify").stdout.count("every digest is right") == 7
+
+
+def test_one_flipped_byte_is_named(repository):
+    flip(repository.root / "data/shards/pictures/train-00000.tar", 700)
+    run = repository.command("glassworks", "verify", succeeds=False)
+    assert run.returncode == 4
+    assert "data/shards/pictures/train-00000.tar: its sha256 is not the manifest's" in run.stdout
+
+
+def test_running_a_stage_again_gives_the_same_bytes(repository):
+    before = repository.manifests()
+    run = repository.command("glassworks", "verify", "--rerun", "shards-pictures", "tokenizer-tiny", "train-tiny", "evaluate-tiny", "report")
+    assert run.stdout.count("every byte is the same") == 5
+    assert repository.manifests() == before
+
+
+def test_a_difference_is_traced_to_the_first_tensor(repository):
+    import json
+
+    from glassworks.artifacts.manifest import describe
+
+    model = repository.root / "models/tiny"
+    tensors = load_file(model / "model.safetensors")
+    tensors["decoder.norm.weight"] = tensors["decoder.norm.weight"] + 0.5
+    (model / "model.safetensors").unlink()
+    save_file(tensors, model / "model.safetensors")
+    counts = json.loads((model / "manifest.json").read_text())["counts"]
+    (model / "manifest.json").unlink()
+    (model / "manifest.json").write_text(json.dumps(describe(model, counts).as_json(), sort_keys=True, indent=1))
+    run = repository.command("glassworks", "verify", "--rerun", "train-tiny", succeeds=False)
+    assert run.returncode == 4
+    assert "model.safetensors: the first file that differs" in run.stdout
+    assert "tensor decoder.norm.weight: the first that differs (largest difference 0.5)" in run.stdout
+
+
+def test_accepting_a_change_of_code_reruns_nothing_and_says_so(repository):
+    with (repository.root / "src/glassworks/training/step.py").open("a") as file:
+        file.write("\n# a refactoring\n")
+    assert "train-tiny" in repository.pending()
+    repository.command("glassworks", "accept", "train-tiny")
+    assert repository.pending() == set()
+    assert repository.dvc_is_clean()
+    assert '"accepted"' in (repository.root / "provenance/train-tiny.json").read_text()

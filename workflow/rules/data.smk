@@ -1,0 +1,81 @@
+# Raw files, records, shards, tokenizers.
+
+
+rule fetch:
+    input:
+        pipeline.inputs("fetch"),
+    output:
+        "data/raw/{dataset}/manifest.json",
+    log:
+        "logs/fetch-{dataset}.log",
+    resources:
+        **pipeline.resources("fetch"),
+    message:
+        "Fetching the raw files of {wildcards.dataset}"
+    shell:
+        "glassworks fetch {wildcards.dataset} --log {log}"
+
+
+rule records:
+    input:
+        pipeline.inputs("records"),
+    output:
+        "data/records/{dataset}/manifest.json",
+    log:
+        "logs/records-{dataset}.log",
+    threads: pipeline.threads("records")
+    resources:
+        **pipeline.resources("records"),
+    message:
+        "Making records of {wildcards.dataset}"
+    shell:
+        "glassworks records {wildcards.dataset} --threads {threads} --log {log}"
+
+
+# Shards are built in a few jobs of many shards each: 10,000 shards must not be 10,000 jobs.
+rule shards_job:
+    input:
+        pipeline.inputs("shards"),
+    output:
+        ".work/shards-{dataset}/job-{job}.json",
+    log:
+        "logs/shards-{dataset}-{job}.log",
+    resources:
+        **pipeline.resources("shards"),
+    params:
+        job=lambda wildcards: int(wildcards.job),
+    message:
+        "Writing shards of {wildcards.dataset}, job {wildcards.job}"
+    shell:
+        "glassworks shards {wildcards.dataset} --job {params.job} --log {log}"
+
+
+rule shards:
+    input:
+        pipeline.inputs("shards"),
+        pipeline.jobs("shards"),
+    output:
+        "data/shards/{dataset}/manifest.json",
+    log:
+        "logs/shards-{dataset}.log",
+    resources:
+        **pipeline.resources("shards"),
+    message:
+        "Publishing the shards of {wildcards.dataset}"
+    shell:
+        "glassworks shards {wildcards.dataset} --log {log}"
+
+
+rule tokenizer:
+    input:
+        pipeline.inputs("tokenizer"),
+    output:
+        "data/tokenizers/{experiment}/manifest.json",
+    log:
+        "logs/tokenizer-{experiment}.log",
+    resources:
+        **pipeline.resources("tokenizer"),
+    message:
+        "Training the tokenizer of {wildcards.experiment}"
+    shell:
+        "glassworks tokenizer {wildcards.experiment} --log {log}"

@@ -1,0 +1,17 @@
+# Training. Checkpoints live in .work/, outside declared outputs, so a killed run continues where it was.
+
+
+rule train:
+    input:
+        pipeline.inputs("train"),
+    output:
+        "models/{experiment}/manifest.json",
+    log:
+        "logs/train-{experiment}.log",
+    threads: pipeline.threads("train")
+    resources:
+        **pipeline.resources("train"),
+    message:
+        "Training {wildcards.experiment}"
+    shell:
+        "glassworks train {wildcards.experiment} --threads {threads} --log {log}"
