@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: a small project in a temporary folder, whose stages run in this process."""
+"""Fixtures shared by all tests: a small project whose stages run in this process, and (small_pipeline.py) one that the real tools run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,9 @@ from glassworks.config.project import load_project
 from glassworks.pipeline.execution import Context, execute, execute_job
 from glassworks.pipeline.table import Table
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from .small_pipeline import REPOSITORY, built, empty_repository, repository
+
+__all__ = ["built", "empty_repository", "repository"]
 
 
 class SmallProject:

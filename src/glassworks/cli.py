@@ -81,7 +81,10 @@ def evaluate(experiment: Subject, threads: Threads = 1, log: Log = None) -> None
 @app.command(rich_help_panel="Stages")
 def report(threads: Threads = 1, log: Log = None) -> None:
     """Write results/report.html: one file that opens offline."""
+    from glassworks.report.view import write_view
+
     run_stage("report", threads, log)
+    write_view(Path.cwd(), open_table())
 
 
 @app.command(rich_help_panel="People")
@@ -137,8 +140,12 @@ def accept(stages: Annotated[list[str], typer.Argument(help="Stages whose result
 
 @app.command(rich_help_panel="People")
 def record() -> None:
-    """Record every fresh stage in dvc.lock (Snakemake's onsuccess does this), and bring dvc.yaml up to date."""
-    _record(open_table())
+    """Record every fresh stage in dvc.lock (Snakemake's onsuccess does this), and bring dvc.yaml and results/report.html up to date."""
+    from glassworks.report.view import write_view
+
+    table = open_table()
+    _record(table)
+    write_view(table.project.root, table)
 
 
 @app.command("dvc-yaml", rich_help_panel="People")

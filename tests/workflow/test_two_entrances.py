@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from .conftest import STAGES, Repository
+from ..small_pipeline import REPOSITORY, STAGES, Repository
 
 DOWNSTREAM = {stage: set(STAGES[index:]) for index, stage in enumerate(STAGES)} | {
     "tokenizer-tiny": {"tokenizer-tiny", "train-tiny", "evaluate-tiny", "report"},
@@ -204,7 +204,7 @@ def test_the_committed_dvc_yaml_is_current():
     from glassworks.pipeline.dvc import compile_dvc
     from glassworks.pipeline.table import Table
 
-    from .conftest import REPOSITORY
+
 
     assert (REPOSITORY / "dvc.yaml").read_text() == compile_dvc(Table(load_project(REPOSITORY))), "run `make dvc.yaml`"
     assert os.path.isdir(REPOSITORY / ".dvc")

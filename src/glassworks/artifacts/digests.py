@@ -4,12 +4,13 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from glassworks.errors import ResourceError
+from glassworks.errors import ResourceError, UserError
 
 OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -47,6 +48,18 @@ def code_digest(root: Path, sources: tuple[str, ...]) -> str:
     return digest.hexdigest()
 
 
+def files_under(folder: Path) -> list[str]:
+    """Paths of all files under `folder`, relative to it, sorted; linked folders are followed, each once. A broken link counts as a file."""
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(place, name).relative_to(folder).as_posix() for name in names]
+    return sorted(found)
+
+
 class FileDigests:
     """sha256 of files, remembered by path, size and modification time, for folders too large to read at every command.
 
@@ -76,13 +89,23 @@ class FileDigests:
 
 @contextmanager
 def disk_errors(where: Path) -> Iterator[None]:
-    """Turn 'no space left', an exceeded quota or file-size limit into one clear line."""
+    """Turn 'no space left', an exceeded quota or file-size limit into one clear line, whichever library met it."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in OUT_OF_SPACE:
+    except UserError:
+        raise
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) and error.errno else _errno_in(str(error))
+        if number not in OUT_OF_SPACE:
             raise
-        raise ResourceError(f"{error.filename or where}: {os.strerror(error.errno or 0)}; free some space and run the same command again") from None
+        name = getattr(error, "filename", None) or where
+        raise ResourceError(f"{name}: {os.strerror(number).lower()}; free some space and run the same command again") from None
+
+
+def _errno_in(message: str) -> int:
+    """The error number that a compiled library put into its message, or 0."""
+    found = re.search(r"(?:os error|errno) (\d+)", message)
+    return int(found.group(1)) if found else 0
 
 
 def flush_to_disk(path: Path) -> None:

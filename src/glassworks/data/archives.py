@@ -66,7 +66,8 @@ def _damage_named(archive: Path) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        raise DataError(f"{archive}: the archive is damaged or incomplete ({error}); fetch it again") from None
+        reason = str(error).split("\n")[0].rstrip(":")
+        raise DataError(f"{archive}: the archive is damaged or incomplete ({reason}); get it again") from None
 
 
 def _extract_zip(archive: Path, folder: Path) -> None:
@@ -109,6 +110,8 @@ def _extract_tar(archive: Path, folder: Path) -> None:
         opened.fileobj.seek(opened.offset)  # tarfile takes a file that stops between two members for a whole one
         if opened.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
             raise tarfile.ReadError("it stops before its end mark")
+        while opened.fileobj.read(1 << 20):  # to the end of a compressed stream, where its checksum is
+            pass
 
 
 def _room_for(archive: Path, size: int, folder: Path) -> None:

@@ -52,7 +52,7 @@ def to_records(context: Context, images: ImageFiles, samples: list[Captioned]) -
 def read_text(path: Path, expected: str) -> str:
     """The text of a table of captions; a `DataError` says what was expected where it is missing or not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")  # not read_text: it would make a lone \r the end of a row
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise DataError(f"{path}: no such file; expected {expected}") from None
     except UnicodeDecodeError as error:

@@ -1,4 +1,6 @@
-"""Reads samples of a finished shard directory: sample i by its offset from a memory-mapped tar. It decodes nothing and knows no order."""
+"""Reads samples of a finished shard directory: sample i by its offset from a memory-mapped tar. It decodes nothing and
+knows no order.
+"""
 
 import json
 import mmap
@@ -14,10 +16,10 @@ from torch.utils.data import Dataset
 
 from glassworks.artifacts.digests import sha256_file
 from glassworks.config.datasets import Split
-from glassworks.data.sidecars import Entry, Sidecar, read_sidecar, sidecar_path
+from glassworks.data.sidecars import INDEX, Entry, Sidecar, read_sidecar, sidecar_path
 from glassworks.errors import ArtifactError, DataError
 
-INDEX = "shards.json"
+REMEDY = "check the artefact with `glassworks verify`, or make the shards again"
 Verify = Literal["size", "first_touch"]
 
 
@@ -50,10 +52,12 @@ class _Open(NamedTuple):
 
 
 class ShardDataset(Dataset):
-    """The samples of one split, in the order of the shards. `dataset[i]` is a `Sample`; `shard_sizes` is what an `Order` needs.
+    """The samples of one split, in the order of the shards. `dataset[i]` is a `Sample`; `shard_sizes` is what an
+    `Order` needs.
 
-    Tars are opened when first touched, by each process for itself, and at most `max_open` stay open. Their size is then checked against the sidecar and,
-    with verify="first_touch", their sha256. Raises `ArtifactError` naming shard and sample for a tar that is missing, truncated or altered.
+    Tars are opened when first touched, by each process for itself, and at most `max_open` stay open. Their size is then
+    checked against the sidecar and, with verify="first_touch", their sha256. Raises `ArtifactError` naming shard and
+    sample for a tar that is missing, truncated or altered.
     """
 
     def __init__(self, directory: Path, split: Split, verify: Verify = "size", max_open: int = 32) -> None:
@@ -93,9 +97,7 @@ class ShardDataset(Dataset):
             listed["size"],
             listed["samples"],
         ):
-            raise ArtifactError(
-                f"{sidecar_path(path)}: belongs to other shards than {INDEX} lists; make the shards again"
-            )
+            raise ArtifactError(f"{sidecar_path(path)}: belongs to other shards than {INDEX} lists; {REMEDY}")
         where = f"{path}: sample {sidecar.samples[within].key!r}"
         try:
             with path.open("rb") as file:
@@ -103,13 +105,13 @@ class ShardDataset(Dataset):
                 if size != sidecar.size:
                     fault = "was truncated" if size < sidecar.size else "has grown"
                     raise ArtifactError(
-                        f"{where} cannot be read: the shard {fault}, {size:,} bytes and not {sidecar.size:,}; make the shards again"
+                        f"{where} cannot be read: the shard {fault}: {size:,} bytes, not {sidecar.size:,}; {REMEDY}"
                     )
                 view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except OSError as error:
-            raise ArtifactError(f"{where} cannot be read: {error.strerror}; make the shards again") from None
+            raise ArtifactError(f"{where} cannot be read: {error.strerror}; {REMEDY}") from None
         if any(at + length > size for entry in sidecar.samples for at, length in entry.members.values()):
-            raise ArtifactError(f"{sidecar_path(path)}: points outside its tar; make the shards again")
+            raise ArtifactError(f"{sidecar_path(path)}: points outside its tar; {REMEDY}")
         if self.verify == "first_touch" and shard not in self._verified:
             _check_digest(path, view, sidecar)
             self._verified.add(shard)
@@ -130,7 +132,7 @@ def read_index(directory: Path) -> list[dict[str, Any]]:
         raise ArtifactError(f"{path}: missing; make the shards first") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
-    raise ArtifactError(f"{path}: not a list of shards; make the shards again")
+    raise ArtifactError(f"{path}: not a list of shards; {REMEDY}")
 
 
 def _check_digest(path: Path, view: memoryview, sidecar: Sidecar) -> None:
@@ -143,13 +145,11 @@ def _check_digest(path: Path, view: memoryview, sidecar: Sidecar) -> None:
         if hit
         else "a header, no sample's bytes"
     )
-    raise ArtifactError(
-        f"{path}: {named}: altered since it was written (its sha256 is not the sidecar's); make the shards again"
-    )
+    raise ArtifactError(f"{path}: {named}: altered since it was written (its sha256 is not the sidecar's); {REMEDY}")
 
 
 def _crc32(view: memoryview, entry: Entry) -> int:
     crc = 0
-    for at, size in entry.members.values():
+    for at, size in sorted(entry.members.values()):  # as they lie in the tar
         crc = zlib.crc32(view[at : at + size], crc)
     return crc

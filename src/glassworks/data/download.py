@@ -16,7 +16,7 @@ from glassworks.data.http_session import open_session, plainly, shown
 from glassworks.errors import FetchError
 from glassworks.progress import Progress
 
-CHUNK = 1 << 18
+CHUNK = 1 << 16
 DELAYS = (1.0, 2.0, 4.0, 8.0)
 """Seconds before each further attempt. An attempt that brought new bytes starts the schedule again."""
 PASSING = {408, 425, 429, 500, 502, 503, 504}
@@ -85,13 +85,12 @@ def _transfer(
         try:
             return _attempt(url, part, session, name, max_bytes, deadline, stall)
         except _Passing as failure:
-            tries = 0 if _size(part) > before else tries + 1
+            tries = 1 if _size(part) > before else tries + 1
             if tries > len(delays):
                 kept = f"; {_size(part):,} bytes are kept and the same command continues" if _size(part) else ""
-                raise FetchError(f"{name}: {failure} ({tries} attempts){kept}") from None
-            delay = delays[max(tries - 1, 0)] if delays else 0.0
-            print(f"{name}: {failure}; trying again in {delay:g} s", file=sys.stderr, flush=True)
-            time.sleep(delay)
+                raise FetchError(f"{name}: {failure} (attempt {tries}){kept}") from None
+            print(f"{name}: {failure}; trying again in {delays[tries - 1]:g} s", file=sys.stderr, flush=True)
+            time.sleep(delays[tries - 1])
 
 
 def _attempt(

@@ -1,6 +1,7 @@
-"""Emoji sequences as concepts: which emoji are the same thing in another skin tone, gender or direction, and what they are called in plain English.
+"""Emoji as concepts: which are the same thing in another skin tone, gender or direction, and what they are called.
 
-It reads code points and names, never drawings. Splitting by concept is what keeps a near-duplicate of a training image out of the test set.
+It reads code points and names, never drawings. Splitting by concept is what keeps a near-duplicate of a training image
+out of the test set.
 """
 
 import re
@@ -34,6 +35,9 @@ ACTIVITIES = {
 }
 """What two people do together, spelt out (so that each can have a skin tone), and the single emoji for it."""
 FAMILY = "1F46A"
+PEOPLE = ("man", "woman", "person", "boy", "girl", "child", "adult")
+COARSE = ("shit", "hankey")
+"""Aliases that nobody wants to read in a demonstration."""
 
 DIRECTIONS: dict[str, dict[str, str]] = {
     "backhand index pointing": {"1F448": "left", "1F449": "right", "1F446": "up", "1F447": "down"},
@@ -73,7 +77,7 @@ class Variant:
     """An emoji taken apart."""
 
     concept: str
-    """The concept's neutral emoji as code points joined by '-' without presentation selectors, or a name of ours where Unicode has none."""
+    """The concept's neutral emoji (see `plain`), or a name of ours where Unicode has none."""
     skin_tones: list[str] = field(default_factory=list)
     genders: list[str] = field(default_factory=list)
     """Of each person whose gender is shown: man, woman, boy, girl."""
@@ -109,23 +113,28 @@ def variant(sequence: str) -> Variant:
 
 
 def words(name: str) -> str:
-    """':red_apple:' -> 'red apple'; 'man: medium skin tone, beard' -> 'man with medium skin tone and beard'; 'flag: Kenya' -> 'flag of Kenya'."""
+    """A name in plain English.
+
+    ':red_apple:' -> 'red apple'; 'flag: Kenya' -> 'flag of Kenya';
+    'man: medium skin tone, beard' -> 'man with medium skin tone and beard'.
+    """
     text = name.strip(":").replace("_", " ").replace("’", "'").replace("“", "").replace("”", "")
+    text = re.sub(r"^flag for ", "flag: ", text)
     base, colon, rest = text.partition(": ")
     if not colon:
         base, rest = _tones_last(text)
-    details = rest.split(", ") if rest else []
     if base in ("flag", "keycap"):
         return f"flag of {rest}" if base == "flag" else f"keycap {rest}"
-    people = [detail for detail in details if detail in ("man", "woman", "person", "boy", "girl", "child", "adult")]
-    tones = [detail.removesuffix(" skin tone") for detail in details if detail.endswith("skin tone")]
-    traits = [detail for detail in details if detail not in people and not detail.endswith("skin tone") and detail != "bald"]
-    if "bald" in details:
-        base = f"bald {base}"
-    if people:
-        base = f"{base}, {_list(people)},".removesuffix("," if not (tones or traits) else "")
-    shown = ([f"{_list(tones)} skin tone{'s' if len(tones) > 1 else ''}"] if tones else []) + traits
-    return f"{base} with {_list(shown)}" if shown else base
+    details = rest.split(", ") if rest else []
+    tones = [detail.removesuffix(" skin tone") for detail in details if detail.endswith(" skin tone")]
+    people = [detail for detail in details if detail in PEOPLE]
+    traits = [detail for detail in details if detail not in people and not detail.endswith(" skin tone")]
+    if "bald" in traits:
+        base, traits = f"bald {base}", [trait for trait in traits if trait != "bald"]
+    if tones:
+        traits.insert(0, f"{_list(tones)} skin tone{'s' if len(tones) > 1 else ''}")
+    shown = f"{base}, {_list(people)}" if people else base
+    return f"{shown}{',' if people else ''} with {_list(traits)}" if traits else shown
 
 
 def _tones_last(text: str) -> tuple[str, str]:
@@ -145,10 +154,17 @@ def captions(names: list[str]) -> list[str]:
 
     Two names that differ only in case, spacing or punctuation are one; the first name is kept whatever it is.
     """
-    kept: dict[str, str] = {}
+    kept: list[str] = []
+    seen: set[str] = set()
     for name in names:
         text = words(name)
-        readable = not re.search(r"\d", text) and len(text) > 2
-        if readable or not kept:
-            kept.setdefault(re.sub(r"[^\w#*]", "", text.casefold()), text)
-    return list(kept.values())
+        forms = {_letters(name), _letters(text)}
+        shorthand = len(text) < 3 or any(letter.isdigit() for letter in text) or text in COARSE
+        if not kept or not (shorthand or forms & seen):
+            kept.append(text)
+            seen |= forms
+    return kept
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[\W_]", "", text.casefold())

@@ -11,11 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
-
 from glassworks.artifacts.digests import disk_errors, sha256_file
 from glassworks.data.download import download
-from glassworks.data.http_session import open_session
 from glassworks.data.package_index import IndexSettings, find_wheel, local_file, read_settings
 from glassworks.data.raw_files import take_stock
 from glassworks.errors import FetchError
@@ -48,15 +45,11 @@ def _wheel(folder: Path, read: Callable[[], IndexSettings], name: str, version: 
             return path
     settings = read()
     found = find_wheel(name, version, sha256, settings)
-    try:
-        parse_wheel_filename(found.filename)
-    except InvalidWheelFilename:
-        raise FetchError(f"{name} {version}: {found.filename!r} is no file name of a wheel") from None
     target = folder / found.filename
     if found.url.startswith("file:"):
         _copy(local_file(found.url), target, sha256)
     else:
-        with open_session(found.allow_private, settings.certificate, settings.trusted_hosts) as session:
+        with settings.session(found.allow_private) as session:
             download(found.url, target, sha256, folder / "partial", session=session)
     return target
 

@@ -2,7 +2,8 @@
 
 The address is checked on the socket itself, after the name is resolved and before anything is sent, and again for every
 redirect: a name that resolves to the inside of a network is refused like the number. Only http and https are spoken.
-Certificates come from the system and from certifi, or from `certificate`.
+Certificates come from the system and from certifi, or from `certificate`. Behind a proxy the proxy resolves names, so
+there only private numbers are refused.
 """
 
 import ipaddress
@@ -12,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
@@ -59,12 +61,14 @@ def open_session(
     certificate: str | None = None,
     trusted_hosts: tuple[str, ...] = (),
     retries: Retry | None = None,
+    proxy: str | None = None,
 ) -> requests.Session:
     """A session for http and https. `trusted_hosts` (HOST or HOST:PORT, pip's trusted-host) are not asked for a valid
     certificate.
     """
     session = requests.Session()
     session.max_redirects = 10
+    session.proxies = {"http": proxy, "https": proxy} if proxy else {}
     session.adapters.clear()
     for scheme in ("http://", "https://"):
         session.mount(scheme, _Adapter(allow_private, certificate, retries))
@@ -91,8 +95,10 @@ def plainly(error: Exception, url: str) -> str:
     reason = getattr(error.args[0] if error.args else None, "reason", None)
     if isinstance(reason, NameResolutionError):
         return f"{place}: the name {urlsplit(url).hostname} cannot be resolved; is there a network?"
-    if isinstance(error, requests.Timeout):
+    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
         return f"{place}: no answer in time"
+    if isinstance(error, urllib3.exceptions.ProtocolError):
+        return f"{place}: the connection broke off"
     return f"{place}: {_root(error)}"
 
 
@@ -103,15 +109,13 @@ def shown(url: str) -> str:
 
 
 def _root(error: BaseException) -> str:
-    """The innermost cause of a chain of wrapped network errors."""
-    while (
-        inner := getattr(error, "reason", None) or next((a for a in error.args if isinstance(a, BaseException)), None)
-    ) is not None:
-        if not isinstance(inner, BaseException):
-            break
+    """The innermost cause of a chain of wrapped network errors, in words."""
+    while True:
+        wrapped = (getattr(error, "reason", None), error.__cause__, *error.args)
+        inner = next((candidate for candidate in wrapped if isinstance(candidate, BaseException)), None)
+        if inner is None:
+            return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0]
         error = inner
-    text = getattr(error, "strerror", None) or str(error)
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 class _Guard:
@@ -153,13 +157,16 @@ class _Adapter(HTTPAdapter):
         super().__init__(max_retries=retries or 0)
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        if (
-            self.certificate is None
-        ):  # the system's certificates; requests adds certifi's (or those REQUESTS_CA_BUNDLE names)
-            options["ssl_context"] = ssl.create_default_context()
-        super().init_poolmanager(*args, **options)
+        super().init_poolmanager(*args, **options, **self._certificates())
         if not self.allow_private:
             self.poolmanager.pool_classes_by_scheme = {"http": _PoolHTTP, "https": _PoolHTTPS}
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+        return super().proxy_manager_for(proxy, **options, **self._certificates())
+
+    def _certificates(self) -> dict[str, Any]:
+        """The system's certificates; requests adds certifi's, or those that REQUESTS_CA_BUNDLE names."""
+        return {"ssl_context": ssl.create_default_context()} if self.certificate is None else {}
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         host = urlsplit(request.url or "").hostname or ""

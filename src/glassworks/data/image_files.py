@@ -1,5 +1,4 @@
-"""Images of a local dataset, read as bytes that are held against the inventory; whether they decode; and the keys they
-get.
+"""Images of a local dataset: their bytes, held against the inventory; whether they decode; the keys they get.
 
 Bytes are never changed. A file that is not what it was when it was fetched is an error, not a dropped sample.
 """
@@ -12,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from glassworks.data.archives import is_inside
 from glassworks.data.raw_files import Entry, open_inventory, raw_folder
@@ -20,7 +19,9 @@ from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
 from glassworks.progress import track
 
-EXTENSIONS = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"}
+EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+FORMATS = ("JPEG", "PNG", "WEBP")
+"""What training can read; the content decides, not the name."""
 
 
 class ImageFiles:
@@ -32,12 +33,12 @@ class ImageFiles:
 
     def read(self, name: str) -> bytes:
         """The bytes of a file; a `DataError` when they are not those of the inventory."""
-        expected, path = self.inventory[name], self.folder / name
+        path = self.folder / name
         try:
             content = path.read_bytes()
         except FileNotFoundError:
             raise DataError(f"{path}: gone since it was fetched; run again") from None
-        if len(content) != expected.size or hashlib.sha256(content).hexdigest() != expected.sha256:
+        if hashlib.sha256(content).hexdigest() != self.inventory[name].sha256:
             raise DataError(f"{path}: changed since it was fetched; run again")
         return content
 
@@ -46,13 +47,15 @@ class ImageFiles:
         if name not in self.inventory:
             return f"there is no file {name}"
         if PurePosixPath(name).suffix[1:].lower() not in EXTENSIONS:
-            return f"{name} does not end in .{', .'.join(sorted(EXTENSIONS))}"
+            return f"its name does not end in .{', .'.join(EXTENSIONS)}"
         content = self.read(name)
         if not content:
             return "the image file is empty"
         try:
-            with Image.open(io.BytesIO(content)) as image:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 image.load()
+        except UnidentifiedImageError:
+            return "it is no JPEG, PNG or WebP"
         except MemoryError:
             raise
         except Exception as error:  # a decoder may raise anything at all on broken bytes
@@ -94,5 +97,4 @@ def keys(names: Iterable[str]) -> dict[str, str]:
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return re.sub(r" ?<_io.*?>", "", text)  # Pillow names the object it read from, with its address in memory
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

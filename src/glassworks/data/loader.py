@@ -4,7 +4,9 @@ What comes out depends on the order and the seed alone: not on the number of wor
 """
 
 import atexit
+import re
 import signal
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -44,27 +46,33 @@ def micro_batches(
 ) -> Iterator[list[Any]]:
     """Yield, for each of the steps start_step … start_step + steps - 1, its collated micro-batches in order.
 
-    Step s consumes the positions s * batch_size … of the order; `part` picks some of its micro-batches (those of one worker of a distributed run). A mixture
-    takes the sequence of its data sets. `transform(sample, seed)` makes a training example; everything random in it must come from that seed, a function of
-    (seed, epoch, key). Both functions run in the workers, so nothing that holds views of the sample may leave `collate`.
+    Step s consumes the positions s * batch_size … of the order; `part` picks some of its micro-batches (those of one
+    worker of a distributed run). A mixture takes the sequence of its data sets. `transform(sample, seed)` makes a
+    training example; everything random in it must come from that seed, a function of (seed, epoch, key). Both functions
+    run in the workers, so nothing that holds views of the sample may leave `collate`.
 
-    A `UserError` raised in a worker arrives here as it was raised. The workers leave signals to this process and end with this iterator.
+    A `UserError` raised in a worker arrives here as it was raised. The workers leave signals to this process and end
+    with this iterator.
     """
     if batch_size % micro_batches:
         raise ValueError(f"{micro_batches} micro-batches do not divide a batch of {batch_size}")
     part = range(micro_batches) if part is None else part
     size = batch_size // micro_batches
     datasets = [dataset] if isinstance(dataset, ShardDataset) else list(dataset)
-    loader = DataLoader(
-        _Examples(datasets, transform, collate, seed),
-        batch_sampler=_Positions(order, range(start_step, start_step + steps), part, batch_size, size),
-        collate_fn=_as_is,
-        num_workers=workers,
-        prefetch_factor=PREFETCH if workers else None,
-        worker_init_fn=_leave_signals_to_the_parent if workers else None,
-        multiprocessing_context=start_method if workers else None,
-        generator=torch.Generator(),
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "This DataLoader will create"
+        )  # more workers than cores are the user's choice
+        loader = DataLoader(
+            _Examples(datasets, transform, collate, seed),
+            batch_sampler=_Positions(order, range(start_step, start_step + steps), part, batch_size, size),
+            collate_fn=_as_is,
+            num_workers=workers,
+            prefetch_factor=PREFETCH if workers else None,
+            worker_init_fn=_leave_signals_to_the_parent if workers else None,
+            multiprocessing_context=start_method if workers else None,
+            generator=torch.Generator(),
+        )
     batches = _steps(loader, len(part))
     if workers:
         ending = partial(_close, weakref.ref(batches))
@@ -124,7 +132,9 @@ def _as_is(batch: Any) -> Any:
 
 
 def _steps(loader: DataLoader, per_step: int) -> Iterator[list[Any]]:
-    batches: Any = iter(loader)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        batches: Any = iter(loader)
     try:
         step = []
         for batch in batches:
@@ -135,15 +145,11 @@ def _steps(loader: DataLoader, per_step: int) -> Iterator[list[Any]]:
                 yield step
                 step = []
     except RuntimeError as error:
-        if (
-            "DataLoader worker" not in str(error)
-            or "exited unexpectedly" not in str(error)
-            and "is killed by signal" not in str(error)
-        ):
+        if not re.search("DataLoader worker.*(exited unexpectedly|killed by signal)", str(error)):
             raise
         first = str(error).splitlines()[0].rstrip(". ")
         raise ResourceError(
-            f"a loader worker ended ({first}), mostly for want of memory; use fewer loader_workers or a smaller batch_size"
+            f"a loader worker ended ({first}), mostly for want of memory; use fewer loader_workers"
         ) from None
     finally:
         if (
@@ -153,7 +159,7 @@ def _steps(loader: DataLoader, per_step: int) -> Iterator[list[Any]]:
 
 
 def _close(batches: "weakref.ref[Any]") -> None:
-    """At exit, before multiprocessing waits for its children: workers that ignore SIGTERM must have been told to end."""
+    """At exit, before multiprocessing waits for its children: workers that ignore SIGTERM must have been told."""
     alive = batches()
     if alive is not None:
         alive.close()

@@ -1,7 +1,8 @@
 """The sequence of samples of a run, as a pure function of (seed, mixture, epoch, step).
 
-An order maps a position of the endless stream (epoch * N + i) to a sample. Nothing here has a history: any position is found at the same small cost, so a
-run resumes anywhere. The hashing is our own (splitmix64), because numpy and torch may change the streams of their generators between versions.
+An order maps a position of the endless stream (epoch * N + i) to a sample. Nothing here has a history: any position is
+found at the same small cost, so a run resumes anywhere. The hashing is our own (splitmix64), because numpy and torch
+may change the streams of their generators between versions.
 """
 
 import hashlib
@@ -39,7 +40,9 @@ class Sequence64(Protocol):
 
 
 def mix(value: int) -> int:
-    """splitmix64's finalizer (Steele, Lea & Flood 2014): one 64-bit number to another, every input bit reaching every output bit."""
+    """splitmix64's finalizer (Steele, Lea & Flood 2014): one 64-bit number to another, every input bit reaching every
+    output bit.
+    """
     value &= MASK
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK
@@ -76,8 +79,9 @@ def sample_seed(seed: int, epoch: int, key: str) -> int:
 class Order:
     """Shuffled epochs without end over one data set.
 
-    In every epoch each sample comes exactly once. The shards are shuffled and taken in windows of `window`; the samples are shuffled within a window, so
-    that only `window` shards are read at a time. `window` at least the number of shards shuffles everything.
+    In every epoch each sample comes exactly once. The shards are shuffled and taken in windows of `window`; the samples
+    are shuffled within a window, so that only `window` shards are read at a time. `window` at least the number of
+    shards shuffles everything.
     """
 
     def __init__(self, shard_sizes: Sequence[int], seed: int, window: int) -> None:
@@ -158,8 +162,9 @@ class InOrder:
 class Mixture:
     """Several data sets at given rates.
 
-    The stream is made of blocks of 1000 samples; in each block every data set has exactly the same count (rates rounded by largest remainder), and the block
-    is shuffled. Data set d goes through its own order at its own pace, so a small one begins its next epoch while a large one is in its first.
+    The stream is made of blocks of 1000 samples; in each block every data set has exactly the same count (rates rounded
+    by largest remainder), and the block is shuffled. Data set d goes through its own order at its own pace, so a small
+    one begins its next epoch while a large one is in its first.
     """
 
     def __init__(self, orders: Sequence[Order | InOrder], rates: Sequence[float], seed: int) -> None:
@@ -211,6 +216,6 @@ def block_counts(rates: Sequence[float], total: int) -> list[int]:
         counts[dataset] += 1
     if 0 in counts:
         raise ConfigError(
-            f"rate {rates[counts.index(0)]} is less than 1/{total} of the mixture; leave that data set out or raise its rate"
+            f"rate {rates[counts.index(0)]} is less than 1/{total} of the mixture; raise it or leave that data set out"
         )
     return counts

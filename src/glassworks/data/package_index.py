@@ -1,8 +1,8 @@
 """Finds a pinned wheel (name, version, sha256) through the user's own index settings: those of pip and of uv.
 
-Knows pip's index-url, extra-index-url, find-links, no-index, cert and trusted-host (files and environment) and uv's
-environment variables. Local folders, file:// indexes and indexes on a private network work, because the settings ask
-for them. Only the file with the pinned digest is ever picked.
+Knows pip's index-url, extra-index-url, find-links, no-index, cert, trusted-host and proxy (files and environment) and
+uv's environment variables. Local folders, file:// indexes and indexes on a private network work, because the settings
+ask for them. Only the file with the pinned digest is ever picked.
 """
 
 import ast
@@ -39,6 +39,11 @@ class IndexSettings:
     find_links: tuple[str, ...] = ()
     certificate: str | None = None
     trusted_hosts: tuple[str, ...] = ()
+    proxy: str | None = None
+
+    def session(self, allow_private: bool, retries: Retry | None = None) -> requests.Session:
+        """A session that connects as these settings say."""
+        return open_session(allow_private, self.certificate, self.trusted_hosts, retries, self.proxy)
 
 
 @dataclass(frozen=True)
@@ -55,23 +60,18 @@ class Found:
 def read_settings() -> IndexSettings:
     """The settings of pip (`pip config list`: global, install, download, environment) and of uv (environment)."""
     pip = _pip_settings()
-    uv = {name.removeprefix("UV_"): value for name, value in os.environ.items() if name.startswith("UV_") and value}
-    uv_default = uv.get("DEFAULT_INDEX") or uv.get("INDEX_URL")
-    indexes = [url for url in (uv_default, pip.get("index-url") or (None if uv_default else DEFAULT_INDEX)) if url]
-    indexes += (
-        pip.get("extra-index-url", "").split() + uv.get("INDEX", "").split() + uv.get("EXTRA_INDEX_URL", "").split()
-    )
+    uv = {name.removeprefix("UV_"): value for name, value in os.environ.items() if name.startswith("UV_")}
+    uv_default = uv.get("DEFAULT_INDEX") or uv.get("INDEX_URL") or ""
+    first = f"{uv_default} {pip.get('index-url', '' if uv_default else DEFAULT_INDEX)}"
+    more = f"{pip.get('extra-index-url', '')} {uv.get('INDEX', '')} {uv.get('EXTRA_INDEX_URL', '')}"
+    indexes = [] if _yes(pip.get("no-index")) or _yes(uv.get("NO_INDEX")) else f"{first} {more}".split()
     links = pip.get("find-links", "").split() + uv.get("FIND_LINKS", "").replace(",", " ").split()
-    if pip.get("no-index", "").lower() in ("1", "true", "yes", "on", "y", "t") or uv.get("NO_INDEX", "").lower() in (
-        "1",
-        "true",
-    ):
-        indexes = []
     return IndexSettings(
         indexes=tuple(dict.fromkeys(_without_name(url) for url in indexes)),
         find_links=tuple(dict.fromkeys(links)),
         certificate=pip.get("cert"),
         trusted_hosts=tuple(pip.get("trusted-host", "").split()),
+        proxy=pip.get("proxy"),
     )
 
 
@@ -89,6 +89,10 @@ def _pip_settings() -> dict[str, str]:
     return {option: value for section in sections.values() for option, value in section.items()}
 
 
+def _yes(value: str | None) -> bool:
+    return (value or "").lower() in ("1", "true", "t", "yes", "y", "on")
+
+
 def _without_name(url: str) -> str:
     """uv allows NAME=URL in UV_INDEX."""
     name, equals, rest = url.partition("=")
@@ -102,28 +106,19 @@ def find_wheel(name: str, version: str, sha256: str, settings: IndexSettings) ->
     others: list[DistributionPackage] = []
     versions: set[str] = set()
     unreachable: list[str] = []
-    for place, is_index in [
-        *((url, True) for url in settings.indexes),
-        *((place, False) for place in settings.find_links),
-    ]:
+    places = (*settings.indexes, *settings.find_links)
+    for number, place in enumerate(places):
         try:
-            packages = _packages(place, name, is_index, settings)
+            packages = _packages(place, name, number < len(settings.indexes), settings)
         except _Unreachable as failure:
             unreachable.append(str(failure))
             continue
-        wheels = [
-            package
-            for package in packages
-            if package.package_type == "wheel" and _same_version(package.version, version)
-        ]
+        wheels = [file for file in packages if file.package_type == "wheel" and _same_version(file.version, version)]
         versions |= {package.version for package in packages if package.version}
         for package in _possible(wheels, sha256):
             return Found(_with_credentials(package.url, place), package.filename, leads_inside(place))
         others += wheels
-    where = (
-        ", ".join(shown(place) for place in (*settings.indexes, *settings.find_links))
-        or "no index (pip's no-index is set, with no find-links)"
-    )
+    where = ", ".join(map(shown, places)) or "no index (pip's no-index is set, with no find-links)"
     also = f" (and {'; '.join(unreachable)})" if unreachable else ""
     if others:
         offered = ", ".join(
@@ -161,7 +156,7 @@ def _packages(place: str, name: str, is_index: bool, settings: IndexSettings) ->
     if not place.startswith(("http://", "https://")):
         return list(_local_packages(Path(local_file(place)), name, is_index))
     try:
-        with open_session(True, settings.certificate, settings.trusted_hosts, RETRIES) as session:
+        with settings.session(True, RETRIES) as session:
             if is_index:
                 return PyPISimple(place, session=session).get_project_page(name, timeout=TIMEOUT).packages
             answer = session.get(place, timeout=TIMEOUT)

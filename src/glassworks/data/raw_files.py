@@ -6,7 +6,6 @@ and read there.
 """
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from glassworks.artifacts.digests import FileDigests
+from glassworks.artifacts.digests import FileDigests, files_under
 from glassworks.data.archives import SUFFIXES, extract, is_archive
 from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
@@ -49,7 +48,7 @@ def take_stock(context: Context) -> dict[str, Any]:
         folder = _top(context.output / EXTRACTED)
     else:
         folder = given
-    files = sorted(_files(folder))
+    files = [_checked(folder, name) for name in files_under(folder)]
     if not files:
         raise DataError(f"{key} holds no files; {expected}")
     digests = FileDigests(
@@ -88,21 +87,11 @@ def _top(extracted: Path) -> Path:
     return entries[0] if len(entries) == 1 and entries[0].is_dir() else extracted
 
 
-def _files(folder: Path) -> Iterator[str]:
-    """Paths of all files under `folder`, relative to it; linked folders are followed, each once."""
-    seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        for name in names:
-            path = Path(place, name)
-            if not path.is_file():
-                raise DataError(f"{path}: is not a file that can be read (a broken link?); remove it")
-            try:
-                relative = path.relative_to(folder).as_posix()
-                relative.encode()
-            except UnicodeEncodeError:
-                raise DataError(f"{os.fsencode(path)!r}: the name is not UTF-8; rename it") from None
-            yield relative
+def _checked(folder: Path, name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{os.fsencode(folder / name)!r}: the name is not UTF-8; rename it") from None
+    if not (folder / name).is_file():
+        raise DataError(f"{folder / name}: is not a file that can be read (a broken link?); remove it")
+    return name

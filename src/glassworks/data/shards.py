@@ -1,7 +1,8 @@
-"""The stage `shards`: records and their media become WebDataset tars with sidecars, in contiguous blocks that jobs build in parallel.
+"""The stage `shards`: records and their media become WebDataset tars with sidecars, in contiguous blocks that jobs
+build in parallel.
 
-A tar depends on its records alone, so the bytes are the same on any machine and however many jobs run at once. Tars that a source already has are taken as
-they are, never re-encoded.
+A tar depends on its records alone, so the bytes are the same on any machine and however many jobs run at once. Tars
+that a source already has are taken as they are, never re-encoded.
 """
 
 import errno
@@ -20,15 +21,15 @@ from webdataset import TarWriter
 from glassworks.artifacts.digests import canonical_json, write_json
 from glassworks.config.datasets import SPLITS, Split
 from glassworks.data.records import Record, read_table
-from glassworks.data.sidecars import BLOCK, Entry, Sidecar, read_sidecar, scan_tar, sidecar_path
+from glassworks.data.sidecars import BLOCK, INDEX, Entry, Sidecar, read_head, scan_tar, sidecar_path
 from glassworks.data.sources import source_module
 from glassworks.errors import ArtifactError, DataError
 from glassworks.pipeline.execution import Context
 from glassworks.progress import Progress
 
-INDEX = "shards.json"
 Media = Callable[[Record], dict[str, bytes]]
 ReadyMade = Callable[[str], tuple[Path, str]]
+PIECE = 1 << 20
 NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES}
 
 
@@ -58,16 +59,8 @@ def run(context: Context) -> dict[str, Any]:
     build(context, plans, context.stage.name)
     folder, listed = context.work / "shards", []
     for plan in plans:
-        sidecar = read_sidecar(folder / f"{plan.name}.json")
-        listed.append(
-            {
-                "tar": sidecar.tar,
-                "split": plan.split,
-                "samples": len(sidecar.samples),
-                "sha256": sidecar.sha256,
-                "size": sidecar.size,
-            }
-        )
+        tar, sha256, size, count = read_head(folder / f"{plan.name}.json")
+        listed.append({"tar": tar, "split": plan.split, "samples": count, "sha256": sha256, "size": size})
         for name in (f"{plan.name}.tar", f"{plan.name}.json"):
             link_or_copy(folder / name, context.output / name)
     write_json(context.output / INDEX, {"shards": listed})
@@ -76,7 +69,9 @@ def run(context: Context) -> dict[str, Any]:
 
 
 def plan_shards(context: Context) -> list[Plan]:
-    """All shards of the data set in order: split by split, `samples_per_shard` records each, or one for each ready-made tar."""
+    """All shards of the data set in order: split by split, `samples_per_shard` records each, or one for each ready-made
+    tar.
+    """
     ready_made = hasattr(source_module(context.params["source"]), "ready_made")
     by_split: dict[Split, list[Record]] = {split: [] for split in SPLITS}
     for record in read_table(context.inputs["records"]):
@@ -96,7 +91,9 @@ def plan_shards(context: Context) -> list[Plan]:
 
 
 def build(context: Context, plans: list[Plan], label: str) -> None:
-    """Make those shards of `plans` that are not complete in the work directory. A tar gets its name last, when its sidecar is there."""
+    """Make those shards of `plans` that are not complete in the work directory. A tar gets its name last, when its
+    sidecar is there.
+    """
     folder = context.work / "shards"
     folder.mkdir(parents=True, exist_ok=True)
     missing = [plan for plan in plans if not is_complete(folder, plan)]
@@ -121,14 +118,16 @@ def is_complete(folder: Path, plan: Plan) -> bool:
     """Whether an earlier run left this shard whole: tar and sidecar are there and agree."""
     tar = folder / f"{plan.name}.tar"
     try:
-        sidecar = read_sidecar(sidecar_path(tar))
-        return tar.stat().st_size == sidecar.size and len(sidecar.samples) == len(plan.records)
+        head = read_head(sidecar_path(tar))
+        return tar.stat().st_size == head.size and head.count == len(plan.records)
     except (ArtifactError, OSError):
         return False
 
 
 def write_tar(folder: Path, plan: Plan, media: Media) -> Iterator[Record]:
-    """Write one shard and its sidecar, yielding each record when it is written. Digest and offsets are taken on the way; nothing is read back."""
+    """Write one shard and its sidecar, yielding each record when it is written. Digest and offsets are taken on the
+    way; nothing is read back.
+    """
     tar, samples = folder / f"{plan.name}.tar", []
     temporary = folder / f".{plan.name}.{os.getpid()}.tmp"
     try:
@@ -138,6 +137,7 @@ def write_tar(folder: Path, plan: Plan, media: Media) -> Iterator[Record]:
                 for record in plan.records:
                     samples.append(write_sample(writer, record.key, members_of(record, media)))
                     yield record
+            hashed.flush()
         sidecar = Sidecar(tar.name, hashed.digest.hexdigest(), hashed.size, samples)
         _finish(temporary, tar, sidecar)
     except BaseException:
@@ -155,17 +155,11 @@ def members_of(record: Record, media: Media) -> dict[str, bytes]:
 
 
 def open_writer(file: Any) -> TarWriter:
-    """webdataset's writer, told everything it would otherwise take from the clock or guess. Pax differs from ustar only for names that ustar cannot hold."""
-    return TarWriter(
-        file,
-        user="glassworks",
-        group="glassworks",
-        mode=0o444,
-        mtime=0,
-        compress=False,
-        encoder=False,
-        format="PAX_FORMAT",
-    )
+    """webdataset's writer, told all that it would otherwise take from the clock or guess. It writes ustar headers, and
+    pax ones before names that ustar cannot hold.
+    """
+    owner = "glassworks"
+    return _Writer(file, user=owner, group=owner, mode=0o444, mtime=0, encoder=False)
 
 
 def write_sample(writer: TarWriter, key: str, members: dict[str, bytes]) -> Entry:
@@ -189,7 +183,7 @@ def adopt_tar(folder: Path, plan: Plan, ready_made: ReadyMade) -> None:
     scan = scan_tar(source)
     if scan.sha256 != expected:
         raise DataError(
-            f"{source}: changed since it was fetched (its sha256 is another); run the same command again to take it in as it is now"
+            f"{source}: changed since it was fetched (its sha256 is another); run again to take it in as it is now"
         )
     keys = {record.media["key"]: record.key for record in plan.records}
     samples = [Entry(keys[entry.key], entry.members, entry.crc32) for entry in scan.samples if entry.key in keys]
@@ -214,7 +208,9 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def _finish(temporary: Path, tar: Path, sidecar: Sidecar) -> None:
-    """Sidecar first, then the tar under its name. A kill is survived; flushing to disk is for the sealing of the artefact."""
+    """Sidecar first, then the tar under its name. A kill is survived; flushing to disk is for the sealing of the
+    artefact.
+    """
     tar.unlink(missing_ok=True)
     unnamed = temporary.with_suffix(".json")
     unnamed.write_text(sidecar.text(), encoding="utf-8")
@@ -223,12 +219,34 @@ def _finish(temporary: Path, tar: Path, sidecar: Sidecar) -> None:
 
 
 class _Hashed:
-    """A file that hashes what is written to it."""
+    """A file that hashes what is written to it, gathered into large pieces."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.digest, self.size = file, hashlib.sha256(), 0
+        self._waiting: list[bytes] = []
+        self._flushed = 0
 
     def write(self, data: bytes) -> int:
-        self.digest.update(data)
+        self._waiting.append(data)
         self.size += len(data)
-        return self.file.write(data)
+        if self.size - self._flushed >= PIECE:
+            self.flush()
+        return len(data)
+
+    def tell(self) -> int:
+        return self.size
+
+    def flush(self) -> None:
+        piece = b"".join(self._waiting)
+        self._waiting.clear()
+        self._flushed = self.size
+        self.digest.update(piece)
+        self.file.write(piece)
+
+
+class _Writer(TarWriter):
+    """webdataset's writer on a file that it need not cut into blocks itself; the bytes are the same."""
+
+    @staticmethod
+    def tarmode(fileobj: Any, compress: Any = None) -> str:
+        return "w"

@@ -1,7 +1,8 @@
 """The sidecar of a shard: where every member of a tar lies, and what the tar must be.
 
-`scan_tar` makes one from an existing tar (img2dataset's and webdataset's included) in a single strict pass that reads, hashes and indexes together. It
-refuses what `tarfile` and `webdataset` let pass: a tar cut at a member boundary or inside a header, which they read short without a word.
+`scan_tar` makes one from an existing tar (img2dataset's and webdataset's included) in a single strict pass that reads,
+hashes and indexes together. It refuses what `tarfile` and `webdataset` let pass: a tar cut at a member boundary or
+inside a header, which they read short without a word.
 """
 
 import hashlib
@@ -9,12 +10,14 @@ import json
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from glassworks.artifacts.digests import write_text
 from glassworks.errors import ArtifactError, DataError
 
 SCHEMA = 1
+INDEX = "shards.json"
+"""The list of all shards of an artefact: tar, split, samples, sha256, size of each."""
 BLOCK = 512
 CHUNK = 1 << 20
 ZEROS = bytes(BLOCK)
@@ -43,10 +46,12 @@ class Sidecar:
     samples: list[Entry] = field(repr=False)
 
     def text(self) -> str:
-        """The file's text: JSON, one sample per line."""
-        encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
-        head = encode({"schema": SCHEMA, "tar": self.tar, "sha256": self.sha256, "size": self.size})
-        lines = ",\n".join(encode({"key": s.key, "members": s.members, "crc32": s.crc32}) for s in self.samples)
+        """The file's text: JSON, its first line what `read_head` gives, then one sample per line."""
+        encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+        count = len(self.samples)
+        head = encode({"schema": SCHEMA, "tar": self.tar, "sha256": self.sha256, "size": self.size, "count": count})
+        samples = encode([{"key": s.key, "members": s.members, "crc32": s.crc32} for s in self.samples])
+        lines = samples[1:-1].replace('},{"key":', '},\n{"key":')  # inside a string every quote follows a backslash
         return f'{head[:-1]},"samples":[\n{lines}\n]}}\n'
 
 
@@ -79,15 +84,40 @@ def read_sidecar(path: Path) -> Sidecar:
         raise ArtifactError(f"{path}: not the sidecar of a shard; make the shards again") from None
 
 
+class Head(NamedTuple):
+    """The first line of a sidecar."""
+
+    tar: str
+    sha256: str
+    size: int
+    count: int
+    """Samples."""
+
+
+def read_head(path: Path) -> Head:
+    """The first line of a sidecar, at the same cost for any number of samples; an `ArtifactError` as `read_sidecar`."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            line = file.readline(10_000)
+        value = json.loads(line.rstrip() + "]}")
+        return Head(*(value[name] for name in Head._fields))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: missing; make the shards again") from None
+    except (ValueError, KeyError, TypeError):
+        raise ArtifactError(f"{path}: not the sidecar of a shard; make the shards again") from None
+
+
 def scan_tar(path: Path) -> Sidecar:
     """Read, hash and index a tar of samples in one pass.
 
-    A sample's key is the path up to the first dot of its base name, the directory kept; the rest, in lower case, is the extension. ustar, pax and GNU long
-    names are read. Directories and webdataset's `__meta__` members hold no sample and are passed over.
+    A sample's key is the path up to the first dot of its base name, the directory kept; the rest, in lower case, is the
+    extension. ustar, pax and GNU long names are read. Directories and webdataset's `__meta__` members hold no sample
+    and are passed over.
 
-    Raises `DataError` with the tar, the byte and the sample: a tar that does not end in two zero blocks (it was cut at a member boundary), one that is cut
-    inside a header or a payload, a header whose checksum is wrong, data after the end, a sample whose members are not adjacent, an extension that comes
-    twice in a sample, a name without key or extension, links and devices, and absolute paths or those with `..`.
+    Raises `DataError` with the tar, the byte and the sample: a tar that does not end in two zero blocks (it was cut at
+    a member boundary), one that is cut inside a header or a payload, a header whose checksum is wrong, data after the
+    end, a sample whose members are not adjacent, an extension that comes twice in a sample, a name without key or
+    extension, links and devices, and absolute paths or those with `..`.
     """
     try:
         with path.open("rb", buffering=CHUNK) as file:
@@ -132,12 +162,14 @@ class _Scan:
         return data
 
     def _header(self) -> tuple[bytes, str, int, int] | None:
-        """Type, name, payload size and offset of the next header; None at the end of the archive, which is two blocks of zeros."""
+        """Type, name, payload size and offset of the next header; None at the end of the archive, which is two blocks
+        of zeros.
+        """
         start, block = self.position, self._read(BLOCK)
         if not block:
             self._fault(
                 start,
-                f"the tar ends {self._after()} without its closing zero blocks: it was cut there, and samples may be missing",
+                f"the tar ends {self._after()} without its two closing zero blocks: it was cut, samples may be missing",
             )
         if len(block) < BLOCK:
             self._fault(start, f"the tar is cut inside a header, {self._after()}")
@@ -150,7 +182,7 @@ class _Scan:
         if not _checksum_holds(block):
             self._fault(
                 start,
-                f"the header {self._after()} has a wrong checksum: the tar was altered, or is no tar (compressed ones are not read)",
+                f"wrong checksum of the header {self._after()}: altered, or no tar (compressed ones are not read)",
             )
         try:
             name = block[:100].split(b"\0", 1)[0].decode()
@@ -229,7 +261,7 @@ class _Scan:
             if key in self.seen:
                 self._fault(
                     start,
-                    f"sample {key!r}: its member {name!r} is not beside the others; write the members of a sample one after another",
+                    f"sample {key!r}: its member {name!r} is not beside the others, as members of a sample must be",
                 )
             self.seen.add(key)
             self.samples.append(Entry(key, {}, 0))
@@ -261,7 +293,9 @@ _KINDS = {
 
 
 def _checksum_holds(block: bytes) -> bool:
-    """Whether the sum of a header's bytes, its checksum field taken as spaces, is what the field says (some old tars summed signed bytes)."""
+    """Whether the sum of a header's bytes, its checksum field taken as spaces, is what the field says (some old tars
+    summed signed bytes).
+    """
     try:
         stated = _number(block[148:156])
     except ValueError:
@@ -285,10 +319,10 @@ def _pax_records(data: bytes) -> dict[str, str]:
     """Records `LENGTH KEY=VALUE\\n`, the length counting itself."""
     records, at = {}, 0
     while at < len(data):
-        length, space, _ = data[at:].partition(b" ")
+        length, space, _ = data[at : at + 20].partition(b" ")
         end = at + int(length)
         key, equals, value = data[at + len(length) + 1 : end - 1].partition(b"=")
-        if not space or not equals or end > len(data) or data[end - 1 : end] != b"\n":
+        if not space or not equals or not at < end <= len(data) or data[end - 1 : end] != b"\n":
             raise ValueError(data)
         if key.startswith((b"path", b"size", b"GNU.sparse")):
             records[key.decode()] = value.decode()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 Interval = dict[str, float | None]
-"""value, low, high, rounded to `DIGITS`; all None where the score is undefined (a share of nothing, a diverged loss)."""
+"""value, low, high, rounded to `DIGITS`; all None where a score is undefined (a share of nothing, a diverged loss)."""
 
 COVERAGE = 0.95
 DIGITS = 6

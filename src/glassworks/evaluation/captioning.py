@@ -6,7 +6,7 @@ says the same training caption to all. A model that does not look at its image s
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,24 @@ def summarise(
     return {"samples": len(references), "systems": systems}
 
 
+def caption_rows(
+    references: Mapping[str, list[str]],
+    labels: Mapping[str, dict[str, Any]],
+    predictions: Mapping[str, Mapping[str, str]],
+) -> Iterator[dict[str, Any]]:
+    """The lines of captions.jsonl, one per image in order: what each system said, what is true, and which facts it got.
+
+    {"key", one caption under the name of each system, "references", "labels"}, and for composed scenes "facts"
+    {system: {objects, counts, relations, ground}}, each true, false or null (`evaluation.facts.Judgement`).
+    """
+    judged = {name: judge_all(labels, captions) for name, captions in predictions.items()}
+    for key, captions in references.items():
+        row = {"key": key, "references": captions, "labels": labels.get(key, {})}
+        row.update({name: said[key] for name, said in predictions.items()})
+        facts = {name: found[key].as_json() for name, found in judged.items() if key in found}
+        yield {**row, "facts": facts} if facts else row
+
+
 def _fact_intervals(judged: list[Judgement], resamples: int, seed: int) -> dict[str, Any]:
     """For every kind of fact the share that is right, of those images where it can be asked."""
     row = {}
@@ -76,8 +94,12 @@ def most_frequent_caption(train_captions: Iterable[str]) -> str:
     most = max(counts.values())
     tied = {caption: set(words(caption)) for caption, count in counts.items() if count == most}
     common = Counter(word for distinct in tied.values() for word in distinct)
-    typical = {caption: sum(common[word] for word in distinct) / max(len(distinct), 1) for caption, distinct in tied.items()}
-    return min(tied, key=lambda caption: (-typical[caption], caption))
+
+    def rank(caption: str) -> tuple[float, str]:
+        distinct = tied[caption]
+        return -sum(common[word] for word in distinct) / max(len(distinct), 1), caption
+
+    return min(tied, key=rank)
 
 
 def write_plots(directory: Path, summary: Mapping[str, Any]) -> None:

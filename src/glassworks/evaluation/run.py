@@ -12,7 +12,7 @@ from glassworks.data.splits import share
 from glassworks.data.text import CaptionTokenizer
 from glassworks.errors import DataError
 from glassworks.evaluation.bootstrap import ratio_interval
-from glassworks.evaluation.captioning import most_frequent_caption, summarise
+from glassworks.evaluation.captioning import most_frequent_caption, summarise, write_plots
 from glassworks.generation.decoding import beam_search, greedy
 from glassworks.models.captioner import Captioner
 from glassworks.pipeline.execution import Context
@@ -84,6 +84,7 @@ def run(context: Context) -> dict[str, Any]:
     metrics["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     metrics["split"] = config.split
     write_json(context.output / "metrics.json", metrics)
+    write_plots(context.output / "plots", metrics)
     rows = [
         {
             "key": key,

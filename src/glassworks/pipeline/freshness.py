@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glassworks.artifacts.digests import FileDigests, code_digest, digest_json, sha256_file, write_text
+from glassworks.artifacts.digests import FileDigests, code_digest, digest_json, files_under, sha256_file, write_text
 from glassworks.artifacts.manifest import MANIFEST, RECIPE, is_whole, read_recipe
 from glassworks.pipeline.table import PACKAGE, Stage, Table
 
@@ -53,11 +53,11 @@ class Keys:
     def _folder(self, stage: Stage) -> str | None:
         if stage.local_path is None:
             return None
-        folder = self.root / stage.local_path
-        files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
-        content = digest_json([[path.relative_to(folder).as_posix(), self._digests.sha256(path)] for path in files])
+        given = self.root / stage.local_path
+        files = [given] if given.is_file() else [given / name for name in files_under(given)]
+        content = [[path.relative_to(given).as_posix(), self._digests.sha256(path)] for path in files if path.is_file()]
         self._digests.save()
-        return content
+        return digest_json(content)
 
     def fresh(self) -> dict[str, str | None]:
         """For every stage its key where it is fresh, None where it is stale; a stage is stale when an input is."""

@@ -16,6 +16,18 @@ from glassworks.errors import ConfigError
 
 PACKAGE = "src/glassworks"
 
+_FETCH = ("data/fetch.py", "data/download.py", "data/http_session.py", "data/package_index.py", "data/raw_files.py", "data/archives.py")
+_FILES = ("data/captioned_images.py", "data/image_files.py", "data/raw_files.py", "data/archives.py")
+_SOURCES: dict[str, tuple[str, ...]] = {
+    "openmoji": ("data/emoji_concepts.py",),
+    "scenes": ("data/emoji_concepts.py", "data/scene_kinds.py", "data/scene_language.py", "data/scene_layout.py", "data/sources/openmoji.py"),
+    "folder": _FILES,
+    "flickr30k": _FILES,
+    "coco_captions": _FILES,
+    "webdataset": ("data/raw_files.py", "data/archives.py", "data/images.py", "data/captions.py", "data/sidecars.py"),
+}
+"""What each source is made of, beside data/sources/SOURCE.py."""
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -121,7 +133,7 @@ def _dataset_stages(project: Project, name: str, done: dict[str, Stage]) -> Iter
     dataset: Dataset = project.params.datasets[name]
     settings = dataset.model_dump(mode="json", exclude={"shard_jobs"})
     written = dataset.model_fields_set
-    source, config = f"data/sources/{settings['source']}.py", f"config/datasets/{settings['source']}.py"
+    source, config = settings["source"], f"config/datasets/{settings['source']}.py"
     seed = project.params.seed if dataset.seed is None else dataset.seed
     seed_key = "seed" if dataset.seed is None else f"datasets.{name}.seed"
 
@@ -134,27 +146,27 @@ def _dataset_stages(project: Project, name: str, done: dict[str, Stage]) -> Iter
             kind="fetch",
             subject=name,
             directory=f"data/raw/{name}",
-            code=("data/fetch.py", "data/download.py", "data/package_index.py", source, config),
+            code=(*_FETCH, config),
             params={field: settings[field] for field in ("source", *dataset.fetch_fields)},
             settings={"params.yaml": watched("source", *dataset.fetch_fields)},
             local_path=dataset.local_path(),
         )
         parents["raw"] = f"fetch-{name}"
-    code = ["data/records.py", "data/splits.py", source, config, "config/datasets/base.py"]
+    code = ("data/records.py", "data/splits.py", f"data/sources/{source}.py", *_SOURCES[source], config, "config/datasets/base.py")
     for parent in dataset.parents():
         parents["sprites"] = f"records-{parent}"
         parents["raw"] = f"fetch-{parent}"
-        code.append(f"data/sources/{project.params.datasets[parent].source}.py")
     record_fields = sorted(set(settings) - {"samples_per_shard", "seed"})
     yield Stage(
         kind="records",
         subject=name,
         directory=f"data/records/{name}",
-        code=tuple(code),
+        code=code,
         params={"seed": seed, **{field: settings[field] for field in record_fields}},
         settings={"params.yaml": (seed_key, *watched(*record_fields))},
         inputs=parents,
         local_path=dataset.local_path(),
+        resources=Resources(threads=4 if dataset.local_path() else 1),
     )
     yield Stage(
         kind="shards",
@@ -179,12 +191,21 @@ def _experiment_stages(project: Project, name: str, experiment: Experiment) -> I
         kind="tokenizer",
         subject=name,
         directory=f"data/tokenizers/{name}",
-        code=("data/tokenizer.py",),
+        code=("data/tokenizer.py", "data/records.py", "config/experiment.py"),
         params=settings["data"]["tokenizer"],
         settings={file: ("data.tokenizer",) if "tokenizer" in experiment.data.model_fields_set else ()},
         inputs={"records": f"records-{dataset}"},
     )
-    reading = ("data/dataset.py", "data/sidecars.py", "data/order.py", "data/images.py", "data/text.py")
+    reading = (
+        "data/dataset.py",
+        "data/sidecars.py",
+        "data/loader.py",
+        "data/order.py",
+        "data/images.py",
+        "data/captions.py",
+        "data/text.py",
+    )
+    described = ("data/scene_language.py", "data/scene_parser.py", "data/splits.py")
     trained = ("task", "data", "model", "optimization", "training")
     yield Stage(
         kind="train",
@@ -200,7 +221,7 @@ def _experiment_stages(project: Project, name: str, experiment: Experiment) -> I
         kind="evaluate",
         subject=name,
         directory=f"results/{name}",
-        code=(*reading, "models", "tasks", "generation", "evaluation", "data/sources/scenes.py", "config/evaluation.py"),
+        code=(*reading, "models", "tasks", "generation", "evaluation", *described, "config/evaluation.py"),
         params={**common, "evaluation": settings["evaluation"], "data": settings["data"]},
         settings={"params.yaml": common_keys, file: tuple(section for section in ("data", "evaluation") if section in written)},
         inputs={"model": f"train-{name}", "shards": f"shards-{dataset}", "tokenizer": f"tokenizer-{name}"},

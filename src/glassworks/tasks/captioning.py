@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glassworks.config.model import Captioner as ModelConfig
+from glassworks.data.captions import read_captions
 from glassworks.data.dataset import Sample
 from glassworks.data.images import decode_image, normalise, resize
 from glassworks.data.text import CaptionTokenizer
@@ -63,7 +64,8 @@ class CaptioningTask:
         if extension is None:
             raise DataError(f"{sample.where}: no image among its members {sorted(sample.members)}")
         image = resize(decode_image(sample.members[extension], sample.where), self.model.encoder.image_size)
-        captions, labels = captions_of(sample)
+        captions = captions_of(sample)
+        labels = sample.json().get("labels", {}) if "json" in sample.members else {}
         ids = self.tokenizer.encode(captions[seed % len(captions)], self.model.decoder.max_tokens)
         return Example(sample.key, image, captions, labels, ids)
 
@@ -89,12 +91,9 @@ class CaptioningTask:
         return losses.view_as(batch.targets), int((batch.targets != IGNORED).sum())
 
 
-def captions_of(sample: Sample) -> tuple[list[str], dict[str, Any]]:
-    """Captions and labels of a sample: from its `json` (`captions` or `caption`), or its `txt`."""
-    content = sample.json() if "json" in sample.members else {}
-    captions = content.get("captions") or ([content["caption"]] if content.get("caption") else [])
-    if not captions and "txt" in sample.members:
-        captions = [bytes(sample.members["txt"]).decode().strip()]
+def captions_of(sample: Sample) -> list[str]:
+    """The captions of a sample; a `DataError` names a sample without any."""
+    captions = read_captions(sample.members, sample.where)
     if not captions:
         raise DataError(f"{sample.where}: no caption in its json or txt member")
-    return captions, content.get("labels", {})
+    return captions

@@ -1,5 +1,4 @@
-"""The source `coco_captions`, in the published layout: annotations/captions_{train,val}YEAR.json beside trainYEAR/ and
-valYEAR/.
+"""The source `coco_captions`, as published: annotations/captions_{train,val}YEAR.json, trainYEAR/ and valYEAR/.
 
 The published val images are our test split; `splits` holds out shares of the training images. Images are named by the
 file_name that the JSON gives (2017: %012d.jpg; 2014: COCO_train2014_%012d.jpg). Annotations are counted from 1.

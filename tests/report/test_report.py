@@ -1,0 +1,212 @@
+"""The stage `report`: one page that opens offline, escapes what it shows, and comes out the same every time."""
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glassworks.errors import ArtifactError, DataError
+from glassworks.report.attribution import OPENMOJI
+from glassworks.report.page import TIMINGS_END, TIMINGS_START
+
+from .conftest import EXPERIMENT, METRICS, PARAMS, MadeProject, caption_lines, interval, training_log
+
+Texts = Callable[[str], str]
+
+
+def page(directory: Path) -> str:
+    return (directory / "report.html").read_text()
+
+
+def test_two_renders_are_the_same_bytes(made: MadeProject) -> None:
+    made.make_all()
+    first, second = made.report("one"), made.report("two")
+    names = sorted(path.name for path in first.iterdir())
+    assert names == ["loss.svg", "metrics.svg", "report.html"]
+    assert all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
+
+
+def test_page_holds_no_time_no_host_and_no_path(made: MadeProject) -> None:
+    made.make_all()
+    output = made.report()
+    for path in output.iterdir():
+        text = path.read_text()
+        assert str(made.root) not in text
+        assert not re.search(r"\d\d:\d\d:\d\d|<dc:date>", text)
+
+
+class Elements(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_page_refers_to_nothing_outside_itself(made: MadeProject) -> None:
+    made.make_all()
+    elements = Elements()
+    elements.feed(page(made.report()))
+    ids = [attributes["id"] for _, attributes in elements.found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for tag, attributes in elements.found:
+        assert tag not in ("script", "link", "iframe", "object", "base")
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "href", "xlink:href", "srcset", "action", "data", "poster"):
+            value = attributes.get(name) or "#"
+            assert value.startswith("data:image/png;base64,") or value == "#" or value[1:] in ids, (tag, name, value)
+    style = page(made.report("again")).partition("<style>")[2].partition("</style>")[0]
+    assert "@import" not in style and "url(" not in style
+
+
+def test_captions_are_escaped(made: MadeProject, texts: Texts) -> None:
+    made.make_all()
+    text = page(made.report())
+    assert "<script" not in text and "<img src=x" not in text and "<b>bold" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert text.count(TIMINGS_START) == text.count(TIMINGS_END) == 1
+    shown = texts(text)
+    assert '<script>alert(1)</script> & "a cat"' in shown and "a <cat> & dog 0" in shown
+    assert "Glass & <b>bold</b>" in shown
+
+
+def test_page_shows_every_system_with_intervals_and_controls(made: MadeProject, texts: Texts) -> None:
+    made.make_all()
+    shown = texts(page(made.report()))
+    table = shown[shown.index("Scores") : shown.index("What the columns mean")]
+    names = ["greedy", "beam search", "Controls", "blank image", "shuffled images", "most frequent"]
+    places = [table.index(name, table.index("System")) for name in names]
+    assert places == sorted(places)
+    assert "270.0 268.0–272.0" in table and "90.0 88.0–92.0" in table
+    assert "exact objects the model (beam search, 90.0) is above its best control (shuffled images, 10.0)" in table
+    assert "3.25 3.23–3.27" in shown and "123,456" in shown
+
+
+def test_a_model_no_better_than_its_controls_is_called_so(made: MadeProject, texts: Texts) -> None:
+    systems = {**METRICS["systems"], "beam": {"objects": interval(0.11)}, "shuffled": {"objects": interval(0.1)}}
+    made.make_all(metrics={**METRICS, "systems": systems})
+    assert "(beam search, 11.0) cannot be told from its best control" in texts(page(made.report()))
+
+
+def test_gallery_shows_the_first_images_and_marks_exact_matches(made: MadeProject, texts: Texts) -> None:
+    made.make_all()
+    text = page(made.report())
+    shown = texts(text)
+    assert text.count('src="data:image/png;base64,') == 3 and shown.count("no image kept") == 1
+    assert "The first 4 of the split" in shown and "a cat 3" not in shown.partition("no image kept")[0]
+    assert (
+        shown.count("✓ objects") == 2
+        and shown.count("✗ objects") == 2
+        and "counts" not in shown[shown.index("✓") :][:40]
+    )
+    assert "dog 4" not in shown
+
+
+def test_digests_keys_and_parameters_are_all_there(made: MadeProject, texts: Texts) -> None:
+    made.make_all()
+    shown = texts(page(made.report()))
+    for name in ("shards-openmoji", "shards-scenes", "train-first", "evaluate-first"):
+        assert f"key-of-{name}" in shown
+    import hashlib
+
+    manifest = made.root / "models/first/manifest.json"
+    assert hashlib.sha256(manifest.read_bytes()).hexdigest() in shown
+    assert "c0de" * 16 in shown and "torch 2.12.1" in shown
+    assert "seed: 5" in shown and "steps: 40" in shown and "learning_rate: 0.001" in shown
+
+
+def test_data_cards_name_counts_licence_and_credit(made: MadeProject, texts: Texts) -> None:
+    made.make_all()
+    shown = texts(page(made.report()))
+    assert shown.count(OPENMOJI) == 2 and "places drawings of the data set openmoji" in shown
+    data = shown[shown.index("train 1,234") :]
+    assert data.startswith("train 1,234 validation 7 test 12 dropped 2 shards 3 size 4.5 MB")
+
+
+def test_curves_are_drawn(made: MadeProject) -> None:
+    made.make_all()
+    output = made.report()
+    assert "Learning rate" in page(output) and "Validation loss ended at 0.325 (step 40), its lowest." in page(output)
+    assert "validation" in (output / "loss.svg").read_text() and "beam search" in (output / "metrics.svg").read_text()
+    assert "var(--" not in (output / "loss.svg").read_text() and "#0a0b0" not in page(output)
+
+
+def test_a_project_of_data_alone_has_a_report(made: MadeProject, texts: Texts) -> None:
+    made.small.configure(PARAMS)
+    made.make("shards-openmoji", {}, {"samples": {"train": 3}})
+    made.make("shards-scenes", {}, {})
+    output = made.report()
+    assert "No experiment is listed" in texts(page(output))
+    assert "No training run" in (output / "loss.svg").read_text()
+
+
+def test_missing_pieces_leave_gaps_not_errors(made: MadeProject, texts: Texts) -> None:
+    made.make_all()
+    made.make("train-first", {"config.json": "{}"})
+    (made.root / "models/first/metrics.jsonl").unlink()
+    rows = [{"key": "s0", "greedy": "a cat"}, {"key": "none", "beam": "a dog", "references": ["x"]}]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    made.make(
+        "evaluate-first", {"metrics.json": '{"systems": {"odd_one": {"cider": {"value": 1, "low": 0, "high": 2}}}}'}
+    )
+    (made.root / "results/first/captions.jsonl").write_text(lines)
+    shown = texts(page(made.report()))
+    assert "odd one" in shown and "a dog" in shown and "Learning rate" not in shown
+    for name in ("metrics.json", "captions.jsonl"):
+        (made.root / "results/first" / name).unlink()
+    assert "has not been scored" in texts(page(made.report("again")))
+
+
+def test_several_experiments_stand_side_by_side(made: MadeProject, texts: Texts) -> None:
+    made.small.configure(PARAMS, first=EXPERIMENT, second=EXPERIMENT)
+    made.make_all()
+    made.make("train-second", {"metrics.jsonl": training_log()})
+    made.make("evaluate-second", {"metrics.json": json.dumps(METRICS), "captions.jsonl": caption_lines()})
+    output = made.report()
+    elements = Elements()
+    elements.feed(page(output))
+    ids = [attributes["id"] for _, attributes in elements.found if "id" in attributes]
+    assert len(ids) == len(set(ids)) and {"experiment-first", "experiment-second"} <= set(ids)
+    assert all(name in (output / "metrics.svg").read_text() for name in (">first<", ">second<"))
+
+
+def test_a_loss_that_diverged_is_drawn_as_far_as_it_goes(made: MadeProject) -> None:
+    rows = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": float("nan")}, {"step": 3, "loss": float("inf")}]
+    made.make_all(log="".join(json.dumps(row) + "\n" for row in rows))
+    assert "nan" not in (made.report() / "loss.svg").read_text().lower()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"log": '{"step": 1, "loss": 2}\n{"step": 2'}, r"metrics\.jsonl:2: not a JSON object"),
+        ({"log": '{"step": 1, "loss": "low"}'}, r"metrics\.jsonl:1: loss: expected a number, found 'low'"),
+        ({"rows": "[]\n"}, r"captions\.jsonl:1: not a JSON object"),
+        ({"rows": '{"key": 3}\n'}, r"captions\.jsonl:1: expected a key"),
+        ({"metrics": {"systems": {"beam": {"cider": 3}}}}, r"metrics\.json: systems\.beam\.cider: expected value"),
+        ({"metrics": {"systems": [1]}}, r"metrics\.json: no object with scores"),
+    ],
+)
+def test_malformed_files_are_refused_by_place(made: MadeProject, files: dict[str, Any], message: str) -> None:
+    made.make_all(**files)
+    with pytest.raises(DataError, match=message):
+        made.report()
+
+
+def test_an_image_that_is_none_is_refused(made: MadeProject) -> None:
+    made.make_all()
+    (made.root / "results/first/gallery/s1.png").write_bytes(b"<svg onload=alert(1)>")
+    with pytest.raises(DataError, match=r"s1\.png: not a PNG"):
+        made.report()
+
+
+def test_an_input_without_manifest_is_refused(made: MadeProject) -> None:
+    made.make_all()
+    (made.root / "results/first/manifest.json").unlink()
+    with pytest.raises(ArtifactError, match="no manifest"):
+        made.report()
