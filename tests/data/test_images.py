@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from glassworks.data.images import EXTENSIONS, decode_image, normalise, resize
+from glassworks.data.images import EXTENSIONS, decode_image, normalise, resize, stack_images
 from glassworks.errors import DataError
 
 from .small_shards import picture
@@ -133,6 +133,14 @@ def test_resizing_is_antialiased_and_leaves_the_right_size_alone():
 
 def test_normalised_values_are_between_minus_one_and_one():
     assert normalise(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
+
+
+def test_images_are_stacked_whatever_their_layout():
+    images = [decode_image(picture(i, kind=kind), "here") for i, kind in enumerate(("PNG", "JPEG", "GIF"))]
+    images.append(images[0].contiguous())
+    stacked = stack_images(images)
+    assert (stacked.dtype, stacked.shape) == (torch.uint8, (4, 3, 16, 24))
+    assert torch.equal(stacked, torch.stack(images))
 
 
 def test_extensions_are_those_of_formats_that_decode():

@@ -13,13 +13,14 @@ from PIL import Image
 
 from glassworks.data.records import Record, read_table
 from glassworks.data.scene_kinds import Kind, Meetings
-from glassworks.data.scene_layout import compose
+from glassworks.data.scene_layout import GRID, MARGIN, SIZES, compose
 from glassworks.data.scene_parser import SceneFacts, SceneParser, names_in
 from glassworks.data.sources import scenes
+from glassworks.data.sources.openmoji import Drawings
 from glassworks.errors import ConfigError
 
 from ..conftest import SmallProject
-from .tiny_wheels import NOUNS, write_wheels
+from .tiny_wheels import HALOED, NOUNS, write_wheels
 
 SAMPLES = {"train": 800, "validation": 150, "test": 150}
 
@@ -34,7 +35,7 @@ def configure(project: SmallProject, seed: int = 5, **settings) -> None:
 def built(tmp_path_factory) -> SmallProject:
     """A project whose scenes are made; tests may configure it otherwise, but build nothing more in it."""
     project = SmallProject(tmp_path_factory.mktemp("scenes"))
-    write_wheels(project.root, NOUNS)
+    write_wheels(project.root, [*NOUNS, HALOED])
     configure(project)
     project.run("records-openmoji")
     project.run("records-scenes")
@@ -168,22 +169,41 @@ def test_objects_stand_apart_inside_the_canvas_and_are_counted(made):
         check_apart(boxes(record), 72)
 
 
+def test_what_cannot_be_seen_is_no_part_of_a_sprite(built):
+    sprites = scenes.Sprites(Drawings(built.root / "data/raw/openmoji"), 72)
+    for sprite in sprites.draw(HALOED.code.lower()):
+        alpha = np.asarray(sprite.getchannel("A"))
+        assert not ((alpha > 0) & (alpha < scenes.FAINT)).any()
+        assert all(side.any() for side in (alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1]))
+
+
+KINDS = [Kind(str(number), f"kind {number}") for number in range(12)]
+MEETINGS = Meetings(KINDS, {"validation": 0.1, "test": 0.1}, 1)
+
+
 @pytest.mark.parametrize("canvas", [32, 57, 400])
 @pytest.mark.parametrize("shape", [(1.0, 1.0), (1.4, 0.4), (0.4, 1.4)])
 def test_objects_stand_apart_on_any_canvas_whatever_their_shape(canvas, shape):
-    def measure(key):
-        return [tuple(max(round(size * canvas / 72 * side), 1) for side in shape) for size in scenes.SIZES]
-
-    kinds = [Kind(str(number), f"kind {number}") for number in range(12)]
-    meetings = Meetings(kinds, {"validation": 0.1, "test": 0.1}, 1)
+    sizes = [tuple(max(round(size * canvas / GRID * side), 1) for side in shape) for size in SIZES]
     for index in range(200):
-        scene = compose(kinds, meetings, canvas, measure, 1, "train", index)
+        scene = compose(KINDS, MEETINGS, canvas, lambda key: sizes, 1, "train", index)
         check_apart([box for group in scene.groups for box in group.boxes], canvas)
 
 
+def test_seed_split_and_index_each_change_the_scene():
+    def composed(seed, split, index):
+        scene = compose(KINDS, MEETINGS, 72, lambda key: [(size, size) for size in SIZES], seed, split, index)
+        return [group.boxes for group in scene.groups]
+
+    assert composed(1, "test", 3) == composed(1, "test", 3)
+    others = [composed(2, "test", 3), composed(1, "validation", 3), composed(1, "test", 4)]
+    assert composed(1, "test", 3) not in others
+
+
 def check_apart(found, canvas: int) -> None:
+    edge = round(MARGIN * canvas / GRID)
     for x0, y0, x1, y1 in found:
-        assert 0 <= x0 < x1 <= canvas and 0 <= y0 < y1 <= canvas
+        assert edge <= x0 < x1 <= canvas - edge and edge <= y0 < y1 <= canvas - edge
     for a, b in combinations(found, 2):
         assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
 
@@ -221,6 +241,7 @@ import hashlib
 from pathlib import Path
 from glassworks.config.project import load_project
 from glassworks.data.sources import scenes
+from glassworks.data.sources.openmoji import Drawings
 from glassworks.pipeline.execution import Context
 from glassworks.pipeline.table import Table
 

@@ -26,7 +26,7 @@ class Drawing:
         return "".join(chr(int(point, 16)) for point in self.code.split("-"))
 
 
-def shape(code: str) -> str:
+def shape(code: str, further: str = "") -> str:
     """A drawing that nothing else looks like: an outlined polygon whose corners and colour follow from the code."""
     digest = hashlib.sha256(code.encode()).digest()
     (left, top), (right, bottom) = (8 + digest[i] % 12 for i in (0, 1)), (64 - digest[i] % 12 for i in (2, 3))
@@ -34,7 +34,7 @@ def shape(code: str) -> str:
     corners = f"{left},{bottom} {left + 4},{top} {middle},{top + 6} {right},{top} {right - digest[8] % 12},{bottom}"
     return (
         '<svg id="emoji" viewBox="0 0 72 72" xmlns="http://www.w3.org/2000/svg"><g id="color">'
-        f'<polygon fill="{color}" stroke="#000" stroke-width="2" points="{corners}"/></g></svg>'
+        f'<polygon fill="{color}" stroke="#000" stroke-width="2" points="{corners}"/>{further}</g></svg>'
     )
 
 
@@ -93,3 +93,6 @@ NOUNS = [
     for code, name in nouns.items()
 ]  # fmt: skip
 """Things that scenes can show."""
+HALO = '<circle cx="36" cy="36" r="36" opacity="0.05"/>'
+HALOED = Drawing("1F514", ":bell:", "bell", (), "objects", "sound", shape("1F514", HALO))
+"""A drawing with a surrounding too faint to see."""

@@ -44,7 +44,7 @@ def test_block_size_never_changes_a_sum(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_all_metrics_are_resampled_alike() -> None:
-    """Which images are drawn does not depend on how many statistics an image has, so scores can be compared in pairs."""
+    """Which images are drawn does not depend on how many statistics an image has: scores can be compared in pairs."""
     statistics = np.arange(50.0)[:, None]
     wide = np.repeat(statistics, 4, axis=1)
     assert (resampled_sums(wide, 60, seed=1)[:, 2] == resampled_sums(statistics, 60, seed=1)[:, 0]).all()

@@ -20,7 +20,7 @@ RECORDED = json.loads(Path(__file__).with_name("recorded_ptb_words.json").read_t
 
 @pytest.mark.parametrize(("caption", "expected"), RECORDED)
 def test_words_are_those_of_the_java_tokenizer(caption: str, expected: str) -> None:
-    """Recorded output of PTBTokenizer 3.4.1 as pycocoevalcap calls it (`-preserveLines -lowerCase`), less punctuation."""
+    """Recorded output of PTBTokenizer 3.4.1, called as pycocoevalcap calls it, without the punctuation."""
     assert words(caption) == expected.split()
 
 

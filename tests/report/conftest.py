@@ -84,8 +84,9 @@ class MadeProject:
                 "samples": {"test": 12, "train": 1234, "validation": 7},
                 "shards": 3,
                 "bytes": 4_500_000,
-                "dropped": 2,
             }
+            dropped = [{"where": "row 3", "reason": "no caption"}, {"where": "row 9", "reason": "no image"}]
+            self.make(f"records-{name}", {"dropped.json": json.dumps(dropped)}, {"captions": 5000, "dropped": 2})
             self.make(f"shards-{name}", {"train-00000.tar": b"tar"}, counts)
         self.make("train-first", {"metrics.jsonl": training_log() if log is None else log}, {"parameters": 123_456})
         gallery = {f"gallery/s{number}.png": png("red") for number in range(3)}

@@ -1,5 +1,6 @@
 """The stage `report`: one page that opens offline, escapes what it shows, and comes out the same every time."""
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -50,8 +51,8 @@ class Elements(HTMLParser):
 
 def test_page_refers_to_nothing_outside_itself(made: MadeProject) -> None:
     made.make_all()
-    elements = Elements()
-    elements.feed(page(made.report()))
+    text, elements = page(made.report()), Elements()
+    elements.feed(text)
     ids = [attributes["id"] for _, attributes in elements.found if "id" in attributes]
     assert len(ids) == len(set(ids))
     for tag, attributes in elements.found:
@@ -60,7 +61,7 @@ def test_page_refers_to_nothing_outside_itself(made: MadeProject) -> None:
         for name in ("src", "href", "xlink:href", "srcset", "action", "data", "poster"):
             value = attributes.get(name) or "#"
             assert value.startswith("data:image/png;base64,") or value == "#" or value[1:] in ids, (tag, name, value)
-    style = page(made.report("again")).partition("<style>")[2].partition("</style>")[0]
+    style = text.partition("<style>")[2].partition("</style>")[0]
     assert "@import" not in style and "url(" not in style
 
 
@@ -112,8 +113,6 @@ def test_digests_keys_and_parameters_are_all_there(made: MadeProject, texts: Tex
     shown = texts(page(made.report()))
     for name in ("shards-openmoji", "shards-scenes", "train-first", "evaluate-first"):
         assert f"key-of-{name}" in shown
-    import hashlib
-
     manifest = made.root / "models/first/manifest.json"
     assert hashlib.sha256(manifest.read_bytes()).hexdigest() in shown
     assert "c0de" * 16 in shown and "torch 2.12.1" in shown
@@ -125,7 +124,7 @@ def test_data_cards_name_counts_licence_and_credit(made: MadeProject, texts: Tex
     shown = texts(page(made.report()))
     assert shown.count(OPENMOJI) == 2 and "places drawings of the data set openmoji" in shown
     data = shown[shown.index("train 1,234") :]
-    assert data.startswith("train 1,234 validation 7 test 12 dropped 2 shards 3 size 4.5 MB")
+    assert data.startswith("train 1,234 validation 7 test 12 captions 5,000 dropped 2 shards 3 size 4.5 MB")
 
 
 def test_curves_are_drawn(made: MadeProject) -> None:
@@ -137,6 +136,7 @@ def test_curves_are_drawn(made: MadeProject) -> None:
 
 
 def test_a_project_of_data_alone_has_a_report(made: MadeProject, texts: Texts) -> None:
+    made.make_all()
     made.small.configure(PARAMS)
     made.make("shards-openmoji", {}, {"samples": {"train": 3}})
     made.make("shards-scenes", {}, {})
@@ -188,6 +188,8 @@ def test_a_loss_that_diverged_is_drawn_as_far_as_it_goes(made: MadeProject) -> N
         ({"log": '{"step": 1, "loss": "low"}'}, r"metrics\.jsonl:1: loss: expected a number, found 'low'"),
         ({"rows": "[]\n"}, r"captions\.jsonl:1: not a JSON object"),
         ({"rows": '{"key": 3}\n'}, r"captions\.jsonl:1: expected a key"),
+        ({"rows": '{"key": "a", "facts": {"beam": 1}}\n'}, r"captions\.jsonl:1: facts: expected an object"),
+        ({"metrics": {"systems": {}, "parameters": "many"}}, r"metrics\.json: parameters: expected a count"),
         ({"metrics": {"systems": {"beam": {"cider": 3}}}}, r"metrics\.json: systems\.beam\.cider: expected value"),
         ({"metrics": {"systems": [1]}}, r"metrics\.json: no object with scores"),
     ],

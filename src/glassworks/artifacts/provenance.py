@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-BIT_CHANGING = ("torch", "torchvision", "numpy", "pillow", "pyarrow", "tokenizers", "webdataset", "resvg-py", "safetensors")
+BIT_CHANGING = ("torch", "torchvision", "numpy", "pillow", "pyarrow", "tokenizers", "webdataset", "resvg-py", "safetensors", "matplotlib", "jinja2", "pycocoevalcap")
 
 
 def fingerprint(cpu_isa: str, device: str = "cpu") -> dict[str, Any]:

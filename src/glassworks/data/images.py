@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch.nn import functional
+from torch.utils.data import default_collate
 from torchvision.io import ImageReadMode
 from torchvision.io import decode_image as read_pixels
 
@@ -90,6 +91,13 @@ def resize(image: torch.Tensor, size: int) -> torch.Tensor:
     if image.shape[-2:] == (size, size):
         return image
     return functional.interpolate(image[None], size=(size, size), mode="bilinear", antialias=True)[0]
+
+
+def stack_images(images: list[torch.Tensor]) -> torch.Tensor:
+    """uint8 [3, H, W] each to [B, 3, H, W], channels last in memory, as decoders write pixels. In a loader worker that
+    memory is shared with the training process at once. `torch.stack` would transpose, and copy once more.
+    """
+    return default_collate([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
 def normalise(image: torch.Tensor) -> torch.Tensor:

@@ -58,7 +58,7 @@ def micro_batches(
         raise ValueError(f"{micro_batches} micro-batches do not divide a batch of {batch_size}")
     part = range(micro_batches) if part is None else part
     size = batch_size // micro_batches
-    datasets = [dataset] if isinstance(dataset, ShardDataset) else list(dataset)
+    datasets = list(dataset) if isinstance(dataset, Sequence) else [dataset]
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", "This DataLoader will create"

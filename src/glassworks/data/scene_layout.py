@@ -25,6 +25,8 @@ GRID = 72
 """Lengths below are in 72nds of the canvas."""
 SIZES = (10, 12, 14, 16, 18, 20, 22, 25, 28, 32)
 """Sizes of a sprite: few, so that each drawing is scaled few times. A sprite's rank is its place here."""
+SMALL = SIZES.index(16)
+"""Rank below which a sprite is drawn only for want of room."""
 GRIDS = {1: [(1, 1)], 2: [(2, 1), (1, 2)], 3: [(3, 1), (1, 3), (2, 2)]}
 """Columns and rows in which so many objects of one kind may stand."""
 MARGIN, GAP, CLOSE = 2, 5, 1
@@ -158,7 +160,7 @@ def _cut(dice: Dice, box: Box, weights: list[int], along_x: bool, gap: int) -> l
     """Cut a box along x or y in parts with a gap between them; more weight, a larger part, with some jitter."""
     start, end = (box[0], box[2]) if along_x else (box[1], box[3])
     room = end - start - gap * (len(weights) - 1)
-    shares = [1 + 0.3 * (weight - 1) + 0.1 * dice.random() for weight in weights]
+    shares = [1 + 0.45 * (weight - 1) + 0.1 * dice.random() for weight in weights]
     parts, at = [], start
     for share in shares:
         length = int(room * share / sum(shares))
@@ -183,20 +185,25 @@ def _place(dice: Dice, kind: Kind, count: int, cell: Box, canvas: int, measure: 
     ranks = {grid: largest(grid) for grid in GRIDS[count]}
     roomy = [grid for grid in GRIDS[count] if ranks[grid] >= max(ranks.values()) - 1]
     grid = dice.choose(roomy)
-    rank = max(ranks[grid] - dice.below(2), 0)
+    rank = _shrunk(max(ranks[grid], 0), dice.below(2))
     wide, high = sizes[rank]
     x, y = (_somewhere(dice, cell[i], cell[i + 2], block(grid, rank)[i], canvas) for i in (0, 1))
     chosen, boxes = [], []
     for place in range(count):
         row, column = divmod(place, grid[0])
         indent = (wide + close) // 2 if (row + 1) * grid[0] > count else 0  # the third of three, under the middle
-        smaller = max(rank - (dice.below(3) == 0), 0)
+        smaller = _shrunk(rank, dice.below(3) == 0)
         width, height = sizes[smaller]
         left = x + column * (wide + close) + indent + dice.between(0, wide - width)
         top = y + row * (high + close) + dice.between(0, high - height)
         chosen.append(smaller)
         boxes.append((left, top, left + width, top + height))
     return Group(kind, chosen, boxes)
+
+
+def _shrunk(rank: int, by: int) -> int:
+    """A rank less `by`, but no smaller than small."""
+    return max(rank - by, min(rank, SMALL))
 
 
 def _somewhere(dice: Dice, start: int, end: int, length: int, canvas: int) -> int:

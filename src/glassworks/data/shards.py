@@ -12,6 +12,7 @@ import shutil
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -131,13 +132,10 @@ def write_tar(folder: Path, plan: Plan, media: Media) -> Iterator[Record]:
     tar, samples = folder / f"{plan.name}.tar", []
     temporary = folder / f".{plan.name}.{os.getpid()}.tmp"
     try:
-        with temporary.open("wb") as file:
-            hashed = _Hashed(file)
-            with open_writer(hashed) as writer:
-                for record in plan.records:
-                    samples.append(write_sample(writer, record.key, members_of(record, media)))
-                    yield record
-            hashed.flush()
+        with temporary.open("wb") as file, _Hashed(file) as hashed, open_writer(hashed) as writer:
+            for record in plan.records:
+                samples.append(write_sample(writer, record.key, members_of(record, media)))
+                yield record
         sidecar = Sidecar(tar.name, hashed.digest.hexdigest(), hashed.size, samples)
         _finish(temporary, tar, sidecar)
     except BaseException:
@@ -219,29 +217,41 @@ def _finish(temporary: Path, tar: Path, sidecar: Sidecar) -> None:
 
 
 class _Hashed:
-    """A file that hashes what is written to it, gathered into large pieces."""
+    """A file that hashes what is written to it, in large pieces, on a thread beside the writing."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.digest, self.size = file, hashlib.sha256(), 0
         self._waiting: list[bytes] = []
-        self._flushed = 0
+        self._waiting_size = 0
+        self._hasher = ThreadPoolExecutor(1)
+        self._hashing: Future[None] | None = None
 
     def write(self, data: bytes) -> int:
         self._waiting.append(data)
         self.size += len(data)
-        if self.size - self._flushed >= PIECE:
-            self.flush()
+        self._waiting_size += len(data)
+        if self._waiting_size >= PIECE:
+            self._flush()
         return len(data)
 
     def tell(self) -> int:
         return self.size
 
-    def flush(self) -> None:
+    def _flush(self) -> None:
         piece = b"".join(self._waiting)
-        self._waiting.clear()
-        self._flushed = self.size
-        self.digest.update(piece)
+        self._waiting, self._waiting_size = [], 0
+        if self._hashing:
+            self._hashing.result()
+        self._hashing = self._hasher.submit(self.digest.update, piece)
         self.file.write(piece)
+
+    def __enter__(self) -> "_Hashed":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
+        self._hasher.shutdown()
 
 
 class _Writer(TarWriter):

@@ -12,7 +12,7 @@ from glassworks.data.splits import share
 from glassworks.data.text import CaptionTokenizer
 from glassworks.errors import DataError
 from glassworks.evaluation.bootstrap import ratio_interval
-from glassworks.evaluation.captioning import most_frequent_caption, summarise, write_plots
+from glassworks.evaluation.captioning import caption_rows, most_frequent_caption, summarise, write_plots
 from glassworks.generation.decoding import beam_search, greedy
 from glassworks.models.captioner import Captioner
 from glassworks.pipeline.execution import Context
@@ -85,19 +85,9 @@ def run(context: Context) -> dict[str, Any]:
     metrics["split"] = config.split
     write_json(context.output / "metrics.json", metrics)
     write_plots(context.output / "plots", metrics)
-    rows = [
-        {
-            "key": key,
-            **{name: captions[name][key] for name in captions},
-            "references": references[key],
-            "labels": labels[key],
-        }
-        for key in keys
-    ]
-    write_text(
-        context.output / "captions.jsonl",
-        "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows),
-    )
+    rows = caption_rows(references, labels, captions)
+    text = "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
+    write_text(context.output / "captions.jsonl", text)
     return {"samples": count}
 
 

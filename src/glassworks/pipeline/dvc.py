@@ -13,7 +13,6 @@ from glassworks.pipeline.freshness import Keys
 from glassworks.pipeline.table import PACKAGE, Stage, Table
 
 HEADER = "# Compiled from the stage table by `make dvc.yaml`; never edited by hand.\n"
-PLOTS: list[dict[str, Any]] = []
 
 
 def compile_dvc(table: Table) -> str:
@@ -42,7 +41,7 @@ def _dvc_stage(table: Table, stage: Stage) -> dict[str, Any]:
         "cmd": f"snakemake --nolock --allowed-rules {rules} --force -- {stage.manifest}",
         "deps": [
             *(f"{PACKAGE}/{source}" for source in stage.code),
-            *(upstream.manifest for upstream in table.inputs(stage)),
+            *table.input_files(stage),
             *([stage.local_path] if stage.local_path else []),
         ],
         "outs": [stage.directory],

@@ -47,7 +47,11 @@ class Keys:
         """What the key of `stage` is made of now. The manifests of its inputs must exist."""
         if stage.code not in self._code:
             self._code[stage.code] = code_digest(self.root / PACKAGE, stage.code)
-        inputs = {role: sha256_file(self.root / self.table[name].manifest) for role, name in stage.inputs.items()}
+        inputs = {
+            f"{role}/{Path(file).name}": sha256_file(self.root / file)
+            for role, name in stage.inputs.items()
+            for file in self.table[name].small_files(stage.reads_recipes)
+        }
         return Ingredients(digest_json(stage.params), self._code[stage.code], inputs, self._folder(stage))
 
     def _folder(self, stage: Stage) -> str | None:

@@ -57,6 +57,8 @@ class Stage:
     """The same parameters as the user writes them: for each YAML file, the key paths that DVC watches."""
     inputs: dict[str, str] = field(default_factory=dict)
     """Names of the stages it reads, by role."""
+    reads_recipes: bool = False
+    """Whether it reads how its inputs were made (their recipe.json), too, and not only what they are."""
     local_path: str | None = None
     """The user's folder it reads, if any."""
     jobs: int = 0
@@ -71,6 +73,10 @@ class Stage:
     @property
     def manifest(self) -> str:
         return f"{self.directory}/manifest.json"
+
+    def small_files(self, with_recipe: bool) -> list[str]:
+        """The manifest, and the recipe when asked; never tars or weights."""
+        return [self.manifest, f"{self.directory}/recipe.json"] if with_recipe else [self.manifest]
 
     @property
     def key_file(self) -> str:
@@ -101,6 +107,10 @@ class Table:
 
     def inputs(self, stage: Stage) -> list[Stage]:
         return [self.stages[name] for name in dict.fromkeys(stage.inputs.values())]
+
+    def input_files(self, stage: Stage) -> list[str]:
+        """The small files of its inputs that `stage` depends on."""
+        return [file for upstream in self.inputs(stage) for file in upstream.small_files(stage.reads_recipes)]
 
     def final_manifest(self) -> str:
         """The manifest that needs all others."""
@@ -231,7 +241,7 @@ def _experiment_stages(project: Project, name: str, experiment: Experiment) -> I
 
 def _report_stage(project: Project, done: dict[str, Stage]) -> Stage:
     """The report shows every parameter, so it watches every YAML file whole; whatever changes in them, `dvc repro` reaches Snakemake at least here."""
-    shown = ("shards", "train", "evaluate")
+    shown = ("records", "shards", "train", "evaluate")
     params = project.params.model_dump(mode="json")
     return Stage(
         kind="report",
@@ -241,4 +251,5 @@ def _report_stage(project: Project, done: dict[str, Stage]) -> Stage:
         params={"params": params, "experiments": {name: e.model_dump(mode="json") for name, e in project.experiments.items()}},
         settings={"params.yaml": (), **{f"experiments/{name}.yaml": () for name in project.experiments}},
         inputs={name: name for name, stage in done.items() if stage.kind in shown},
+        reads_recipes=True,
     )

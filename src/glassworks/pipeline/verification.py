@@ -86,9 +86,11 @@ def _first_tensor(one: Path, other: Path) -> list[str]:
     for name in sorted(set(before) | set(after)):
         if name not in before or name not in after:
             return [f"tensor {name}: in one of the two only"]
+        if before[name].shape != after[name].shape:
+            return [f"tensor {name}: {before[name].shape} before, {after[name].shape} now"]
         if before[name].tobytes() != after[name].tobytes():
-            largest = abs(before[name].astype("float64") - after[name].astype("float64")).max() if before[name].shape == after[name].shape else "shape"
-            return [f"tensor {name}: the first that differs (largest difference {largest})"]
+            largest = abs(before[name].astype("float64") - after[name].astype("float64")).max()
+            return [f"tensor {name}: the first that differs (largest difference {largest:.3g})"]
     return []
 
 

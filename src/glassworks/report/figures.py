@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from glassworks.report.reading import Curves, Run
-from glassworks.report.wording import METRICS, SYSTEMS, is_control
+from glassworks.report.wording import METRICS, is_control, system
 
 INK, MUTED, RULE, FIRST, SECOND, QUIET, PAPER = (f"#{number:06x}" for number in range(0x0A0B01, 0x0A0B08))
 """Placeholders; no one would choose these colours."""
@@ -168,7 +168,7 @@ def _draw_bars(axes: Axes, run: Run, metric: str, labelled: bool) -> None:
     axes.spines["bottom"].set_visible(False)
     axes.set_xticks([])
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_yticks(range(len(names)), [SYSTEMS[name].title for name in names] if labelled else [""] * len(names))
+    axes.set_yticks(range(len(names)), [system(name).title for name in names] if labelled else [""] * len(names))
     for label in axes.get_yticklabels():
         label.set_color(INK)
     highest = max((found["high"] for found in (run.score(name, metric) for name in names) if found), default=0)

@@ -147,6 +147,9 @@ def read_metrics(path: Path) -> dict[str, Any]:
             raise DataError(f"{path}: {where}: expected scores by metric, found {scores!r:.40}; {REMEDY}")
     intervals = [(f"{where}.{metric}", value) for where, scores in found for metric, value in scores.items()]
     intervals += [("perplexity", metrics["perplexity"])] if "perplexity" in metrics else []
+    for name in ("samples", "parameters"):
+        if not isinstance(metrics.get(name, 0), int):
+            raise DataError(f"{path}: {name}: expected a count, found {metrics[name]!r:.40}; {REMEDY}")
     for where, value in intervals:
         if not _is_interval(value):
             raise DataError(f"{path}: {where}: expected value, low and high, found {value!r:.40}; {REMEDY}")
@@ -155,31 +158,30 @@ def read_metrics(path: Path) -> dict[str, Any]:
 
 def read_gallery(results: Path, count: int) -> list[Sample]:
     """The first `count` scored samples, with their images where they were kept."""
-    samples = []
+    images = {path.name.partition(".")[0]: path for path in sorted((results / "gallery").glob("*"))}
+    samples: list[Sample] = []
     for place, row in _rows(results / "captions.jsonl"):
         if len(samples) == count:
             break
-        key, references = row.get("key"), row.get("references", [])
+        key, references, facts = row.get("key"), row.get("references", []), row.get("facts", {})
         texts = references if isinstance(references, list) else [None]
         if not all(isinstance(text, str) for text in [key, *texts]):
             raise DataError(f"{place}: expected a key and a list of references; {REMEDY}")
-        facts = {name: judged for name, judged in (row.get("facts") or {}).items() if judged}
+        if not isinstance(facts, dict) or not all(isinstance(judged, dict) for judged in facts.values()):
+            raise DataError(f"{place}: facts: expected an object for each system; {REMEDY}")
         captions = {name: value for name, value in row.items() if name != "key" and isinstance(value, str)}
-        samples.append(Sample(key, _image(results / "gallery", key), references, captions, facts))
+        image = images.get(str(key).replace("/", "_"))
+        samples.append(Sample(str(key), _data_uri(image) if image else None, references, captions, facts))
     return samples
 
 
-def _image(folder: Path, key: str) -> str | None:
-    """The kept image of a sample as a data URI; its bytes say what kind it is."""
-    stem = key.replace("/", "_")
-    for path in sorted(folder.glob("*")):
-        if path.name.partition(".")[0] == stem:
-            content = path.read_bytes()
-            kind = next((kind for start, kind in IMAGE_TYPES.items() if content.startswith(start)), None)
-            if kind is None:
-                raise DataError(f"{path}: not a PNG, JPEG, GIF or WebP image; {REMEDY}")
-            return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-    return None
+def _data_uri(path: Path) -> str:
+    """An image as a data URI; its bytes, not its name, say what kind it is."""
+    content = path.read_bytes()
+    kind = next((kind for start, kind in IMAGE_TYPES.items() if content.startswith(start)), None)
+    if kind is None:
+        raise DataError(f"{path}: not a PNG, JPEG, GIF or WebP image; {REMEDY}")
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -60,7 +60,10 @@ def timing(root: Path, stage: Stage) -> dict[str, Any]:
         return row
     if recipe is None or not isinstance(note, dict):
         return row
-    accepted = [step.get("to") for step in note.get("accepted", [])]
+    steps = note.get("accepted")
+    accepted = (
+        [step["to"] for step in steps if isinstance(step, dict) and "to" in step] if isinstance(steps, list) else []
+    )
     if recipe.get("key") not in [note.get("key"), *accepted]:
         return row
     notes = [

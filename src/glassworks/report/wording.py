@@ -38,7 +38,7 @@ METRICS = {
 }
 SYSTEMS = {
     "greedy": System("greedy", "the likeliest token at every step"),
-    "beam": System("beam search", "the likeliest of several captions followed side by side"),
+    "beam": System("beam search", "the likeliest of several captions"),
     "blank": System("blank image", "what the model says when it sees nothing", control=True),
     "shuffled": System("shuffled images", "every image gets the caption of another one", control=True),
     "most_frequent": System("most frequent", "one training caption for every image", control=True),

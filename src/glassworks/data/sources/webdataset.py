@@ -2,7 +2,9 @@
 
 Each split names its tars by a glob inside `path`, or by webdataset's braces ({00000..00010}.tar). Other files there,
 such as img2dataset's 00000.parquet and 00000_stats.json, are left alone. A sample is used when it has a caption (json
-or txt) and every image in it decodes; the tars themselves are never changed.
+or txt) and every image in it decodes; the tars themselves are never changed. Where the file system allows it the
+shards are hard links to them, so a tar that is later written over in place (and not replaced) changes the shard too,
+which its readers notice by the digest.
 """
 
 import json
