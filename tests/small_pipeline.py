@@ -45,7 +45,15 @@ EXPERIMENT = {
     "execution": {"checkpoint_every": 1},
     "evaluation": {"beams": 2, "bootstrap": 100},
 }
-STAGES = ["fetch-pictures", "records-pictures", "shards-pictures", "tokenizer-tiny", "train-tiny", "evaluate-tiny", "report"]
+STAGES = [
+    "fetch-pictures",
+    "records-pictures",
+    "shards-pictures",
+    "tokenizer-tiny",
+    "train-tiny",
+    "evaluate-tiny",
+    "report",
+]
 
 
 class Repository:
@@ -54,11 +62,22 @@ class Repository:
     def __init__(self, root: Path) -> None:
         self.root = root
         keep = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
-        self.environment = keep | {"PATH": f"{BIN}:/usr/local/bin:/usr/bin:/bin", "PYTHONPATH": str(root / "src"), "DVC_NO_ANALYTICS": "1"}
+        self.environment = keep | {
+            "PATH": f"{BIN}:/usr/local/bin:/usr/bin:/bin",
+            "PYTHONPATH": str(root / "src"),
+            "DVC_NO_ANALYTICS": "1",
+        }
 
     def command(self, *arguments: str, succeeds: bool = True) -> subprocess.CompletedProcess[str]:
         run = subprocess.run(
-            arguments, cwd=self.root, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=300
+            arguments,
+            cwd=self.root,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=300,
         )
         if succeeds and run.returncode:
             raise AssertionError(f"{' '.join(arguments)} ended with {run.returncode}:\n{run.stdout}")
@@ -80,7 +99,11 @@ class Repository:
         return "up to date" in self.command("dvc", "status").stdout
 
     def manifests(self) -> dict[str, bytes]:
-        found = [path for folder in ("data", "models", "results") for path in sorted((self.root / folder).rglob("manifest.json"))]
+        found = [
+            path
+            for folder in ("data", "models", "results")
+            for path in sorted((self.root / folder).rglob("manifest.json"))
+        ]
         return {path.relative_to(self.root).as_posix(): path.read_bytes() for path in found}
 
     def edit(self, file: str, change: Callable[[dict], None]) -> None:
@@ -90,7 +113,18 @@ class Repository:
 
     def commit(self, message: str = "a change") -> None:
         self.command("git", "add", "--all")
-        self.command("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--allow-empty", "-m", message)
+        self.command(
+            "git",
+            "-c",
+            "user.name=t",
+            "-c",
+            "user.email=t@example.org",
+            "commit",
+            "--quiet",
+            "--allow-empty",
+            "-m",
+            message,
+        )
 
     @staticmethod
     def _stages(output: str) -> set[str]:

@@ -18,7 +18,9 @@ import typer
 
 from glassworks.errors import ConfigError, UserError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n\n")[0])
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n\n")[0]
+)
 
 RUNNERS = {
     "fetch": "glassworks.data.fetch",
@@ -34,7 +36,9 @@ RUNNERS = {
 Subject = Annotated[str, typer.Argument(help="A dataset or an experiment, as params.yaml names it.")]
 Threads = Annotated[int, typer.Option(min=1, help="Cores to use.")]
 Log = Annotated[Path | None, typer.Option(help="Write a copy of what is shown to this file.")]
-Stages = Annotated[list[str] | None, typer.Argument(help="Stages such as train-caption_scenes; all when none is named.")]
+Stages = Annotated[
+    list[str] | None, typer.Argument(help="Stages such as train-caption_scenes; all when none is named.")
+]
 
 
 @app.command(rich_help_panel="Stages")
@@ -52,7 +56,10 @@ def records(dataset: Subject, threads: Threads = 1, log: Log = None) -> None:
 @app.command(rich_help_panel="Stages")
 def shards(
     dataset: Subject,
-    job: Annotated[int | None, typer.Option(min=0, help="Build only the shards of this job, for a later call without --job to collect.")] = None,
+    job: Annotated[
+        int | None,
+        typer.Option(min=0, help="Build only the shards of this job, for a later call without --job to collect."),
+    ] = None,
     threads: Threads = 1,
     log: Log = None,
 ) -> None:
@@ -108,7 +115,9 @@ def status() -> None:
 @app.command(rich_help_panel="People")
 def verify(
     stages: Stages = None,
-    rerun: Annotated[bool, typer.Option("--rerun", help="Run each named stage again in a scratch directory and compare every byte.")] = False,
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="Run each named stage again in a scratch directory and compare every byte.")
+    ] = False,
     threads: Threads = 1,
 ) -> None:
     """Check every file of the artefacts against its manifest; with --rerun, prove that running a stage again gives the same bytes."""
@@ -116,7 +125,9 @@ def verify(
 
     table = open_table()
     if rerun and not stages:
-        raise ConfigError("verify --rerun: name the stages to run again, such as `glassworks verify --rerun train-caption_scenes`")
+        raise ConfigError(
+            "verify --rerun: name the stages to run again, such as `glassworks verify --rerun train-caption_scenes`"
+        )
     chosen = [table[name] for name in stages] if stages else list(table)
     for stage in chosen:
         if rerun:
@@ -128,7 +139,9 @@ def verify(
 
 
 @app.command(rich_help_panel="People")
-def accept(stages: Annotated[list[str], typer.Argument(help="Stages whose result you vouch for after a change of code.")]) -> None:
+def accept(
+    stages: Annotated[list[str], typer.Argument(help="Stages whose result you vouch for after a change of code.")],
+) -> None:
     """Re-stamp artefacts after a change that does not alter their bytes (a refactoring); the provenance says so, `verify --rerun` can hold you to it."""
     from glassworks.pipeline import verification
 
@@ -177,11 +190,15 @@ def open_table(root: Path | None = None) -> Any:
     root = root or Path.cwd()
     here, running = (root / PACKAGE).resolve(), Path(__file__).resolve().parent
     if here.is_dir() and here != running:
-        raise ConfigError(f"this glassworks runs from {running}, but this project's code is in {here}; use this project's .venv/bin/glassworks")
+        raise ConfigError(
+            f"this glassworks runs from {running}, but this project's code is in {here}; use this project's .venv/bin/glassworks"
+        )
     return Table(load_project(root))
 
 
-def run_stage(name: str, threads: int = 1, log: Path | None = None, job: int | None = None, root: Path | None = None) -> None:
+def run_stage(
+    name: str, threads: int = 1, log: Path | None = None, job: int | None = None, root: Path | None = None
+) -> None:
     """Run one stage of the project, or part `job` of it."""
     from glassworks.pipeline.execution import execute, execute_job
 

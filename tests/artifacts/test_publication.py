@@ -83,7 +83,7 @@ def test_a_full_disk_leaves_the_old_file_and_is_one_clear_line(tmp_path):
     """
     run = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
     assert "free some space" in run.stdout and len(run.stdout.splitlines()) == 1
-    assert file.read_text() == "old" and os.listdir(tmp_path) == ["file.txt"]
+    assert file.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["file.txt"]
     assert issubclass(ResourceError, Exception)
 
 

@@ -43,12 +43,27 @@ def test_defaults_are_filled_in(tmp_path):
     ("params", "line"),
     [
         (PARAMS.replace("seed:", "sede:"), "params.yaml: sede: unknown key; did you mean 'seed'?"),
-        (PARAMS.replace("source: openmoji", "source: openmojy"), "params.yaml: datasets.drawings.source: unknown value 'openmojy'; did you mean 'openmoji'?"),
+        (
+            PARAMS.replace("source: openmoji", "source: openmojy"),
+            "params.yaml: datasets.drawings.source: unknown value 'openmojy'; did you mean 'openmoji'?",
+        ),
         (PARAMS.replace("source: openmoji", "size: 64"), "params.yaml: datasets.drawings.source: this key is required"),
-        (PARAMS.replace("samples: {train", "samples: {trian"), "params.yaml: datasets.scenes.samples.trian.[key]: unknown value 'trian'; did you mean 'train'?"),
-        (PARAMS.replace("source: openmoji", "source: openmoji, siz: 64"), "params.yaml: datasets.drawings.siz: unknown key; did you mean 'size'?"),
-        (PARAMS.replace("source: openmoji", "source: openmoji, size: '64'"), "params.yaml: datasets.drawings.size: should be a valid integer (given: '64')"),
-        (PARAMS.replace("sprites: drawings", "sprites: drawing"), "no dataset of source openmoji is called 'drawing'; did you mean 'drawings'?"),
+        (
+            PARAMS.replace("samples: {train", "samples: {trian"),
+            "params.yaml: datasets.scenes.samples.trian.[key]: unknown value 'trian'; did you mean 'train'?",
+        ),
+        (
+            PARAMS.replace("source: openmoji", "source: openmoji, siz: 64"),
+            "params.yaml: datasets.drawings.siz: unknown key; did you mean 'size'?",
+        ),
+        (
+            PARAMS.replace("source: openmoji", "source: openmoji, size: '64'"),
+            "params.yaml: datasets.drawings.size: should be a valid integer (given: '64')",
+        ),
+        (
+            PARAMS.replace("sprites: drawings", "sprites: drawing"),
+            "no dataset of source openmoji is called 'drawing'; did you mean 'drawings'?",
+        ),
         (PARAMS.replace("[first]", "[frist]"), "there is no experiments/frist.yaml; did you mean 'first'?"),
         (PARAMS.replace("[first]", "[first, first]"), "params.yaml: experiments.1: 'first' is listed twice"),
         (PARAMS.replace("seed: 1", "seed: 1\nseed: 2"), "params.yaml:3: the key 'seed' stands twice"),
@@ -66,12 +81,27 @@ def test_a_fault_in_params_is_one_clear_line(tmp_path, params, line):
 @pytest.mark.parametrize(
     ("experiment", "line"),
     [
-        (EXPERIMENT.replace("dataset: scenes", "dataset: scene"), "experiments/first.yaml: data.dataset: params.yaml has no dataset 'scene'; did you mean 'scenes'?"),
-        (EXPERIMENT.replace("steps: 4", "steps: 4, micro_batches: 3"), "training: micro_batches 3 is not a power of two; use 2 or 4"),
-        (EXPERIMENT.replace("steps: 4", "steps: 4, batch_size: 6"), "training: micro_batches 4 does not divide batch_size 6"),
+        (
+            EXPERIMENT.replace("dataset: scenes", "dataset: scene"),
+            "experiments/first.yaml: data.dataset: params.yaml has no dataset 'scene'; did you mean 'scenes'?",
+        ),
+        (
+            EXPERIMENT.replace("steps: 4", "steps: 4, micro_batches: 3"),
+            "training: micro_batches 3 is not a power of two; use 2 or 4",
+        ),
+        (
+            EXPERIMENT.replace("steps: 4", "steps: 4, batch_size: 6"),
+            "training: micro_batches 4 does not divide batch_size 6",
+        ),
         (EXPERIMENT + "model: {encoder: {patch_size: 7}}", "model.encoder: patch_size 7 does not divide image_size 72"),
-        (EXPERIMENT + "optimization: {learning_rate: fast}", "optimization.learning_rate: should be a valid number (given: 'fast')"),
-        (EXPERIMENT + "optimization: {learning_rat: 1e-3}", "optimization.learning_rat: unknown key; did you mean 'learning_rate'?"),
+        (
+            EXPERIMENT + "optimization: {learning_rate: fast}",
+            "optimization.learning_rate: should be a valid number (given: 'fast')",
+        ),
+        (
+            EXPERIMENT + "optimization: {learning_rat: 1e-3}",
+            "optimization.learning_rat: unknown key; did you mean 'learning_rate'?",
+        ),
         (EXPERIMENT.replace("captioning", "caption"), "task: unknown value 'caption'; did you mean 'captioning'?"),
     ],
 )

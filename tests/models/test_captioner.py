@@ -77,5 +77,7 @@ def test_tensors_that_do_not_fit_are_listed(model, tmp_path):
     tensors["surplus"] = torch.zeros(1)
     tensors["decoder.norm.weight"] = torch.zeros(5)
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(ArtifactError, match=r"missing encoder\.norm\.bias; extra surplus; decoder\.norm\.weight is \[5\], not \[32\]"):
+    with pytest.raises(
+        ArtifactError, match=r"missing encoder\.norm\.bias; extra surplus; decoder\.norm\.weight is \[5\], not \[32\]"
+    ):
         Captioner.load(tmp_path)

@@ -21,7 +21,16 @@ PARAMS = {
     }
 }
 EXPERIMENT = {"task": "captioning", "data": {"dataset": "scenes"}, "training": {"steps": 1}}
-PLUMBING = ("artifacts/", "pipeline/", "errors.py", "progress.py", "config/base.py", "config/project.py", "config/params.py", "config/datasets/__init__.py")
+PLUMBING = (
+    "artifacts/",
+    "pipeline/",
+    "errors.py",
+    "progress.py",
+    "config/base.py",
+    "config/project.py",
+    "config/params.py",
+    "config/datasets/__init__.py",
+)
 """What every stage runs through; its formats carry schema versions, and a change of it is not a change of any result."""
 
 
@@ -72,7 +81,9 @@ def test_every_stage_comes_after_its_inputs(project):
 
 def test_changing_how_a_run_is_carried_out_changes_no_parameter_of_it(project):
     before = stages(project)["train-first"].params
-    after = project.configure(PARAMS, first={**EXPERIMENT, "execution": {"loader_workers": 2, "checkpoint_every": 7}})["train-first"].params
+    after = project.configure(PARAMS, first={**EXPERIMENT, "execution": {"loader_workers": 2, "checkpoint_every": 7}})[
+        "train-first"
+    ].params
     assert before == after
 
 
@@ -84,4 +95,6 @@ def test_an_evaluation_setting_is_no_parameter_of_training(project):
 
 
 def test_names_are_what_dvc_allows(project):
-    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") for name in stages(project))
+    assert all(
+        set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") for name in stages(project)
+    )

@@ -8,7 +8,10 @@ from glassworks.training.reduction import TreeSum, clip_by_norm, mean_of_sums
 
 def leaves(count: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(1000, generator=generator) * 10 ** torch.randint(-6, 6, (1,), generator=generator) for _ in range(count)]
+    return [
+        torch.randn(1000, generator=generator) * 10 ** torch.randint(-6, 6, (1,), generator=generator)
+        for _ in range(count)
+    ]
 
 
 def tree(tensors: list[torch.Tensor]) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """Schedules are functions of the step."""
 
+from itertools import pairwise
+
 import pytest
 
 from glassworks.config.training import Optimization
@@ -11,7 +13,7 @@ def test_cosine_warms_up_peaks_and_ends_at_the_floor():
     rates = [learning_rate(config, step, 110) for step in range(110)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1.0
     assert rates[-1] == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
     assert rates[60] == pytest.approx(0.55, abs=0.01)
 
 

@@ -1,6 +1,5 @@
 """One DAG, two entrances, the same bytes: the real snakemake and the real dvc on a small pipeline in a git repository."""
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -187,7 +186,10 @@ def test_metrics_and_plots_are_dvcs(repository):
 
 def test_snakemakes_own_report_opens_offline(repository):
     repository.command("snakemake", "--report", "snakemake-report.html")
-    assert "Fetching" in (repository.root / "snakemake-report.html").read_text() or (repository.root / "snakemake-report.html").stat().st_size > 100_000
+    assert (
+        "Fetching" in (repository.root / "snakemake-report.html").read_text()
+        or (repository.root / "snakemake-report.html").stat().st_size > 100_000
+    )
 
 
 def test_wrong_configuration_stops_before_any_job(repository):
@@ -198,7 +200,9 @@ def test_wrong_configuration_stops_before_any_job(repository):
         assert run.returncode != 0
         assert "experiments/tiny.yaml: training.setps: unknown key; did you mean 'steps'?" in run.stdout
         assert "Traceback" not in run.stdout
-        if command[0] == "dvc":  # it takes a stage's outputs away before it runs the command, and keeps them in its cache
+        if (
+            command[0] == "dvc"
+        ):  # it takes a stage's outputs away before it runs the command, and keeps them in its cache
             repository.command("dvc", "checkout")
         assert repository.manifests() == before
 
@@ -213,7 +217,5 @@ def test_the_committed_dvc_yaml_is_current():
     from glassworks.pipeline.dvc import compile_dvc
     from glassworks.pipeline.table import Table
 
-
-
     assert (REPOSITORY / "dvc.yaml").read_text() == compile_dvc(Table(load_project(REPOSITORY))), "run `make dvc.yaml`"
-    assert os.path.isdir(REPOSITORY / ".dvc")
+    assert (REPOSITORY / ".dvc").is_dir()

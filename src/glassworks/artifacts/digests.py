@@ -36,7 +36,11 @@ def code_files(root: Path, sources: tuple[str, ...]) -> list[Path]:
     found: list[Path] = []
     for source in sources:
         path = root / source
-        found += [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file() and "__pycache__" not in f.parts and f.suffix != ".pyc"]
+        found += (
+            [path]
+            if path.is_file()
+            else [f for f in path.rglob("*") if f.is_file() and "__pycache__" not in f.parts and f.suffix != ".pyc"]
+        )
     return sorted(set(found))
 
 
@@ -99,7 +103,9 @@ def disk_errors(where: Path) -> Iterator[None]:
         if number not in OUT_OF_SPACE:
             raise
         name = getattr(error, "filename", None) or where
-        raise ResourceError(f"{name}: {os.strerror(number).lower()}; free some space and run the same command again") from None
+        raise ResourceError(
+            f"{name}: {os.strerror(number).lower()}; free some space and run the same command again"
+        ) from None
 
 
 def _errno_in(message: str) -> int:

@@ -42,7 +42,9 @@ def read_manifest(directory: Path) -> Manifest:
     if value is None:
         raise ArtifactError(f"{directory}: no {MANIFEST}; make it with `snakemake {directory}/{MANIFEST}`")
     if value.get("schema") != SCHEMA or not isinstance(value.get("files"), dict):
-        raise ArtifactError(f"{directory / MANIFEST}: not a manifest of schema {SCHEMA}; delete the folder and make it again")
+        raise ArtifactError(
+            f"{directory / MANIFEST}: not a manifest of schema {SCHEMA}; delete the folder and make it again"
+        )
     return Manifest(value["files"], value.get("counts", {}))
 
 
@@ -94,5 +96,10 @@ def faults(directory: Path) -> Iterator[str]:
             yield f"{path}: its sha256 is not the manifest's: the file was altered"
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory).as_posix()
-        if path.is_file() and name not in manifest.files and name not in (MANIFEST, RECIPE) and not path.name.startswith("."):
+        if (
+            path.is_file()
+            and name not in manifest.files
+            and name not in (MANIFEST, RECIPE)
+            and not path.name.startswith(".")
+        ):
             yield f"{path}: not in the manifest"

@@ -14,20 +14,41 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-BIT_CHANGING = ("torch", "torchvision", "numpy", "pillow", "pyarrow", "tokenizers", "webdataset", "resvg-py", "safetensors", "matplotlib", "jinja2", "pycocoevalcap")
+BIT_CHANGING = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "pillow",
+    "pyarrow",
+    "tokenizers",
+    "webdataset",
+    "resvg-py",
+    "safetensors",
+    "matplotlib",
+    "jinja2",
+    "pycocoevalcap",
+)
 
 
 def fingerprint(cpu_isa: str, device: str = "cpu") -> dict[str, Any]:
     """What may change bytes: library versions, kind of device, instruction set of the CPU kernels."""
     versions = {name: metadata.version(name) for name in BIT_CHANGING}
     isa = cpu_isa if cpu_isa != "native" else f"native ({_widest_isa()})"
-    return {"cpu_isa": isa, "device": device, "machine": platform.machine(), "python": platform.python_version(), "versions": versions}
+    return {
+        "cpu_isa": isa,
+        "device": device,
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
 
 
 def _widest_isa() -> str:
     """The widest vector instructions this CPU offers; kernels of different widths may round differently."""
     try:
-        flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features"))).split()
+        flags = next(
+            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features"))
+        ).split()
     except (OSError, StopIteration):
         return platform.processor() or "unknown"
     for name in ("amx_bf16", "avx512_bf16", "avx512_vnni", "avx512f", "avx2", "asimd"):
@@ -64,7 +85,11 @@ def git_revision(root: Path) -> str | None:
     try:
         run = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"],
-            cwd=root, capture_output=True, text=True, timeout=20, check=False,
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -1,7 +1,6 @@
 """Atomic publication: a finished directory takes the place of the old one in one rename, and is never seen half-written."""
 
 import errno
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -58,4 +57,4 @@ def _set_aside(target: Path, trash: Path) -> None:
 
 
 def _device(path: Path) -> int:
-    return os.stat(path).st_dev
+    return path.stat().st_dev

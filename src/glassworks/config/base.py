@@ -27,7 +27,9 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -104,7 +106,9 @@ def _fields_at(model: type[BaseModel], location: list[Any]) -> list[str]:
         for candidate in current:
             if _is_tag(part):
                 source = candidate.model_fields.get("source")
-                following += [candidate] if source and part.removeprefix("source=") in get_args(source.annotation) else []
+                following += (
+                    [candidate] if source and part.removeprefix("source=") in get_args(source.annotation) else []
+                )
             elif part in candidate.model_fields:
                 following += _models_in(candidate.model_fields[part].annotation)
             else:  # the key of a dict or the index of a list: its values are already in `current`

@@ -1,6 +1,6 @@
 """Shapes of the networks."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,8 @@ class VisionTransformer(Settings):
     """Side of the square input in pixels; images are resized to it when they differ."""
     patch_size: Count = 8
     """Side of a patch in pixels; divides image_size."""
+    stem: Literal["linear", "convolutional"] = "linear"
+    """How a patch becomes a token: one linear map (ViT), or three overlapping convolutions, which learn faster from scratch (patch_size a multiple of 4)."""
     width: Count = 128
     """Model dimension."""
     depth: Count = 4
@@ -30,6 +32,8 @@ class VisionTransformer(Settings):
     def _divides(self) -> "VisionTransformer":
         if self.image_size % self.patch_size:
             raise ValueError(f"patch_size {self.patch_size} does not divide image_size {self.image_size}")
+        if self.stem == "convolutional" and self.patch_size % 4:
+            raise ValueError(f"patch_size {self.patch_size} is no multiple of 4, which the convolutional stem needs")
         if self.width % self.heads:
             raise ValueError(f"heads {self.heads} does not divide width {self.width}")
         return self

@@ -27,7 +27,9 @@ def load_project(root: Path) -> Project:
     for index, name in enumerate(params.experiments):
         file = Path("experiments", f"{name}.yaml")
         if name == "report":
-            faults.append(f"params.yaml: experiments.{index}: {name!r} is the name of the report's own folder; choose another")
+            faults.append(
+                f"params.yaml: experiments.{index}: {name!r} is the name of the report's own folder; choose another"
+            )
             continue
         if name in experiments:
             faults.append(f"params.yaml: experiments.{index}: {name!r} is listed twice")
@@ -61,7 +63,9 @@ def _dataset_faults(params: Params) -> list[str]:
         for parent in dataset.parents():
             if not isinstance(params.datasets.get(parent), OpenMoji):
                 known = [other for other, settings in params.datasets.items() if isinstance(settings, OpenMoji)]
-                faults.append(f"params.yaml: datasets.{name}.sprites: no dataset of source openmoji is called {parent!r}{nearest(parent, known)}")
+                faults.append(
+                    f"params.yaml: datasets.{name}.sprites: no dataset of source openmoji is called {parent!r}{nearest(parent, known)}"
+                )
     return faults
 
 

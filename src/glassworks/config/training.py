@@ -23,7 +23,7 @@ class Optimization(Settings):
     """Learning rate at the last step, as a share of the peak (cosine)."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     """Decoupled weight decay; never on norms, biases, embeddings' positions, gates or other 1-D parameters."""
-    betas: Annotated[list[float], Field(min_length=2, max_length=2)] = [0.9, 0.98]
+    betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.98)
     """AdamW's decay rates of the two moments."""
     eps: Positive = 1e-8
     """AdamW's epsilon."""
@@ -44,6 +44,7 @@ class Training(Settings):
     """Steps between validation losses."""
     shuffle_window: Count = 4
     """Shards whose samples are shuffled together; the order of the shards is shuffled too."""
+
     @model_validator(mode="after")
     def _cuts(self) -> "Training":
         if self.micro_batches & (self.micro_batches - 1):

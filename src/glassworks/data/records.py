@@ -113,7 +113,9 @@ def read_table(directory: Path, split: Split | None = None) -> Iterator[Record]:
     try:
         table = pq.read_table(file)
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{file}: cannot be read ({str(error).splitlines()[0]}); check it with `glassworks verify`") from None
+        raise DataError(
+            f"{file}: cannot be read ({str(error).splitlines()[0]}); check it with `glassworks verify`"
+        ) from None
     for batch in table.to_batches():
         for row in batch.to_pylist():
             if split is None or row["split"] == split:

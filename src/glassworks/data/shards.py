@@ -12,7 +12,6 @@ import shutil
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -132,10 +131,13 @@ def write_tar(folder: Path, plan: Plan, media: Media) -> Iterator[Record]:
     tar, samples = folder / f"{plan.name}.tar", []
     temporary = folder / f".{plan.name}.{os.getpid()}.tmp"
     try:
-        with temporary.open("wb") as file, _Hashed(file) as hashed, open_writer(hashed) as writer:
-            for record in plan.records:
-                samples.append(write_sample(writer, record.key, members_of(record, media)))
-                yield record
+        with temporary.open("wb") as file:
+            hashed = _Hashed(file)
+            with open_writer(hashed) as writer:
+                for record in plan.records:
+                    samples.append(write_sample(writer, record.key, members_of(record, media)))
+                    yield record
+            hashed.flush()
         sidecar = Sidecar(tar.name, hashed.digest.hexdigest(), hashed.size, samples)
         _finish(temporary, tar, sidecar)
     except BaseException:
@@ -217,45 +219,37 @@ def _finish(temporary: Path, tar: Path, sidecar: Sidecar) -> None:
 
 
 class _Hashed:
-    """A file that hashes what is written to it, in large pieces, on a thread beside the writing."""
+    """A file that hashes what is written to it, gathered into large pieces."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.digest, self.size = file, hashlib.sha256(), 0
         self._waiting: list[bytes] = []
         self._waiting_size = 0
-        self._hasher = ThreadPoolExecutor(1)
-        self._hashing: Future[None] | None = None
 
     def write(self, data: bytes) -> int:
         self._waiting.append(data)
-        self.size += len(data)
         self._waiting_size += len(data)
         if self._waiting_size >= PIECE:
-            self._flush()
+            self.flush()
         return len(data)
 
     def tell(self) -> int:
-        return self.size
+        return self.size + self._waiting_size
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         piece = b"".join(self._waiting)
-        self._waiting, self._waiting_size = [], 0
-        if self._hashing:
-            self._hashing.result()
-        self._hashing = self._hasher.submit(self.digest.update, piece)
+        self.digest.update(piece)
         self.file.write(piece)
-
-    def __enter__(self) -> "_Hashed":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._flush()
-        self._hasher.shutdown()
+        self.size += len(piece)
+        self._waiting, self._waiting_size = [], 0
 
 
 class _Writer(TarWriter):
-    """webdataset's writer on a file that it need not cut into blocks itself; the bytes are the same."""
+    """webdataset's writer on a file that gathers pieces itself, so that payloads pass through whole; the same bytes."""
+
+    def __init__(self, file: _Hashed | BinaryIO, **options: Any) -> None:
+        super().__init__(file, **options)
+        self.tarstream.copybufsize = PIECE
 
     @staticmethod
     def tarmode(fileobj: Any, compress: Any = None) -> str:

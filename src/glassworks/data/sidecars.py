@@ -25,8 +25,7 @@ LONGEST_NAME = 1 << 16
 """Bytes of a name in a long-name or pax header; more is not a name but damage."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One sample of a shard."""
 
     key: str

@@ -56,7 +56,9 @@ def beam_search(model: Any, images: Tensor, bos: int, eos: int, beams: int, leng
         total[:, :, eos] = -torch.inf
         scores, flat = total.view(count, -1).topk(beams)  # [B, K]
         parent, following = flat // total.shape[-1], flat % total.shape[-1]
-        tokens = torch.cat([tokens.gather(1, parent[:, :, None].expand(-1, -1, tokens.shape[2])), following[:, :, None]], 2)
+        tokens = torch.cat(
+            [tokens.gather(1, parent[:, :, None].expand(-1, -1, tokens.shape[2])), following[:, :, None]], 2
+        )
         reachable = scores[:, 0] / (limit if length_penalty > 0 else length) ** length_penalty
         if length == limit or (best_score >= reachable).all():
             break

@@ -38,8 +38,13 @@ class Captioner(nn.Module):
     def save(self, directory: Path) -> None:
         """Write config.json and model.safetensors."""
         directory.mkdir(parents=True, exist_ok=True)
-        write_json(directory / "config.json", {"model": "captioner", "vocabulary": self.vocabulary, **self.config.model_dump(mode="json")})
-        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, directory / "model.safetensors")
+        write_json(
+            directory / "config.json",
+            {"model": "captioner", "vocabulary": self.vocabulary, **self.config.model_dump(mode="json")},
+        )
+        save_file(
+            {name: tensor.contiguous() for name, tensor in self.state_dict().items()}, directory / "model.safetensors"
+        )
 
     @classmethod
     def load(cls, directory: Path) -> "Captioner":
@@ -56,7 +61,11 @@ class Captioner(nn.Module):
         faults = [f"missing {name}" for name in sorted(expected.keys() - tensors.keys())]
         faults += [f"extra {name}" for name in sorted(tensors.keys() - expected.keys())]
         common = sorted(expected.keys() & tensors.keys())
-        faults += [f"{name} is {list(tensors[name].shape)}, not {list(expected[name])}" for name in common if tensors[name].shape != expected[name]]
+        faults += [
+            f"{name} is {list(tensors[name].shape)}, not {list(expected[name])}"
+            for name in common
+            if tensors[name].shape != expected[name]
+        ]
         if faults:
             raise ArtifactError(f"{directory / 'model.safetensors'}: {'; '.join(faults)}")
         model.load_state_dict(tensors, assign=True)

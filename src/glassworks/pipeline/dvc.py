@@ -25,7 +25,10 @@ def compile_dvc(table: Table) -> str:
         {
             f"loss of {stage.subject}": {
                 "x": "step",
-                "y": {f"{stage.directory}/plots/training.tsv": "loss", f"{stage.directory}/plots/validation.tsv": "loss"},
+                "y": {
+                    f"{stage.directory}/plots/training.tsv": "loss",
+                    f"{stage.directory}/plots/validation.tsv": "loss",
+                },
                 "x_label": "step",
                 "y_label": "loss per token",
             }
@@ -63,7 +66,9 @@ def check_dvc(table: Table) -> None:
     """Refuse to go on under DVC when dvc.yaml no longer says what the configuration says."""
     file = table.project.root / "dvc.yaml"
     if not file.is_file() or file.read_text() != compile_dvc(table):
-        raise ConfigError("dvc.yaml: params.yaml or experiments/ have changed its stages; run `make dvc.yaml`, then `dvc repro` again")
+        raise ConfigError(
+            "dvc.yaml: params.yaml or experiments/ have changed its stages; run `make dvc.yaml`, then `dvc repro` again"
+        )
 
 
 def record(table: Table) -> list[str]:
@@ -81,7 +86,11 @@ def record(table: Table) -> list[str]:
     if not names:
         return []
     dvc = Path(sys.executable).with_name("dvc")
-    run = subprocess.run([dvc, "commit", "--quiet", "--force", *names], cwd=root, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [dvc, "commit", "--quiet", "--force", *names], cwd=root, capture_output=True, text=True, check=False
+    )
     if run.returncode:
-        raise ArtifactError(f"dvc commit: {(run.stderr or run.stdout).strip().splitlines()[-1]}; the results stand, but DVC does not know them yet")
+        raise ArtifactError(
+            f"dvc commit: {(run.stderr or run.stdout).strip().splitlines()[-1]}; the results stand, but DVC does not know them yet"
+        )
     return names

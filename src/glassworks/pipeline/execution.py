@@ -68,7 +68,9 @@ def execute(table: Table, stage: Stage, run: Runner, threads: int = 1) -> Path:
     return target
 
 
-def execute_job(table: Table, stage: Stage, job: int, run: Callable[[Context, int], dict[str, Any]], threads: int = 1) -> None:
+def execute_job(
+    table: Table, stage: Stage, job: int, run: Callable[[Context, int], dict[str, Any]], threads: int = 1
+) -> None:
     """Prepare part `job` of a stage in its work directory, for `execute` to find; leaves `stage.job_file(job)`."""
     with _opened(table, stage, threads, lock=f"{stage.name}-{job}") as (context, ingredients, _):
         done = run(context, job)
@@ -106,11 +108,15 @@ def recipe(table: Table, stage: Stage, ingredients: Ingredients) -> dict[str, An
 
 
 @contextmanager
-def _opened(table: Table, stage: Stage, threads: int, lock: str | None = None) -> Iterator[tuple[Context, Ingredients, Provenance]]:
+def _opened(
+    table: Table, stage: Stage, threads: int, lock: str | None = None
+) -> Iterator[tuple[Context, Ingredients, Provenance]]:
     root = table.project.root
     for upstream in table.inputs(stage):
         if not (root / upstream.directory / MANIFEST).is_file():
-            raise ArtifactError(f"{stage.name} needs {upstream.manifest}, which is not there; run `snakemake {stage.manifest}`")
+            raise ArtifactError(
+                f"{stage.name} needs {upstream.manifest}, which is not there; run `snakemake {stage.manifest}`"
+            )
         read_manifest(root / upstream.directory)
     provenance, ingredients = Provenance(root, stage.name), Keys(table).ingredients(stage)
     work = root / ".work" / f"{stage.name}-{ingredients.key[:16]}"

@@ -22,7 +22,10 @@ class Pipeline:
     def __init__(self, workflow: Any, config: dict[str, Any]) -> None:
         self.under_dvc = "DVC_STAGE" in os.environ
         if config:
-            _stop(2, "--config is not used here, DVC would not see it: edit params.yaml, or `dvc exp run --set-param KEY=VALUE`")
+            _stop(
+                2,
+                "--config is not used here, DVC would not see it: edit params.yaml, or `dvc exp run --set-param KEY=VALUE`",
+            )
         try:
             self.table = Table(load_project(Path.cwd()))
             if workflow.is_main_process:

@@ -6,7 +6,6 @@ input functions ask it, dvc.yaml is compiled from it, and the key that decides f
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from glassworks.config.datasets import Dataset
@@ -16,11 +15,24 @@ from glassworks.errors import ConfigError
 
 PACKAGE = "src/glassworks"
 
-_FETCH = ("data/fetch.py", "data/download.py", "data/http_session.py", "data/package_index.py", "data/raw_files.py", "data/archives.py")
+_FETCH = (
+    "data/fetch.py",
+    "data/download.py",
+    "data/http_session.py",
+    "data/package_index.py",
+    "data/raw_files.py",
+    "data/archives.py",
+)
 _FILES = ("data/captioned_images.py", "data/image_files.py", "data/raw_files.py", "data/archives.py")
 _SOURCES: dict[str, tuple[str, ...]] = {
     "openmoji": ("data/emoji_concepts.py",),
-    "scenes": ("data/emoji_concepts.py", "data/scene_kinds.py", "data/scene_language.py", "data/scene_layout.py", "data/sources/openmoji.py"),
+    "scenes": (
+        "data/emoji_concepts.py",
+        "data/scene_kinds.py",
+        "data/scene_language.py",
+        "data/scene_layout.py",
+        "data/sources/openmoji.py",
+    ),
     "folder": _FILES,
     "flickr30k": _FILES,
     "coco_captions": _FILES,
@@ -162,7 +174,14 @@ def _dataset_stages(project: Project, name: str, done: dict[str, Stage]) -> Iter
             local_path=dataset.local_path(),
         )
         parents["raw"] = f"fetch-{name}"
-    code = ("data/records.py", "data/splits.py", f"data/sources/{source}.py", *_SOURCES[source], config, "config/datasets/base.py")
+    code = (
+        "data/records.py",
+        "data/splits.py",
+        f"data/sources/{source}.py",
+        *_SOURCES[source],
+        config,
+        "config/datasets/base.py",
+    )
     for parent in dataset.parents():
         parents["sprites"] = f"records-{parent}"
         parents["raw"] = f"fetch-{parent}"
@@ -233,7 +252,10 @@ def _experiment_stages(project: Project, name: str, experiment: Experiment) -> I
         directory=f"results/{name}",
         code=(*reading, "models", "tasks", "generation", "evaluation", *described, "config/evaluation.py"),
         params={**common, "evaluation": settings["evaluation"], "data": settings["data"]},
-        settings={"params.yaml": common_keys, file: tuple(section for section in ("data", "evaluation") if section in written)},
+        settings={
+            "params.yaml": common_keys,
+            file: tuple(section for section in ("data", "evaluation") if section in written),
+        },
         inputs={"model": f"train-{name}", "shards": f"shards-{dataset}", "tokenizer": f"tokenizer-{name}"},
         resources=Resources(threads=1, mem_mb=4000, runtime=60),
     )
@@ -248,7 +270,10 @@ def _report_stage(project: Project, done: dict[str, Stage]) -> Stage:
         subject="",
         directory="results/report",
         code=("report",),
-        params={"params": params, "experiments": {name: e.model_dump(mode="json") for name, e in project.experiments.items()}},
+        params={
+            "params": params,
+            "experiments": {name: e.model_dump(mode="json") for name, e in project.experiments.items()},
+        },
         settings={"params.yaml": (), **{f"experiments/{name}.yaml": () for name in project.experiments}},
         inputs={name: name for name, stage in done.items() if stage.kind in shown},
         reads_recipes=True,

@@ -22,7 +22,9 @@ def check(table: Table, stage: Stage) -> str:
     found = [line.replace(f"{table.project.root}/", "") for line in faults(directory)]
     if found:
         more = [f"… and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
-        remedy = f"{stage.name} is not what its manifest says; delete {stage.directory} and run `snakemake {stage.manifest}`"
+        remedy = (
+            f"{stage.name} is not what its manifest says; delete {stage.directory} and run `snakemake {stage.manifest}`"
+        )
         raise ArtifactError("\n".join([*found[:SHOWN], *more, remedy]))
     manifest = read_manifest(directory)
     size = sum(entry["size"] for entry in manifest.files.values())
@@ -40,9 +42,14 @@ def rerun_and_compare(table: Table, stage: Stage, run: Runner, threads: int) -> 
     if before == after:
         shutil.rmtree(scratch)
         return f"{stage.name}: run again, every byte is the same ({len(before.files)} files)"
-    lines = [f"{stage.name}: running it again gives other bytes", *_first_difference(directory, again, before.files, after.files)]
+    lines = [
+        f"{stage.name}: running it again gives other bytes",
+        *_first_difference(directory, again, before.files, after.files),
+    ]
     if before.counts != after.counts:
-        lines.append(f"counts: {json.dumps(before.counts, sort_keys=True)} before, {json.dumps(after.counts, sort_keys=True)} now")
+        lines.append(
+            f"counts: {json.dumps(before.counts, sort_keys=True)} before, {json.dumps(after.counts, sort_keys=True)} now"
+        )
     lines += _environment_differences(read_recipe(directory) or {}, read_recipe(again) or {})
     raise ArtifactError("\n".join([*lines, f"the second result is kept in {again.relative_to(root)}"]))
 
@@ -100,7 +107,11 @@ def _environment_differences(old: dict[str, Any], new: dict[str, Any]) -> list[s
     for name in sorted(set(before) | set(after)):
         one, other = before.get(name), after.get(name)
         if isinstance(one, dict) and isinstance(other, dict):
-            lines += [f"environment: {name}.{key}: {one.get(key)} then, {other.get(key)} now" for key in sorted(set(one) | set(other)) if one.get(key) != other.get(key)]
+            lines += [
+                f"environment: {name}.{key}: {one.get(key)} then, {other.get(key)} now"
+                for key in sorted(set(one) | set(other))
+                if one.get(key) != other.get(key)
+            ]
         elif one != other:
             lines.append(f"environment: {name}: {one} then, {other} now")
     if old.get("code") != new.get("code"):

@@ -77,7 +77,9 @@ class CaptioningTask:
         for row, example in enumerate(examples):
             ids = torch.tensor(example.ids)
             inputs[row, : len(ids) - 1], targets[row, : len(ids) - 1] = ids[:-1], ids[1:]
-        return Batch([example.key for example in examples], torch.stack([example.image for example in examples]), inputs, targets)
+        return Batch(
+            [example.key for example in examples], torch.stack([example.image for example in examples]), inputs, targets
+        )
 
     def loss(self, model: Captioner, batch: Batch) -> tuple[Tensor, int]:
         """The *sum* of the losses of all target tokens, and their number; kept apart so that a global batch is weighted by token."""

@@ -57,7 +57,9 @@ def run(context: Context) -> dict[str, Any]:
     with StopRequest() as stop, Progress(context.stage.name, config.steps, "steps", initial=first) as progress:
         for step, batch in enumerate(batches, start=first):
             model.train()
-            result = train_step(model, optimizer, task, batch, experiment.optimization, seed=seed, step=step, steps=config.steps)
+            result = train_step(
+                model, optimizer, task, batch, experiment.optimization, seed=seed, step=step, steps=config.steps
+            )
             done = step + 1
             samples += config.batch_size
             log.write(
@@ -78,7 +80,9 @@ def run(context: Context) -> dict[str, Any]:
             progress.advance(note=f"loss {result.loss:.3f}  {samples / (time.monotonic() - started):.0f} samples/s")
             stop.raise_if_asked(done)
     log.close()
-    context.notes.update(resumed_after_step=first, samples_per_second=round(samples / max(time.monotonic() - started, 1e-9), 1))
+    context.notes.update(
+        resumed_after_step=first, samples_per_second=round(samples / max(time.monotonic() - started, 1e-9), 1)
+    )
 
     model.save(context.output)
     (context.output / "metrics.jsonl").write_bytes(log.path.read_bytes())
@@ -88,7 +92,9 @@ def run(context: Context) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def validation_loss(model: Any, task: CaptioningTask, dataset: ShardDataset, experiment: Experiment, seed: int) -> float:
+def validation_loss(
+    model: Any, task: CaptioningTask, dataset: ShardDataset, experiment: Experiment, seed: int
+) -> float:
     """Loss per target token over the validation split, one caption per image."""
     model.eval()
     total, weight = 0.0, 0

@@ -47,7 +47,9 @@ def make_optimizer(model: nn.Module, config: Optimization) -> torch.optim.AdamW:
     for name, parameter in model.named_parameters():
         (decayed if parameter.ndim >= 2 and "positions" not in name else plain).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.betas[0], config.betas[1]), eps=config.eps, foreach=False)
+    return torch.optim.AdamW(
+        groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, foreach=False
+    )
 
 
 def train_step(
@@ -73,7 +75,9 @@ def train_step(
         loss, count = task.loss(model, batch)
         if not math.isfinite(loss.item()):
             keys = ", ".join(batch.keys)
-            raise DataError(f"step {step}, micro-batch {index}: the loss is {loss.item()}; samples: {keys}; lower the learning rate or look at these samples")
+            raise DataError(
+                f"step {step}, micro-batch {index}: the loss is {loss.item()}; samples: {keys}; lower the learning rate or look at these samples"
+            )
         gradients.add(list(torch.autograd.grad(loss, parameters)))
         losses.add([loss.detach().double()])
         weight += count

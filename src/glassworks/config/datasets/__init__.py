@@ -13,10 +13,20 @@ from glassworks.config.datasets.scenes import Scenes
 from glassworks.config.datasets.webdataset import WebDatasetTars
 
 __all__ = [
-    "SPLITS", "AnyDataset", "CocoCaptions", "Dataset", "Flickr30k", "Folder", "LocalDataset", "OpenMoji", "Scenes", "Split", "Splits",
-    "WebDatasetTars", "Wheel",
+    "SPLITS",
+    "AnyDataset",
+    "CocoCaptions",
+    "Dataset",
+    "Flickr30k",
+    "Folder",
+    "LocalDataset",
+    "OpenMoji",
+    "Scenes",
+    "Split",
+    "Splits",
+    "WebDatasetTars",
+    "Wheel",
 ]
-
 
 
 def _tag(value: Any) -> str | None:

