@@ -4,7 +4,7 @@
 
 (a) Writing: `webdataset.ShardWriter` writes the tars; our side writes the same tars, byte for byte, and also computes
     sha256, CRCs and the index of every member, with the sidecar files. The peer does neither.
-(b) Reading: two shuffled epochs of 256 px JPEGs with two worker processes, their start included. Each side
+(b) Reading: four shuffled epochs of 256 px JPEGs with two worker processes, their start included. Each side
     delivers batches of (keys, tensor [B, 3, 256, 256] in RGB): once float32 in 0 … 1, once uint8. The peer is
     webdataset's documented pipeline (shuffle, decode "torchrgb" or "torchrgb8", to_tuple, batched, WebLoader); a second
     peer decodes with our decoder, which no built-in option of webdataset does. Our side is the loader that training
@@ -42,7 +42,7 @@ from glassworks.data.records import Record
 from glassworks.data.shards import Plan, members_of, write_tar
 from glassworks.data.sidecars import INDEX, read_head
 
-SIZE, BATCH, WORKERS, WINDOW, PER_SHARD, EPOCHS = 256, 32, 2, 4, 160, 2
+SIZE, BATCH, WORKERS, WINDOW, PER_SHARD, EPOCHS = 256, 32, 2, 4, 160, 4
 Batch = tuple[list[str], torch.Tensor]
 
 
@@ -183,7 +183,7 @@ def benchmark_writing(folder: Path, records: list[Record], jpegs: dict[str, byte
         "(a) writing, digests and index included / ShardWriter",
         lambda: into(write_ours),
         lambda: into(write_theirs),
-        3 * repeats,
+        4 * repeats,
         len(records),
         ">= 0.9",
     )
@@ -244,7 +244,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few samples and one pair of each: a smoke test")
     quick = parser.parse_args().quick
-    samples, repeats = (320, 1) if quick else (1280, 7)
+    samples, repeats = (320, 1) if quick else (1280, 5)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     records, jpegs = make_records(samples)

@@ -1,10 +1,9 @@
 """Progress for anything that takes longer than a few seconds.
 
-On a terminal of its own a command draws a bar (rich); under Snakemake, in a log file or in a pipe it prints one line every few seconds instead,
+On a terminal a command draws a bar (rich); into a log file or a pipe, and under Snakemake, it prints one line every few seconds instead,
 because several jobs share the output there. Both show rate and time left. Progress goes to stderr and never into an artefact.
 """
 
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -35,7 +34,7 @@ class Progress:
         self.done, self.initial = initial, initial
         self.start = self.last_line = time.monotonic()
         self.bar = self.task = None
-        if sys.stderr.isatty() and "SNAKEMAKE_JOB" not in os.environ:
+        if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as RichProgress

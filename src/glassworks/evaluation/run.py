@@ -68,7 +68,7 @@ def run(context: Context) -> dict[str, Any]:
     blank_caption = tokenizer.decode(greedy(model, blank, tokenizer.bos, tokenizer.eos)[0])
     training = ShardDataset(context.inputs["shards"], "train", verify="first_touch")
     frequent = most_frequent_caption(
-        caption for index in range(len(training)) for caption in captions_of(training[index])[0]
+        caption for index in range(len(training)) for caption in captions_of(training[index])
     )
     captions["blank"] = dict.fromkeys(keys, blank_caption)
     captions["shuffled"] = {key: captions["greedy"][other] for key, other in _others(keys, seed).items()}

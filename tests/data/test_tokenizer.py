@@ -1,0 +1,82 @@
+"""The tokenizer is trained on the training split and is what transformers reads."""
+
+import pytest
+
+from glassworks.data.records import Record, write_table
+from glassworks.data.text import CaptionTokenizer
+from glassworks.data.tokenizer import run
+from glassworks.errors import ArtifactError, DataError
+
+TRAIN = ["a red apple", "the red apple on a table", "a red car, and a red house"]
+PARAMS = {"datasets": {"mine": {"source": "folder", "path": "."}}}
+EXPERIMENT = {
+    "task": "captioning",
+    "data": {"dataset": "mine", "tokenizer": {"vocab_size": 290}},
+    "training": {"steps": 1},
+}
+
+
+@pytest.fixture
+def trained(project, tmp_path):
+    def train(captions=TRAIN, held_out="zebra zebra zebra zebra zebra"):
+        project.configure(PARAMS, first=EXPERIMENT)
+        context = project.context("tokenizer-first", tmp_path / f"work-{len(list(tmp_path.iterdir()))}")
+        context.inputs["records"].mkdir(parents=True, exist_ok=True)
+        records = [Record(f"t{i}", "train", f"t{i}", [caption]) for i, caption in enumerate(captions)]
+        write_table(
+            context.inputs["records"] / "records.parquet", [*records, Record("v", "test", "v", [held_out] * 20)]
+        )
+        run(context)
+        return context.output
+
+    return train
+
+
+def test_a_text_survives_the_round_trip(trained):
+    tokenizer = CaptionTokenizer(trained())
+    for text in [*TRAIN, "ünïcödé, “quotes” and 🦊"]:
+        assert tokenizer.decode(tokenizer.encode(text, 100)) == text
+
+
+def test_padding_beginning_and_end_are_three_tokens(trained):
+    tokenizer = CaptionTokenizer(trained())
+    assert len({tokenizer.pad, tokenizer.bos, tokenizer.eos}) == 3
+    ids = tokenizer.encode("a red apple", 100)
+    assert ids[0] == tokenizer.bos and ids[-1] == tokenizer.eos and tokenizer.pad not in ids
+
+
+def test_a_text_that_is_cut_has_no_end(trained):
+    tokenizer = CaptionTokenizer(trained())
+    assert tokenizer.eos not in tokenizer.encode("a red apple on a table", 3)
+    assert len(tokenizer.encode("a red apple on a table", 3)) == 3
+
+
+def test_held_out_captions_are_not_trained_on(trained):
+    tokenizer = CaptionTokenizer(trained())
+    assert len(tokenizer.encode("zebra", 100)) == 2 + len("zebra")
+    assert len(tokenizer.encode(" red", 100)) == 2 + 1
+
+
+def test_the_same_captions_give_the_same_bytes(trained):
+    one, other = trained(), trained()
+    assert (one / "tokenizer.json").read_bytes() == (other / "tokenizer.json").read_bytes()
+
+
+def test_transformers_reads_it_and_agrees(trained):
+    from transformers import AutoTokenizer
+
+    directory = trained()
+    theirs, ours = AutoTokenizer.from_pretrained(directory), CaptionTokenizer(directory)
+    for text in TRAIN:
+        assert [ours.bos, *theirs(text, add_special_tokens=False)["input_ids"], ours.eos] == ours.encode(text, 100)
+    assert (theirs.pad_token_id, theirs.bos_token_id, theirs.eos_token_id) == (ours.pad, ours.bos, ours.eos)
+
+
+def test_a_folder_that_is_no_tokenizer_is_said_so(tmp_path):
+    with pytest.raises(ArtifactError, match="not a tokenizer"):
+        CaptionTokenizer(tmp_path)
+
+
+def test_a_training_split_without_captions_is_refused(trained):
+    with pytest.raises(DataError, match="no captions"):
+        trained(captions=[])

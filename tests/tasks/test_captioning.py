@@ -1,0 +1,83 @@
+"""The captioning objective: shifted labels, EOS learned, padding masked, losses weighted by token."""
+
+import io
+
+import pytest
+import torch
+from PIL import Image
+
+from glassworks.config.model import Captioner as ModelConfig
+from glassworks.config.model import TextDecoder, VisionTransformer
+from glassworks.data.dataset import Sample
+from glassworks.errors import DataError
+from glassworks.tasks.captioning import IGNORED, CaptioningTask
+
+MODEL = ModelConfig(
+    encoder=VisionTransformer(image_size=16, patch_size=8, width=16, depth=1, heads=2),
+    decoder=TextDecoder(width=16, depth=1, heads=2, max_tokens=10),
+)
+
+
+class Letters:
+    """One token per letter."""
+
+    pad, bos, eos, size = 0, 1, 2, 40
+
+    def encode(self, text: str, max_tokens: int) -> list[int]:
+        return [self.bos, *(ord(letter) - ord("a") + 3 for letter in text), self.eos][:max_tokens]
+
+
+def sample(text: str, key: str = "k", size: int = 16) -> Sample:
+    file = io.BytesIO()
+    Image.new("RGB", (size, size), (10, 200, 30)).save(file, "PNG")
+    return Sample(key, {"png": memoryview(file.getvalue()), "json": memoryview(text.encode())}, f"train-00000.tar: {key}")
+
+
+@pytest.fixture
+def task() -> CaptioningTask:
+    return CaptioningTask(MODEL, Letters())
+
+
+def batch(task, *captions):
+    return task.collate([task.example(sample(f'{{"captions": ["{caption}"]}}'), 0) for caption in captions])
+
+
+def test_each_token_is_trained_to_give_the_next_and_the_last_to_end(task):
+    made = batch(task, "ab", "abcd")
+    assert made.inputs.tolist() == [[1, 3, 4, 0, 0], [1, 3, 4, 5, 6]]
+    assert made.targets.tolist() == [[3, 4, 2, IGNORED, IGNORED], [3, 4, 5, 6, 2]]
+
+
+def test_padding_changes_no_loss(task):
+    torch.manual_seed(0)
+    model = task.build().eval()
+    alone, count = task.caption_losses(model, batch(task, "ab"))
+    together, _ = task.caption_losses(model, batch(task, "ab", "abcdef"))
+    assert count == 3
+    torch.testing.assert_close(together[0, :3], alone[0])
+    assert together[0, 3:].eq(0).all()
+
+
+def test_the_loss_is_a_sum_and_its_weight_the_number_of_target_tokens(task):
+    torch.manual_seed(0)
+    model = task.build().eval()
+    parts = [task.loss(model, batch(task, caption)) for caption in ("ab", "abcdef")]
+    whole, count = task.loss(model, batch(task, "ab", "abcdef"))
+    assert count == sum(weight for _, weight in parts) == 10
+    torch.testing.assert_close(whole, sum(loss for loss, _ in parts))
+
+
+def test_which_caption_is_used_depends_on_the_seed_alone(task):
+    text = '{"captions": ["a", "b", "c"]}'
+    chosen = [task.example(sample(text), seed).ids[1] for seed in range(6)]
+    assert chosen == [3, 4, 5, 3, 4, 5]
+
+
+def test_an_image_of_another_size_is_resized(task):
+    assert task.example(sample('{"captions": ["a"]}', size=50), 0).image.shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"captions": []}', '{"captions": [" "]}'])
+def test_a_sample_without_a_caption_is_named(task, text):
+    with pytest.raises(DataError, match=r"train-00000\.tar: cat7: no caption"):
+        task.example(sample(text, "cat7"), 0)
