@@ -206,4 +206,4 @@ def repository(built: Path, tmp_path: Path) -> Repository:
 @pytest.fixture
 def empty_repository(tmp_path: Path) -> Repository:
     """A repository in which nothing has been run."""
-    return create(tmp_path / "repository")
+    return create(tmp_path / "empty")

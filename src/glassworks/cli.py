@@ -33,6 +33,9 @@ RUNNERS = {
 }
 """The module of each kind of stage: `run(context)`, and `run_job(context, job)` where parts are prepared in parallel."""
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells use it."""
+
 Subject = Annotated[str, typer.Argument(help="A dataset or an experiment, as params.yaml names it.")]
 Threads = Annotated[int, typer.Option(min=1, help="Cores to use.")]
 Log = Annotated[Path | None, typer.Option(help="Write a copy of what is shown to this file.")]
@@ -276,22 +279,24 @@ def main() -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminated)
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # an exit code where typer itself ended the command
     except UserError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; the same command continues where it can", file=sys.stderr)
-        sys.exit(130)
+        code = INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        code = 1
     except Exception as error:
-        if hasattr(error, "show") and hasattr(error, "exit_code"):  # a usage error of the command line
-            error.show()
-            sys.exit(error.exit_code)
-        raise
+        if not (hasattr(error, "show") and hasattr(error, "exit_code")):
+            raise
+        error.show()  # a usage error of the command line
+        code = error.exit_code
+    if code == INTERRUPTED:
+        print("interrupted; the same command continues where it can", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

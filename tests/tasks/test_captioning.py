@@ -30,7 +30,9 @@ class Letters:
 def sample(text: str, key: str = "k", size: int = 16) -> Sample:
     file = io.BytesIO()
     Image.new("RGB", (size, size), (10, 200, 30)).save(file, "PNG")
-    return Sample(key, {"png": memoryview(file.getvalue()), "json": memoryview(text.encode())}, f"train-00000.tar: {key}")
+    return Sample(
+        key, {"png": memoryview(file.getvalue()), "json": memoryview(text.encode())}, f"train-00000.tar: {key}"
+    )
 
 
 @pytest.fixture

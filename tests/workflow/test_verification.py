@@ -53,7 +53,11 @@ def test_accepting_a_change_of_code_reruns_nothing_and_says_so(repository):
     with (repository.root / "src/glassworks/training/step.py").open("a") as file:
         file.write("\n# a refactoring\n")
     assert "train-tiny" in repository.pending()
+    before = repository.manifests()
     repository.command("glassworks", "accept", "train-tiny")
+    assert repository.pending() == {"report"}  # it shows how everything was made
+    assert repository.repro() == {"report"}
     assert repository.pending() == set()
-    assert repository.dvc_is_clean()
+    assert repository.manifests().keys() == before.keys()
+    assert all(repository.manifests()[name] == before[name] for name in before if "report" not in name)
     assert '"accepted"' in (repository.root / "provenance/train-tiny.json").read_text()

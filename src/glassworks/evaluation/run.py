@@ -7,7 +7,7 @@ import torch
 
 from glassworks.artifacts.digests import write_json, write_text
 from glassworks.data.dataset import ShardDataset
-from glassworks.data.images import normalise
+from glassworks.data.images import EXTENSIONS, normalise
 from glassworks.data.splits import share
 from glassworks.data.text import CaptionTokenizer
 from glassworks.errors import DataError
@@ -17,7 +17,7 @@ from glassworks.generation.decoding import beam_search, greedy
 from glassworks.models.captioner import Captioner
 from glassworks.pipeline.execution import Context
 from glassworks.progress import Progress
-from glassworks.tasks.captioning import IMAGE_EXTENSIONS, CaptioningTask, Example, captions_of
+from glassworks.tasks.captioning import CaptioningTask, Example, captions_of
 
 GALLERY = 60
 """Images kept for the report's gallery."""
@@ -115,5 +115,5 @@ def _keep_images(context: Context, samples: list[Any]) -> None:
     folder = context.output / "gallery"
     folder.mkdir(exist_ok=True)
     for sample in samples:
-        extension = next(name for name in IMAGE_EXTENSIONS if name in sample.members)
+        extension = next(name for name in EXTENSIONS if name in sample.members)
         (folder / f"{sample.key.replace('/', '_')}.{extension}").write_bytes(bytes(sample.members[extension]))

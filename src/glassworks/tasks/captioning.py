@@ -13,13 +13,12 @@ from torch.nn import functional as F
 from glassworks.config.model import Captioner as ModelConfig
 from glassworks.data.captions import read_captions
 from glassworks.data.dataset import Sample
-from glassworks.data.images import decode_image, normalise, resize
+from glassworks.data.images import EXTENSIONS, decode_image, normalise, resize
 from glassworks.data.text import CaptionTokenizer
 from glassworks.errors import DataError
 from glassworks.models.captioner import Captioner
 
 IGNORED = -100
-IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp")
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class CaptioningTask:
 
     def example(self, sample: Sample, seed: int) -> Example:
         """Decode a sample and choose one of its captions; `seed` (of this sample in this epoch) is all the choice depends on."""
-        extension = next((name for name in IMAGE_EXTENSIONS if name in sample.members), None)
+        extension = next((name for name in EXTENSIONS if name in sample.members), None)
         if extension is None:
             raise DataError(f"{sample.where}: no image among its members {sorted(sample.members)}")
         image = resize(decode_image(sample.members[extension], sample.where), self.model.encoder.image_size)

@@ -47,9 +47,7 @@ def make_optimizer(model: nn.Module, config: Optimization) -> torch.optim.AdamW:
     for name, parameter in model.named_parameters():
         (decayed if parameter.ndim >= 2 and "positions" not in name else plain).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, foreach=False
-    )
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, foreach=False)
 
 
 def train_step(

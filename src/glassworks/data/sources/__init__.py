@@ -7,6 +7,8 @@ A source module has two functions:
 
 Both read raw files from `context.inputs["raw"]` or `context.local_path`. `records` sees that every image decodes; `media` copies bytes as they are
 (or renders them, for drawn and composed data) and raises `DataError` when a file changed since it was fetched.
+
+A source that has finished tars gives, instead of `media`, `ready_made(context) -> Callable[[str], tuple[Path, str]]`: the path and sha256 of a tar by its name.
 """
 
 import importlib
