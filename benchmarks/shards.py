@@ -35,10 +35,10 @@ import webdataset
 from PIL import Image
 
 from glassworks.artifacts.digests import canonical_json
-from glassworks.data.dataset import Sample, ShardDataset
-from glassworks.data.images import decode_image, stack_images
-from glassworks.data.loader import micro_batches
-from glassworks.data.order import Order
+from glassworks.data.reading.dataset import Sample, ShardDataset
+from glassworks.data.reading.images import decode_image, stack_images
+from glassworks.data.reading.loader import micro_batches
+from glassworks.data.reading.order import Order
 from glassworks.data.records import Record
 from glassworks.data.shards import Plan, members_of, write_tar
 from glassworks.data.sidecars import INDEX, read_head

@@ -8,8 +8,8 @@ import zipfile
 
 import pytest
 
-from glassworks.data import archives
-from glassworks.data.archives import extract, is_inside
+from glassworks.data.fetching import archives
+from glassworks.data.fetching.archives import extract, is_inside
 from glassworks.errors import DataError, ResourceError
 
 FILES = {"set/captions.csv": b"file,caption\n" * 100, "set/images/a.jpg": bytes(range(256)) * 50, "set/empty.txt": b""}

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from glassworks.data.dataset import ShardDataset
+from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.sidecars import INDEX, read_sidecar, scan_tar
 from glassworks.errors import ArtifactError, DataError
 
@@ -123,7 +123,7 @@ def test_few_shards_stay_open_and_views_outlive_them(shards):
 
 
 def test_a_digest_is_computed_once(shards, monkeypatch):
-    from glassworks.data import dataset as module
+    from glassworks.data.reading import dataset as module
 
     asked = []
     monkeypatch.setattr(module, "sha256_file", lambda path: asked.append(path.name) or scan_tar(path).sha256)

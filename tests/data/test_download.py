@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from glassworks.data import download as module
-from glassworks.data import http_session
-from glassworks.data.download import download
-from glassworks.data.http_session import is_private, open_session
+from glassworks.data.fetching import download as module
+from glassworks.data.fetching import http_session
+from glassworks.data.fetching.download import download
+from glassworks.data.fetching.http_session import is_private, open_session
 from glassworks.errors import FetchError, ResourceError
 
 CONTENT = bytes(i * 31 % 251 for i in range(1_000_000))
@@ -65,7 +65,7 @@ def test_cut_download_is_tried_again_by_itself(get, file_server):
 def test_killed_download_continues_where_it_stopped(get, file_server, tmp_path):
     file_server.stall = 30
     script = (
-        "import sys; from pathlib import Path; from glassworks.data.download import download\n"
+        "import sys; from pathlib import Path; from glassworks.data.fetching.download import download\n"
         "download(sys.argv[1], Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), allow_private=True)"
     )
     arguments = [file_server.url + "/file", tmp_path / "file.bin", SHA256, tmp_path / "partial"]

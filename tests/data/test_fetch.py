@@ -10,8 +10,8 @@ import zipfile
 import pyarrow.parquet as pq
 import pytest
 
-from glassworks.data import http_session, package_index
-from glassworks.data.raw_files import open_inventory, raw_folder
+from glassworks.data.fetching import http_session, package_index
+from glassworks.data.fetching.raw_files import open_inventory, raw_folder
 from glassworks.errors import DataError, FetchError
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from glassworks.data.images import EXTENSIONS, decode_image, normalise, resize, stack_images
+from glassworks.data.reading.images import EXTENSIONS, decode_image, normalise, resize, stack_images
 from glassworks.errors import DataError
 
 from .small_shards import picture

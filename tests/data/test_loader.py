@@ -11,10 +11,10 @@ import time
 import pytest
 import torch
 
-from glassworks.data.dataset import ShardDataset
-from glassworks.data.images import decode_image
-from glassworks.data.loader import micro_batches
-from glassworks.data.order import InOrder, Mixture, Order
+from glassworks.data.reading.dataset import ShardDataset
+from glassworks.data.reading.images import decode_image
+from glassworks.data.reading.loader import micro_batches
+from glassworks.data.reading.order import InOrder, Mixture, Order
 from glassworks.errors import ArtifactError, DataError, ResourceError
 
 from .small_shards import make_shards
@@ -175,9 +175,9 @@ def test_the_global_generator_is_left_alone(shards):
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from glassworks.data.dataset import ShardDataset
-from glassworks.data.loader import micro_batches
-from glassworks.data.order import Order
+from glassworks.data.reading.dataset import ShardDataset
+from glassworks.data.reading.loader import micro_batches
+from glassworks.data.reading.order import Order
 def key(sample, seed):
     return sample.key
 received = []

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glassworks.data.order import BLOCK, InOrder, Mixture, Order, Pick, block_counts, mix, permutation, sample_seed
+from glassworks.data.reading.order import (
+    BLOCK,
+    InOrder,
+    Mixture,
+    Order,
+    Pick,
+    block_counts,
+    mix,
+    permutation,
+    sample_seed,
+)
 from glassworks.errors import ConfigError
 
 SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(any)

@@ -8,8 +8,8 @@ import socket
 
 import pytest
 
-from glassworks.data import http_session, package_index
-from glassworks.data.package_index import DEFAULT_INDEX, IndexSettings, find_wheel, read_settings
+from glassworks.data.fetching import http_session, package_index
+from glassworks.data.fetching.package_index import DEFAULT_INDEX, IndexSettings, find_wheel, read_settings
 from glassworks.errors import FetchError
 
 WHEEL = b"the bytes of a wheel"

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from glassworks.data.scene_kinds import NOUNS
-from glassworks.data.scene_language import article, plural
-from glassworks.data.scene_parser import SceneFacts, SceneParser
+from glassworks.data.scenes.kinds import NOUNS
+from glassworks.data.scenes.language import article, plural
+from glassworks.data.scenes.parser import SceneFacts, SceneParser
 
 PARSER = SceneParser(["cat", "red apple", "mouse", "kite"])
 

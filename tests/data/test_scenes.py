@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from glassworks.data.records import Record, read_table
-from glassworks.data.scene_kinds import Kind, Meetings
-from glassworks.data.scene_layout import GRID, MARGIN, SIZES, compose
-from glassworks.data.scene_parser import SceneFacts, SceneParser, names_in
+from glassworks.data.scenes.kinds import Kind, Meetings
+from glassworks.data.scenes.layout import GRID, MARGIN, SIZES, compose
+from glassworks.data.scenes.parser import SceneFacts, SceneParser, names_in
 from glassworks.data.sources import scenes
 from glassworks.data.sources.openmoji import Drawings
 from glassworks.errors import ConfigError

@@ -15,7 +15,7 @@ from webdataset import ShardWriter, WebDataset
 
 from glassworks.artifacts.digests import sha256_file
 from glassworks.data import shards as stage
-from glassworks.data.dataset import ShardDataset
+from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.records import write_table
 from glassworks.data.sidecars import INDEX, read_sidecar, scan_tar
 from glassworks.errors import DataError

@@ -2,8 +2,8 @@
 
 import pytest
 
+from glassworks.data.reading.text import CaptionTokenizer
 from glassworks.data.records import Record, write_table
-from glassworks.data.text import CaptionTokenizer
 from glassworks.data.tokenizer import run
 from glassworks.errors import ArtifactError, DataError
 

@@ -8,8 +8,8 @@ import tarfile
 import pytest
 
 from glassworks.artifacts.digests import sha256_file
-from glassworks.data.captions import read_captions
-from glassworks.data.dataset import ShardDataset
+from glassworks.data.reading.captions import read_captions
+from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.records import read_table
 from glassworks.errors import DataError
 

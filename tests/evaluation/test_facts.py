@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from glassworks.data.scene_language import OPPOSITE, SWEEPS, Thing, View, describe
-from glassworks.data.scene_parser import SceneParser, names_in
+from glassworks.data.scenes.language import OPPOSITE, SWEEPS, Thing, View, describe
+from glassworks.data.scenes.parser import SceneParser, names_in
 from glassworks.evaluation.facts import describes_scene, judge, judge_all
 
 LABELS = {

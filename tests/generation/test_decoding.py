@@ -45,7 +45,7 @@ def all_texts() -> list[list[int]]:
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
 def test_a_beam_wide_enough_finds_the_best_of_all_texts(model, images, penalty):
-    for image, found in zip(images[:3], beam_search(model, images[:3], BOS, EOS, 300, penalty), strict=True):
+    for image, found in zip(images[:2], beam_search(model, images[:2], BOS, EOS, 300, penalty), strict=True):
         scores = {
             tuple(text): log_probability(model, image, text, True) / (len(text) + 1) ** penalty for text in all_texts()
         }
@@ -75,7 +75,7 @@ def test_a_text_does_not_depend_on_its_batch(model, images, decode):
     assert decode(model, images) == [decode(model, image[None])[0] for image in images]
 
 
-def test_no_text_holds_bos_handling_or_eos(model, images):
+def test_no_text_holds_eos(model, images):
     assert all(
         EOS not in text for text in greedy(model, images, BOS, EOS) + beam_search(model, images, BOS, EOS, 3, 0.7)
     )

@@ -46,7 +46,6 @@ def test_every_patch_reaches_every_token(model, images):
     for row, column in ((0, 0), (15, 15), (7, 8)):
         changed = images.clone()
         changed[:, :, row, column] += 1
-        assert (model(changed, ids) - before).abs().amin(dim=(0, 2)).min() >= 0
         assert (model(changed, ids) - before).abs().amax(dim=2).min() > 0
 
 

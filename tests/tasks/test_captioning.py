@@ -8,7 +8,7 @@ from PIL import Image
 
 from glassworks.config.model import Captioner as ModelConfig
 from glassworks.config.model import TextDecoder, VisionTransformer
-from glassworks.data.dataset import Sample
+from glassworks.data.reading.dataset import Sample
 from glassworks.errors import DataError
 from glassworks.tasks.captioning import IGNORED, CaptioningTask
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from glassworks.artifacts.digests import disk_errors, sha256_file
-from glassworks.data.download import download
-from glassworks.data.package_index import IndexSettings, find_wheel, local_file, read_settings
-from glassworks.data.raw_files import take_stock
+from glassworks.data.fetching.download import download
+from glassworks.data.fetching.package_index import IndexSettings, find_wheel, local_file, read_settings
+from glassworks.data.fetching.raw_files import take_stock
 from glassworks.errors import FetchError
 from glassworks.pipeline.execution import Context
 

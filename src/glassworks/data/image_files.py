@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, UnidentifiedImageError
 
-from glassworks.data.archives import is_inside
-from glassworks.data.raw_files import Entry, open_inventory, raw_folder
+from glassworks.data.fetching.archives import is_inside
+from glassworks.data.fetching.raw_files import Entry, open_inventory, raw_folder
 from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
 from glassworks.progress import track

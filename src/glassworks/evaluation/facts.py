@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from glassworks.data.scene_parser import SceneFacts, SceneParser, names_in
+from glassworks.data.scenes.parser import SceneFacts, SceneParser, names_in
 
 
 @dataclass(frozen=True)

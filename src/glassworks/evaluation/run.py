@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from glassworks.artifacts.digests import write_json, write_text
-from glassworks.data.dataset import ShardDataset
-from glassworks.data.images import EXTENSIONS, normalise
+from glassworks.data.reading.dataset import ShardDataset
+from glassworks.data.reading.images import EXTENSIONS, normalise
+from glassworks.data.reading.text import CaptionTokenizer
 from glassworks.data.splits import share
-from glassworks.data.text import CaptionTokenizer
 from glassworks.errors import DataError
 from glassworks.evaluation.bootstrap import ratio_interval
 from glassworks.evaluation.captioning import caption_rows, most_frequent_caption, summarise, write_plots

@@ -15,28 +15,21 @@ from glassworks.errors import ConfigError
 
 PACKAGE = "src/glassworks"
 
-_FETCH = (
-    "data/fetch.py",
-    "data/download.py",
-    "data/http_session.py",
-    "data/package_index.py",
-    "data/raw_files.py",
-    "data/archives.py",
-)
-_FILES = ("data/captioned_images.py", "data/image_files.py", "data/raw_files.py", "data/archives.py")
+_FILES = ("data/captioned_images.py", "data/image_files.py", "data/fetching/raw_files.py", "data/fetching/archives.py")
+_SCENES = ("data/scenes/kinds.py", "data/scenes/language.py", "data/scenes/layout.py")
 _SOURCES: dict[str, tuple[str, ...]] = {
     "openmoji": ("data/emoji_concepts.py",),
-    "scenes": (
-        "data/emoji_concepts.py",
-        "data/scene_kinds.py",
-        "data/scene_language.py",
-        "data/scene_layout.py",
-        "data/sources/openmoji.py",
-    ),
+    "scenes": ("data/emoji_concepts.py", "data/sources/openmoji.py", *_SCENES),
     "folder": _FILES,
     "flickr30k": _FILES,
     "coco_captions": _FILES,
-    "webdataset": ("data/raw_files.py", "data/archives.py", "data/images.py", "data/captions.py", "data/sidecars.py"),
+    "webdataset": (
+        "data/fetching/raw_files.py",
+        "data/fetching/archives.py",
+        "data/reading/images.py",
+        "data/reading/captions.py",
+        "data/sidecars.py",
+    ),
 }
 """What each source is made of, beside data/sources/SOURCE.py."""
 
@@ -168,7 +161,7 @@ def _dataset_stages(project: Project, name: str, done: dict[str, Stage]) -> Iter
             kind="fetch",
             subject=name,
             directory=f"data/raw/{name}",
-            code=(*_FETCH, config),
+            code=("data/fetch.py", "data/fetching", config),
             params={field: settings[field] for field in ("source", *dataset.fetch_fields)},
             settings={"params.yaml": watched("source", *dataset.fetch_fields)},
             local_path=dataset.local_path(),
@@ -225,16 +218,8 @@ def _experiment_stages(project: Project, name: str, experiment: Experiment) -> I
         settings={file: ("data.tokenizer",) if "tokenizer" in experiment.data.model_fields_set else ()},
         inputs={"records": f"records-{dataset}"},
     )
-    reading = (
-        "data/dataset.py",
-        "data/sidecars.py",
-        "data/loader.py",
-        "data/order.py",
-        "data/images.py",
-        "data/captions.py",
-        "data/text.py",
-    )
-    described = ("data/scene_language.py", "data/scene_parser.py", "data/splits.py")
+    reading = ("data/reading", "data/sidecars.py")
+    described = ("data/scenes/language.py", "data/scenes/parser.py", "data/splits.py")
     trained = ("task", "data", "model", "optimization", "training")
     yield Stage(
         kind="train",

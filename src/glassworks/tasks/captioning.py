@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glassworks.config.model import Captioner as ModelConfig
-from glassworks.data.captions import read_captions
-from glassworks.data.dataset import Sample
-from glassworks.data.images import EXTENSIONS, decode_image, normalise, resize
-from glassworks.data.text import CaptionTokenizer
+from glassworks.data.reading.captions import read_captions
+from glassworks.data.reading.dataset import Sample
+from glassworks.data.reading.images import EXTENSIONS, decode_image, normalise, resize
+from glassworks.data.reading.text import CaptionTokenizer
 from glassworks.errors import DataError
 from glassworks.models.captioner import Captioner
 

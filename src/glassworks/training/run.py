@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from glassworks.config.experiment import Experiment
-from glassworks.data.dataset import ShardDataset
-from glassworks.data.loader import micro_batches
-from glassworks.data.order import Order
-from glassworks.data.text import CaptionTokenizer
+from glassworks.data.reading.dataset import ShardDataset
+from glassworks.data.reading.loader import micro_batches
+from glassworks.data.reading.order import Order
+from glassworks.data.reading.text import CaptionTokenizer
 from glassworks.pipeline.execution import Context
 from glassworks.progress import Progress
 from glassworks.tasks.captioning import CaptioningTask

@@ -14,9 +14,9 @@ from PIL import Image
 
 from glassworks.config.datasets import SPLITS
 from glassworks.data.records import Record, read_table
-from glassworks.data.scene_kinds import Meetings, choose_kinds
-from glassworks.data.scene_language import COLORS, describe
-from glassworks.data.scene_layout import GRID, SIZES, Scene, compose, relations
+from glassworks.data.scenes.kinds import Meetings, choose_kinds
+from glassworks.data.scenes.language import COLORS, describe
+from glassworks.data.scenes.layout import GRID, SIZES, Scene, compose, relations
 from glassworks.data.sources.openmoji import Drawings, render
 from glassworks.errors import ConfigError
 from glassworks.pipeline.execution import Context

@@ -20,9 +20,9 @@ from typing import Any
 from webdataset.shardlists import expand_urls
 
 from glassworks.config.datasets import SPLITS, Split
-from glassworks.data.captions import read_captions
-from glassworks.data.images import EXTENSIONS, decode_image
-from glassworks.data.raw_files import open_inventory, raw_folder
+from glassworks.data.fetching.raw_files import open_inventory, raw_folder
+from glassworks.data.reading.captions import read_captions
+from glassworks.data.reading.images import EXTENSIONS, decode_image
 from glassworks.data.records import Dropped, Record
 from glassworks.data.sidecars import Entry, scan_tar
 from glassworks.errors import DataError

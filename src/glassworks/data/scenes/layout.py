@@ -12,8 +12,8 @@ from operator import le
 from typing import TypeVar
 
 from glassworks.config.datasets import Split
-from glassworks.data.scene_kinds import Kind, Meetings
-from glassworks.data.scene_language import COLORS, TEXTURES, Thing, View
+from glassworks.data.scenes.kinds import Kind, Meetings
+from glassworks.data.scenes.language import COLORS, TEXTURES, Thing, View
 
 T = TypeVar("T")
 Measure = Callable[[str], list[tuple[int, int]]]

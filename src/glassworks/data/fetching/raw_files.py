@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from glassworks.artifacts.digests import FileDigests, files_under
-from glassworks.data.archives import SUFFIXES, extract, is_archive
+from glassworks.data.fetching.archives import SUFFIXES, extract, is_archive
 from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
 from glassworks.progress import track

@@ -1,6 +1,6 @@
 """Reads descriptions of scenes back into facts, so that what a model wrote can be held against the labels.
 
-It understands every caption of the grammar (scene_language.py) and takes any text: what it cannot read is not a fact,
+It understands every caption of the grammar (language.py) and takes any text: what it cannot read is not a fact,
 and it never raises.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from glassworks.data.scene_language import COLORS, NUMBERS, OPPOSITE, PHRASES, PLACES, SWEEPS, TEXTURES, plural
+from glassworks.data.scenes.language import COLORS, NUMBERS, OPPOSITE, PHRASES, PLACES, SWEEPS, TEXTURES, plural
 
 COUNTS = {"a": 1, "an": 1} | {word: count for count, word in enumerate(NUMBERS, start=1)}
 COUNT = "|".join(COUNTS)

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from glassworks.data.dataset import Sample, ShardDataset
-from glassworks.data.order import Pick, sample_seed
+from glassworks.data.reading.dataset import Sample, ShardDataset
+from glassworks.data.reading.order import Pick, sample_seed
 from glassworks.errors import ResourceError, UserError
 
 PREFETCH = 4

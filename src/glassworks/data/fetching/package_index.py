@@ -22,7 +22,7 @@ from pypi_simple import DistributionPackage, ProjectPage, PyPISimple
 from urllib3.util.retry import Retry
 
 from glassworks.artifacts.digests import sha256_file
-from glassworks.data.http_session import leads_inside, open_session, plainly, shown
+from glassworks.data.fetching.http_session import leads_inside, open_session, plainly, shown
 from glassworks.errors import FetchError
 
 DEFAULT_INDEX = "https://pypi.org/simple"

@@ -1,7 +1,7 @@
 """The language of scenes: a small regular grammar that describes a scene truly in five ways.
 
 It is small so that a little model learns it in minutes, and regular so that what a model wrote can be checked fact by
-fact: scene_parser.py reads it back.
+fact: parser.py reads it back.
 """
 
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ import requests
 import urllib3
 
 from glassworks.artifacts.digests import disk_errors, sha256_file
-from glassworks.data.http_session import open_session, plainly, shown
+from glassworks.data.fetching.http_session import open_session, plainly, shown
 from glassworks.errors import FetchError
 from glassworks.progress import Progress
 

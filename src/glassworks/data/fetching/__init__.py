@@ -1,0 +1,1 @@
+"""Bringing raw files here: downloads, the package index, archives, the user's own folders."""

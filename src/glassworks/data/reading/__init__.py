@@ -1,0 +1,1 @@
+"""From shards to batches: samples by offset, their order, decoded images, captions as token ids."""
