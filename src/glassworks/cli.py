@@ -99,7 +99,7 @@ def report(threads: Threads = 1, log: Log = None) -> None:
 
 @app.command(rich_help_panel="People")
 def status() -> None:
-    """Show which stages are fresh, stale or missing, and why nothing else decides it."""
+    """Show which stages are fresh, stale or missing."""
     from glassworks.artifacts.manifest import read_recipe
     from glassworks.pipeline.freshness import Keys
 
