@@ -45,15 +45,16 @@ EXPERIMENT = {
     "execution": {"checkpoint_every": 1},
     "evaluation": {"beams": 2, "bootstrap": 100},
 }
-STAGES = [
-    "fetch-pictures",
-    "records-pictures",
-    "shards-pictures",
-    "tokenizer-tiny",
-    "train-tiny",
-    "evaluate-tiny",
-    "report",
-]
+DIRECTORIES = {
+    "fetch-pictures": "data/raw/pictures",
+    "records-pictures": "data/records/pictures",
+    "shards-pictures": "data/shards/pictures",
+    "tokenizer-tiny": "data/tokenizers/tiny",
+    "train-tiny": "models/tiny",
+    "evaluate-tiny": "results/tiny",
+    "report": "results/report",
+}
+STAGES = list(DIRECTORIES)
 
 
 class Repository:

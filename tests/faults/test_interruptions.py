@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from ..small_pipeline import STAGES, Repository
+from ..small_pipeline import DIRECTORIES, STAGES, Repository
 
 COMMANDS = {
     "fetch-pictures": ["fetch", "pictures"],
@@ -20,15 +20,6 @@ COMMANDS = {
     "train-tiny": ["train", "tiny"],
     "evaluate-tiny": ["evaluate", "tiny"],
     "report": ["report"],
-}
-DIRECTORIES = {
-    "fetch-pictures": "data/raw/pictures",
-    "records-pictures": "data/records/pictures",
-    "shards-pictures": "data/shards/pictures",
-    "tokenizer-tiny": "data/tokenizers/tiny",
-    "train-tiny": "models/tiny",
-    "evaluate-tiny": "results/tiny",
-    "report": "results/report",
 }
 
 
@@ -167,6 +158,25 @@ def test_dvc_repro_killed_as_a_whole_goes_on_without_being_told(repository):
     process.communicate()
     repository.edit("experiments/tiny.yaml", lambda e: e["training"].update(steps=4))
     repository.repro()
+    assert repository.manifests() == before
+    assert repository.pending() == set()
+
+
+@pytest.mark.parametrize("command", [["snakemake", "--cores", "2", "all"], ["dvc", "repro"]])
+def test_ctrl_c_at_either_entrance_loses_nothing(repository, command):
+    """A terminal sends the signal to the whole group: the entrance, its Snakemake, and the stage."""
+    before = repository.manifests()
+    repository.edit("experiments/tiny.yaml", lambda e: e["training"].update(steps=3000))
+    process = start(repository, *command)
+    while not checkpoints(repository) and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "Traceback" not in output
+    assert checkpoints(repository), "what was done is kept for the next run"
+    repository.edit("experiments/tiny.yaml", lambda e: e["training"].update(steps=4))
+    repository.command(*command)
     assert repository.manifests() == before
     assert repository.pending() == set()
 

@@ -4,7 +4,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from ..small_pipeline import REPOSITORY, STAGES, Repository
+from ..small_pipeline import DIRECTORIES, REPOSITORY, STAGES, Repository
 
 DOWNSTREAM = {stage: set(STAGES[index:]) for index, stage in enumerate(STAGES)} | {
     "tokenizer-tiny": {"tokenizer-tiny", "train-tiny", "evaluate-tiny", "report"},
@@ -30,6 +30,18 @@ def test_dvc_repro_makes_the_same_bytes_and_leaves_nothing_to_do(repository, emp
     assert empty_repository.manifests() == repository.manifests()
     assert (empty_repository.root / "dvc.lock").read_text() == (repository.root / "dvc.lock").read_text()
     assert_both_idle(empty_repository)
+
+
+def test_any_stage_made_again_by_either_entrance_has_the_same_manifest(repository):
+    before = repository.manifests()
+    for stage in STAGES:
+        shutil.rmtree(repository.root / DIRECTORIES[stage])
+        assert repository.snakemake(f"{DIRECTORIES[stage]}/manifest.json") == {stage}
+        assert repository.manifests() == before
+        shutil.rmtree(repository.root / DIRECTORIES[stage])
+        output = repository.command("dvc", "repro", "--force", "--single-item", stage).stdout
+        assert f"Running stage '{stage}'" in output
+        assert repository.manifests() == before
 
 
 def test_outputs_that_dvc_brings_back_are_fresh(repository):
