@@ -261,7 +261,7 @@ def test_endless_redirects_are_left(get, file_server):
             (address, True)
             for address in ("0.0.0.0", "100.64.0.1", "::1", "fe80::1%eth0", "fd00::1", "::ffff:10.0.0.1")
         ),
-        *((address, False) for address in ("93.184.215.14", "172.32.0.1", "2606:2800:220:1::1", "203.0.113.80")),
+        *((address, False) for address in ("93.184.215.14", "172.32.0.1", "2606:2800:220:1::1", "203.0.113.7")),
     ],
 )
 def test_which_addresses_are_private(address, private):

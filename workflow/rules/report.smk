@@ -11,6 +11,16 @@ rule report:
             caption="../report/report.rst",
             category="Report",
         ),
+        report(
+            "results/report/loss.svg",
+            caption="../report/loss.rst",
+            category="Figures",
+        ),
+        report(
+            "results/report/metrics.svg",
+            caption="../report/metrics.rst",
+            category="Figures",
+        ),
     log:
         "logs/report.log",
     resources:
