@@ -8,10 +8,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup all test lint format report lock dvc.yaml schemas clean
+.PHONY: help setup all test test-faults lint format report lock dvc.yaml schemas clean
 
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-z.]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.ready ## Create .venv from requirements.lock
 
@@ -30,6 +30,9 @@ all: setup ## Fetch, shard, train, evaluate, report: results/report.html
 
 test: setup ## Run the tests
 	pytest -n 2
+
+test-faults: setup ## Kill training at 25 instants, resume it, compare bytes
+	pytest -n 2 -m "faults or not faults" tests/faults/test_killed_training.py
 
 lint: setup ## Check style, layers and workflow
 	ruff check .

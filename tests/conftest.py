@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: a small project whose stages run in this process, and (small_pipeline.py) one that the real tools run."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +72,37 @@ def write_image() -> Callable[..., None]:
         Image.fromarray(pixels).save(path)
 
     return write
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-docs", action="store_true", help="write the tables of docs/ that tests make")
+
+
+TABLES = {
+    "exactness": ("task", "precision", "workers", "loader processes", "uninterrupted", "killed and resumed"),
+}
+
+
+@pytest.fixture
+def record_row(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
+    """Collects rows of a table; with --write-docs they replace those of its task and precision in docs/TABLE.md."""
+    rows: list[tuple[str, ...]] = []
+
+    def record(table: str, *cells: Any) -> None:
+        rows.append((table, *map(str, cells)))
+
+    yield record
+    if request.config.getoption("--write-docs"):
+        for table, group in itertools.groupby(rows, key=lambda row: row[0]):
+            write_table(REPOSITORY / "docs" / f"{table}.md", TABLES[table], [row[1:] for row in group])
+
+
+def write_table(file: Path, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Put rows into the file's table in place of those with the same first two cells, or at its end."""
+    lines = file.read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {header[0]} |")) + 2
+    end = next((number for number in range(start, len(lines)) if not lines[number].startswith("|")), len(lines))
+    mine = {row[:2] for row in rows}
+    kept = [line for line in lines[start:end] if tuple(line.strip("| ").split(" | ")[:2]) not in mine]
+    table = sorted([*kept, *(f"| {' | '.join(row)} |" for row in rows)])
+    file.write_text("\n".join([*lines[:start], *table, *lines[end:]]) + "\n")

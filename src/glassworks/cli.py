@@ -3,7 +3,6 @@
 This is the one place where errors are caught: what a user can put right is printed as one line and ends with a stable exit code (docs/errors.md).
 """
 
-import contextlib
 import importlib
 import os
 import signal
@@ -12,10 +11,11 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 
+from glassworks.console import copied_to
 from glassworks.errors import ConfigError, UserError
 
 app = typer.Typer(
@@ -77,9 +77,34 @@ def tokenizer(experiment: Subject, threads: Threads = 1, log: Log = None) -> Non
 
 
 @app.command(rich_help_panel="Stages")
-def train(experiment: Subject, threads: Threads = 1, log: Log = None) -> None:
-    """Train the model of an experiment; an interrupted run continues from its last checkpoint."""
-    run_stage(f"train-{experiment}", threads, log)
+def train(
+    experiment: Subject,
+    threads: Threads = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Training processes, a power of two; as many as --threads allows by default."),
+    ] = None,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Do not train: run a few steps in a scratch folder, say where their time goes and what would make them faster, and leave a trace in "
+            "logs/profile/. Publishes nothing; can run beside the training itself.",
+        ),
+    ] = False,
+    log: Log = None,
+) -> None:
+    """Train the model of an experiment; an interrupted run continues from its last checkpoint, with any number of workers to the same bytes."""
+    if not profile:
+        run_stage(f"train-{experiment}", threads, log, workers=workers)
+        return
+    with copied_to(log):
+        table = open_table()
+        stage = table[f"train-{experiment}"]
+        set_instruction_set(table.project.params.determinism.cpu_isa)
+        from glassworks.diagnosis.profile import profile as profile_stage
+
+        typer.echo(profile_stage(table, stage, threads, workers))
 
 
 @app.command(rich_help_panel="Stages")
@@ -142,6 +167,28 @@ def verify(
 
 
 @app.command(rich_help_panel="People")
+def compare(
+    run_a: Annotated[
+        Path, typer.Argument(help="A trained model (models/NAME) or work in progress (.work/train-NAME-KEY).")
+    ],
+    run_b: Annotated[Path, typer.Argument(help="The other one, such as a copy of models/NAME from another machine.")],
+) -> None:
+    """Find where two training runs part: the step, the first tensor, the first number that differs, and how their recipes differ.
+
+    Weights are compared by digests.jsonl, which holds a digest of every tensor each training.digest_every steps; metrics.jsonl, with a row for every
+    step, narrows it down: other tokens mean other data; the same tokens with another loss or gradient_norm, most often, other arithmetic.
+
+    Ends with 0 when the runs are equal as far as both go, with 1 when they differ, with 4 when they cannot be compared.
+    """
+    from glassworks.diagnosis.compare import compare as compare_runs
+
+    comparison = compare_runs(run_a, run_b)
+    typer.echo("\n".join(comparison.lines))
+    if not comparison.equal:
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel="People")
 def accept(
     stages: Annotated[list[str], typer.Argument(help="Stages whose result you vouch for after a change of code.")],
 ) -> None:
@@ -200,17 +247,25 @@ def open_table(root: Path | None = None) -> Any:
 
 
 def run_stage(
-    name: str, threads: int = 1, log: Path | None = None, job: int | None = None, root: Path | None = None
+    name: str,
+    threads: int = 1,
+    log: Path | None = None,
+    job: int | None = None,
+    root: Path | None = None,
+    workers: int | None = None,
 ) -> None:
     """Run one stage of the project, or part `job` of it."""
     from glassworks.pipeline.execution import execute, execute_job
+    from glassworks.training import fork_server
 
-    with _copied_to(log):
+    with copied_to(log):
         table = open_table(root)
         stage = table[name]
         set_instruction_set(table.project.params.determinism.cpu_isa)
+        if stage.kind == "train" and max(threads, workers or 1) > 1:
+            fork_server.start()
         if job is None:
-            execute(table, stage, _runner(stage.kind), threads)
+            execute(table, stage, _runner(stage.kind), threads, workers)
         elif job < stage.jobs:
             execute_job(table, stage, job, _runner(stage.kind, "run_job"), threads)
         else:
@@ -234,40 +289,6 @@ def _record(table: Any) -> None:
 
     names = record_in_dvc(table)
     typer.echo(f"{len(names)} fresh stages recorded in dvc.lock", err=True)
-
-
-class _Tee:
-    """A text stream written twice; not a terminal, so progress comes as lines."""
-
-    def __init__(self, first: TextIO, second: TextIO) -> None:
-        self.streams = (first, second)
-
-    def write(self, text: str) -> int:
-        for stream in self.streams:
-            stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        for stream in self.streams:
-            stream.flush()
-
-    def isatty(self) -> bool:
-        return False
-
-
-@contextlib.contextmanager
-def _copied_to(log: Path | None) -> Any:
-    """Copy stderr, errors included, to a log file."""
-    if log is None:
-        yield
-        return
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w", buffering=1) as file, contextlib.redirect_stderr(_Tee(sys.stderr, file)):  # type: ignore[type-var]
-        try:
-            yield
-        except UserError as error:
-            print(f"error: {error}", file=file)
-            raise
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

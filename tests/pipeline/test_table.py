@@ -26,6 +26,7 @@ PLUMBING = (
     "pipeline/",
     "errors.py",
     "progress.py",
+    "console.py",
     "config/base.py",
     "config/project.py",
     "config/params.py",

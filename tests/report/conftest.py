@@ -104,12 +104,16 @@ class MadeProject:
         return context.output
 
 
-def training_log() -> str:
+def training_log(groups: dict[str, Callable[[int], float]] | None = None) -> str:
+    """Rows of 40 steps; the learning rate of a group is a function of the step, as a share of that of the rest."""
     rows: list[dict[str, float]] = []
     for step in range(1, 41):
-        rows.append({"step": step, "loss": 5 / step + 0.1 * math.sin(step), "learning_rate": 1e-3 * step / 40})
+        rate = 1e-3 * step / 40
+        of_groups = {f"learning_rate.{name}": share(step) * rate for name, share in (groups or {}).items()}
+        loss = 5 / step + 0.1 * math.sin(step)
+        rows.append({"step": step, "loss": loss, "learning_rate": rate, **of_groups, "loss_scale": 65536.0})
         if step % 10 == 0:
-            rows.append({"step": step, "validation_loss": 5 / step + 0.2})
+            rows.append({"step": step, "validation_loss": 5 / step + 0.2, "validation_accuracy": 0.5})
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 

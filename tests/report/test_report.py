@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ import pytest
 
 from glassworks.errors import ArtifactError, DataError
 from glassworks.report.attribution import OPENMOJI
+from glassworks.report.figures import GROUPS, loss_figure
 from glassworks.report.page import TIMINGS_END, TIMINGS_START
+from glassworks.report.reading import Run, read_curves
 
 from .conftest import EXPERIMENT, METRICS, PARAMS, MadeProject, caption_lines, interval, training_log
 
@@ -135,6 +139,81 @@ def test_curves_are_drawn(made: MadeProject) -> None:
     assert "var(--" not in (output / "loss.svg").read_text() and "#0a0b0" not in page(output)
 
 
+def drawn(folder: Path, log: str) -> str:
+    """The figure of one training log."""
+    (folder / "metrics.jsonl").write_text(log)
+    return loss_figure([Run("first", {}, curves=read_curves(folder / "metrics.jsonl"))])
+
+
+def styles(svg: str, colour: str) -> dict[str, str]:
+    """The style of every line of this colour, by its path."""
+    found = re.findall(r'<path d="([^"]*)"[^>]*style="([^"]*)"', svg)
+    return {path: style for path, style in found if f"stroke: {colour}" in style}
+
+
+def test_every_parameter_group_has_a_line_and_a_name(made: MadeProject) -> None:
+    made.make_all(log=training_log({"vision": lambda _: 0.5, "<head> of a long name": lambda _: 0.25}))
+    output = made.report()
+    svg = (output / "loss.svg").read_text()
+    assert all(f">{name}<" in svg for name in ("default", "vision", "&lt;head&gt; of a lon…"))
+    assert [len(styles(svg, colour)) for colour in GROUPS[1:]] == [1, 1, 0]
+    assert ">vision<" in page(output) and "#0a0b0" not in page(output)
+
+
+def test_without_groups_the_learning_rate_is_one_line_without_a_name(tmp_path: Path) -> None:
+    svg = drawn(tmp_path, training_log())
+    assert ">default<" not in svg and not any(styles(svg, colour) for colour in GROUPS[1:])
+
+
+def test_learning_rates_far_apart_are_drawn_on_a_logarithmic_scale(tmp_path: Path) -> None:
+    near = drawn(tmp_path, training_log({"vision": lambda _: 0.5}))
+    far = drawn(tmp_path, training_log({"vision": lambda _: 0.01}))
+    assert ">0.0009<" in near and not any(f">1e-{power}<" in near for power in (3, 4, 5))
+    assert all(f">1e-{power}<" in far for power in (3, 4, 5))
+
+
+def test_frozen_steps_are_gaps_and_a_frozen_group_is_called_so(tmp_path: Path) -> None:
+    groups = {"late": lambda step: 0.8 * (step > 20), "early": lambda step: 0.6 * (step <= 20), "never": lambda _: 0.0}
+    svg = drawn(tmp_path, training_log(groups))
+    (late,), (early,) = styles(svg, GROUPS[1]), styles(svg, GROUPS[2])
+    edges = [[float(x) for x in re.findall(r"[ML] ([\d.]+)", path)] for path in (early, late)]
+    assert max(edges[0]) < min(edges[1])
+    assert not styles(svg, GROUPS[3]) and ">never (frozen)<" in svg
+
+
+def test_equal_learning_rates_are_all_to_be_seen(tmp_path: Path) -> None:
+    svg = drawn(tmp_path, training_log({"vision": lambda _: 1.0, "head": lambda _: 0.5}))
+    dashed = ["dasharray" in style for colour in GROUPS[:3] for style in styles(svg, colour).values()]
+    assert dashed == [False, True, False]
+
+
+@pytest.mark.parametrize("share", [1.0, 0.0, 1e-3])
+def test_names_of_groups_stand_beside_the_panel_and_not_on_each_other(tmp_path: Path, share: float) -> None:
+    svg = drawn(tmp_path, training_log({f"layer {number}": lambda _: share for number in range(9)}))
+    places = sorted(float(y) for y in re.findall(r' y="([\d.]+)"[^>]*>(?:default|layer \d)', svg))
+    assert len(places) == 10 and all(below - above > 9 for above, below in pairwise(places))
+    assert places[-1] < min(float(y) for y in re.findall(r' y="([\d.]+)"[^>]*>step<', svg))
+
+
+def test_the_lowest_validation_loss_is_ringed_where_there_are_several(tmp_path: Path) -> None:
+    assert ">lowest<" in drawn(tmp_path, training_log())
+    rows = [{"step": 1, "loss": 2.0}, {"step": 1, "validation_loss": 2.0}, {"step": 2, "validation_loss": math.nan}]
+    assert ">lowest<" not in drawn(tmp_path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_curves_hold_the_rates_of_groups_and_nothing_unknown(tmp_path: Path) -> None:
+    log = tmp_path / "metrics.jsonl"
+    log.write_text(
+        '{"step": 1, "loss": 2, "learning_rate": 0.1, "learning_rate.a.b": 0, "loss_scale": "?", "learning_rates": 0}\n'
+        '{"step": 1, "validation_loss": 3, "validation_accuracy": null}\n'
+        '{"step": 1, "validation_accuracy": 0.5}\n'
+    )
+    curves = read_curves(log)
+    assert (curves.steps, curves.losses, curves.learning_rates) == ([1], [2], [0.1])
+    assert (curves.validation_steps, curves.validation_losses) == ([1], [3])
+    assert curves.group_rates == {"a.b": [0]}
+
+
 def test_a_project_of_data_alone_has_a_report(made: MadeProject, texts: Texts) -> None:
     made.make_all()
     made.small.configure(PARAMS)
@@ -186,6 +265,15 @@ def test_a_loss_that_diverged_is_drawn_as_far_as_it_goes(made: MadeProject) -> N
     [
         ({"log": '{"step": 1, "loss": 2}\n{"step": 2'}, r"metrics\.jsonl:2: not a JSON object"),
         ({"log": '{"step": 1, "loss": "low"}'}, r"metrics\.jsonl:1: loss: expected a number, found 'low'"),
+        (
+            {"log": '{"step": 1, "loss": 2, "learning_rate": 1}\n{"step": 2, "loss": 2}'},
+            r"metrics\.jsonl: some training steps have a learning_rate and some have none",
+        ),
+        (
+            {"log": '{"step": 1, "loss": 2}\n{"step": 2, "loss": 2, "learning_rate.head": 1}'},
+            r"metrics\.jsonl: some training steps have a learning_rate\.head and some have none",
+        ),
+        ({"log": '{"step": 1, "loss": 2, "learning_rate.head": "1"}'}, r":1: learning_rate\.head: expected a number"),
         ({"rows": "[]\n"}, r"captions\.jsonl:1: not a JSON object"),
         ({"rows": '{"key": 3}\n'}, r"captions\.jsonl:1: expected a key"),
         ({"rows": '{"key": "a", "facts": {"beam": 1}}\n'}, r"captions\.jsonl:1: facts: expected an object"),

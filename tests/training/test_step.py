@@ -1,110 +1,139 @@
 """A step is a pure function of weights, moments, step number and data; the cut into micro-batches does not change what is computed."""
 
-from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from glassworks.config.training import Optimization
+from glassworks.config.optimization import Optimization
+from glassworks.config.training import Training
 from glassworks.errors import DataError
-from glassworks.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
-from glassworks.training.step import make_optimizer, seed_generators, train_step
+from glassworks.training.objective import couple
+from glassworks.training.step import Trainer, seed_generators
+from glassworks.training.workers import Workers
 
-CONFIG = Optimization(warmup_steps=2)
+from .objectives import Contrastive, Pairs, Regression, pairs
 
-
-@dataclass
-class Tokens:
-    keys: list[str]
-    x: torch.Tensor
-    y: torch.Tensor
+TASKS = [Regression(dropout=0.0), Contrastive(dropout=0.0)]
 
 
-class Regression:
-    """Rows of different lengths: targets that are NaN are padding."""
-
-    def loss(self, model, batch):
-        real = ~batch.y.isnan()
-        return F.mse_loss(model(batch.x)[real], batch.y[real], reduction="sum"), int(real.sum())
-
-
-def make_model(dropout: float = 0.0) -> nn.Module:
+def trainer(task: Any, micro_batches: int = 4, **optimization: Any) -> Trainer:
     seed_generators(0, "initial weights")
-    return nn.Sequential(nn.Linear(5, 16), nn.GELU(), nn.Dropout(dropout), nn.Linear(16, 3))
+    training = Training(steps=10, batch_size=16, micro_batches=micro_batches)
+    config = Optimization.model_validate({"warmup_steps": 2, **optimization})
+    return Trainer(task.build(), task, config, training, seed=7, workers=Workers())
 
 
-def batches(step: int, parts: int) -> list[Tokens]:
-    generator = torch.Generator().manual_seed(step)
-    x, y = torch.randn(16, 5, generator=generator), torch.randn(16, 3, generator=generator)
-    y[torch.rand(16, 3, generator=generator) < 0.4] = float("nan")
-    return [Tokens([f"{i}"], a, b) for i, (a, b) in enumerate(zip(x.chunk(parts), y.chunk(parts), strict=True))]
+def batches(step: int, parts: int) -> list[Pairs]:
+    size = 16 // parts
+    return [pairs(0, step * 16 + part * size, size) for part in range(parts)]
 
 
-def run(model, optimizer, first: int, last: int, parts: int = 4) -> None:
-    for step in range(first, last):
-        train_step(model, optimizer, Regression(), batches(step, parts), CONFIG, seed=7, step=step, steps=10)
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: type(task).__name__)
+def test_the_cut_into_micro_batches_does_not_change_what_is_computed(task):
+    one, four = trainer(task, 1), trainer(task, 4)
+    for step in range(5):
+        first, second = one.step(batches(step, 1), step), four.step(batches(step, 4), step)
+        assert first.loss == pytest.approx(second.loss, rel=1e-4)
+        assert first.weight == second.weight
+    for a, b in zip(one.model.parameters(), four.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
-def weights(model: nn.Module) -> bytes:
-    return b"".join(p.detach().numpy().tobytes() for p in model.parameters())
-
-
-def test_accumulation_is_weighted_by_target_not_by_micro_batch():
-    one, four = make_model(), make_model()
-    run(one, make_optimizer(one, CONFIG), 0, 5, parts=1)
-    run(four, make_optimizer(four, CONFIG), 0, 5, parts=4)
-    for a, b in zip(one.parameters(), four.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-
-
-def test_a_resumed_run_has_the_same_bytes_dropout_included(tmp_path):
-    straight = make_model(dropout=0.3)
-    run(straight, make_optimizer(straight, CONFIG), 0, 6)
-    model = make_model(dropout=0.3)
-    optimizer = make_optimizer(model, CONFIG)
-    run(model, optimizer, 0, 3)
-    save_checkpoint(tmp_path, model, optimizer, 3, keep=2)
-    torch.randn(17)  # somebody else draws from the global generator
-    model = make_model(dropout=0.3)
-    optimizer = make_optimizer(model, CONFIG)
-    load_checkpoint(newest_checkpoint(tmp_path), model, optimizer)
-    run(model, optimizer, 3, 6)
-    assert weights(model) == weights(straight)
-
-
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
-    model = make_model()
-    optimizer = make_optimizer(model, CONFIG)
-    run(model, optimizer, 0, 1)
-    for step in (1, 2, 3):
-        save_checkpoint(tmp_path, model, optimizer, step, keep=2)
-    assert [p.name for p in sorted(tmp_path.iterdir())] == ["step-00000002", "step-00000003"]
-    file = tmp_path / "step-00000003/optimizer.safetensors"
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
-    assert newest_checkpoint(tmp_path).step == 2
-    assert "optimizer.safetensors is damaged" in capsys.readouterr().err
-
-
-def test_a_directory_that_is_not_whole_is_never_read(tmp_path):
-    (tmp_path / "step-00000009").mkdir()
-    (tmp_path / ".step-00000010.1.tmp").mkdir()
-    assert newest_checkpoint(tmp_path) is None
-    assert newest_checkpoint(tmp_path / "nothing") is None
-
-
-def test_a_loss_that_is_not_finite_names_the_step_and_the_samples():
-    model = make_model()
+def test_a_target_counts_the_same_in_whichever_micro_batch_it_is():
+    """A mean of the means of micro-batches would weigh targets of a padded micro-batch more."""
+    task = Regression(dropout=0.0)
+    engine = trainer(task, 4, clip_norm=None, optimizer="SGD", learning_rate=1.0, warmup_steps=0, weight_decay=0.0)
+    before = {name: parameter.detach().clone() for name, parameter in engine.model.named_parameters()}
     parts = batches(0, 4)
-    parts[2].x[:] = float("inf")
-    with pytest.raises(DataError, match=r"step 0, micro-batch 2: the loss is nan; samples: 2"):
-        train_step(model, make_optimizer(model, CONFIG), Regression(), parts, CONFIG, seed=7, step=0, steps=10)
+    whole = Pairs([], torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
+    loss, weight = task.loss(engine.model, whole)
+    wanted = torch.autograd.grad(loss / weight, list(engine.model.parameters()))
+    engine.step(parts, 0)
+    for (name, parameter), gradient in zip(engine.model.named_parameters(), wanted, strict=True):
+        torch.testing.assert_close(before[name] - parameter, gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_weight_decay_spares_biases():
-    decayed, plain = make_optimizer(make_model(), CONFIG).param_groups
-    assert decayed["weight_decay"] > 0 and all(p.ndim == 2 for p in decayed["params"])
-    assert plain["weight_decay"] == 0 and all(p.ndim == 1 for p in plain["params"])
+def test_two_passes_give_the_gradient_of_one_pass():
+    """Gradient caching against the plain gradient of the whole batch, in fp64."""
+    task = Contrastive(dropout=0.0)
+    model = task.build().double()
+    parts = [Pairs(part.keys, part.x.double(), part.y.double()) for part in batches(0, 8)]
+    parameters = list(model.parameters())
+
+    whole = Pairs([], torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
+    loss, weight = task.coupled_loss(model, task.embed(model, whole))
+    wanted = torch.autograd.grad(loss, parameters)
+
+    with torch.no_grad():
+        embeddings = [task.embed(model, part) for part in parts]
+    coupling = couple(model, task, embeddings, parameters, Workers())
+    found = [
+        torch.zeros_like(parameter) if more is None else more
+        for parameter, more in zip(parameters, coupling.direct, strict=True)
+    ]
+    for part, gradients in zip(parts, coupling.embedding_gradients, strict=True):
+        again = task.embed(model, part)
+        more = torch.autograd.grad(list(again.values()), parameters, list(gradients.values()), allow_unused=True)
+        found = [a if b is None else a + b for a, b in zip(found, more, strict=True)]
+
+    assert coupling.weight == weight == 16
+    assert coupling.loss.item() == pytest.approx(loss.item(), rel=1e-12)
+    assert coupling.direct[0] is not None, "the scale has a gradient of its own"
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_a_coupled_step_moves_every_parameter_as_the_plain_gradient_would():
+    task = Contrastive(dropout=0.0)
+    engine = trainer(task, 8, clip_norm=None, optimizer="SGD", learning_rate=1.0, warmup_steps=0, weight_decay=0.0)
+    before = [parameter.detach().clone() for parameter in engine.model.parameters()]
+    parts = batches(0, 8)
+    whole = Pairs([], torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
+    loss, weight = task.coupled_loss(engine.model, task.embed(engine.model, whole))
+    wanted = torch.autograd.grad(loss / weight, list(engine.model.parameters()))
+    engine.step(parts, 0)
+    for old, parameter, gradient in zip(before, engine.model.parameters(), wanted, strict=True):
+        torch.testing.assert_close(old - parameter, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_is_the_same_in_both_passes_of_a_coupled_step():
+    """The second pass must differentiate what the first has computed."""
+    task, seen = Contrastive(dropout=0.5), []
+    plain = task.embed
+
+    def embed(model: Any, batch: Pairs) -> Any:
+        seen.append(plain(model, batch))
+        return seen[-1]
+
+    task.embed = embed  # type: ignore[method-assign]
+    trainer(task, 4).step(batches(0, 4), 0)
+    for first, second in zip(seen[:4], seen[4:], strict=True):
+        assert torch.equal(first["left"], second["left"])
+    assert len(seen) == 8
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: type(task).__name__)
+def test_a_loss_that_is_not_finite_names_the_step_and_the_samples(task):
+    parts = batches(3, 4)
+    parts[2].x[1] = float("inf")
+    with pytest.raises(DataError, match=r"step 3, micro-batch \d: the loss is (nan|inf); samples: .*57"):
+        trainer(task).step(parts, 3)
+
+
+def test_the_norm_of_the_log_is_that_before_clipping():
+    task = Regression(dropout=0.0)
+    free, clipped = (trainer(task, clip_norm=limit).step(batches(0, 4), 0) for limit in (None, 1e-3))
+    assert free.gradient_norm == clipped.gradient_norm > 1e-3
+
+
+def test_a_parameter_that_no_sample_reaches_has_gradient_zero():
+    task = Regression(dropout=0.0)
+    engine = trainer(task, weight_decay=0.0)
+    engine.model.register_parameter("unused", nn.Parameter(torch.ones(3)))
+    unused = trainer(task)
+    del unused
+    engine = Trainer(engine.model, task, engine.config, engine.training, 7, Workers())
+    engine.step(batches(0, 4), 0)
+    assert torch.equal(engine.model.unused, torch.ones(3))

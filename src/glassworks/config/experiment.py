@@ -7,8 +7,9 @@ from pydantic import Field
 from glassworks.config.base import Settings
 from glassworks.config.evaluation import Evaluation
 from glassworks.config.model import Captioner
+from glassworks.config.optimization import Optimization
 from glassworks.config.params import Name
-from glassworks.config.training import Execution, Optimization, Training
+from glassworks.config.training import Execution, Training
 
 
 class Tokenizer(Settings):

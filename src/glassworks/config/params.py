@@ -15,6 +15,8 @@ class Determinism(Settings):
 
     cpu_isa: Literal["native", "avx2"] = "native"
     """Instruction set of the CPU kernels. `native` is fastest; `avx2` gives the same bytes on every x86-64 machine of the last ten years."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where models are trained. Devices of different kinds round differently; `auto` takes a CUDA device where there is one."""
 
 
 class Report(Settings):

@@ -1,4 +1,4 @@
-"""How a model is trained: the global batch, the optimizer, the schedule, and how it is carried out."""
+"""How a model is trained: the global batch, precision and reduction, what is kept; and how the run is carried out."""
 
 from typing import Annotated, Literal
 
@@ -7,43 +7,46 @@ from pydantic import Field, model_validator
 from glassworks.config.base import Settings
 
 Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
 
 
-class Optimization(Settings):
-    """AdamW, gradient clipping and a schedule that is a function of the step."""
+class Selection(Settings):
+    """Which weights are published, and when to stop early; decided by a metric of the validation split."""
 
-    learning_rate: Positive = 1e-3
-    """Peak learning rate."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 100
-    """Steps of linear warm-up from 0 to the peak."""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """After warm-up: stay at the peak, or fall to `floor` along half a cosine."""
-    floor: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Learning rate at the last step, as a share of the peak (cosine)."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    """Decoupled weight decay; never on norms, biases, embeddings' positions, gates or other 1-D parameters."""
-    betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.98)
-    """AdamW's decay rates of the two moments."""
-    eps: Positive = 1e-8
-    """AdamW's epsilon."""
-    clip_norm: Positive | None = 1.0
-    """Largest global norm of the gradient; null never clips."""
+    publish: Literal["last", "best"] = "last"
+    """The weights after the last step, or those of the best validation."""
+    metric: str = "validation_loss"
+    """The metric that decides."""
+    mode: Literal["min", "max"] = "min"
+    """Whether less or more of it is better."""
+    patience: Count | None = None
+    """Stop after so many validations in a row without a better one; null never stops early."""
 
 
 class Training(Settings):
-    """The run: how many steps of which global batch."""
+    """The run: how many steps of which global batch, in which precision, and what is kept of it."""
 
     steps: Count
     """Optimizer steps."""
     batch_size: Count = 64
     """Samples of one step over all workers."""
     micro_batches: Count = 4
-    """Parts the global batch is cut into, a power of two; each part is one forward and backward pass."""
-    validate_every: Count = 200
-    """Steps between validation losses."""
+    """Parts the global batch is cut into, a power of two; each part is one forward and backward pass, and there can be no more workers than parts."""
     shuffle_window: Count = 4
     """Shards whose samples are shuffled together; the order of the shards is shuffled too."""
+    reduction: Literal["exact", "ddp", "fsdp2"] = "exact"
+    """How workers add gradients: in a fixed tree (the same bytes for any number of workers), or by torch's DDP or FSDP2 (the same bytes for the same number of workers only)."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of forward and backward pass; weights stay fp32. bf16 and fp16 by autocast, fp16 with loss scaling."""
+    compile: bool = False
+    """Compile the model with torch.compile (needs a C++ compiler, on a GPU Triton; batches are padded to one length)."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Keep an exponential moving average of the weights, which is validated and published in their place; null keeps none."""
+    validate_every: Count = 200
+    """Steps between validations."""
+    selection: Selection = Selection()
+    """Which weights are published, and when to stop early."""
+    digest_every: Count = 100
+    """Steps between digests of every parameter in digests.jsonl, by which `glassworks compare` finds where two runs part."""
 
     @model_validator(mode="after")
     def _cuts(self) -> "Training":
@@ -52,6 +55,10 @@ class Training(Settings):
             raise ValueError(f"micro_batches {self.micro_batches} is not a power of two; use {below} or {below * 2}")
         if self.batch_size % self.micro_batches:
             raise ValueError(f"micro_batches {self.micro_batches} does not divide batch_size {self.batch_size}")
+        if self.reduction == "fsdp2" and self.precision == "fp16":
+            raise ValueError("precision: fp16 does not go with reduction: fsdp2; use bf16, ddp or exact")
+        if self.reduction != "exact" and self.compile:
+            raise ValueError(f"compile: true does not go with reduction: {self.reduction}; use exact")
         return self
 
 
@@ -61,6 +68,10 @@ class Execution(Settings):
     checkpoint_every: Count = 200
     """Steps between checkpoints of the work in progress."""
     keep_checkpoints: Count = 2
-    """Newest checkpoints kept while the run lasts."""
+    """Newest checkpoints kept while the run lasts; the best one is kept beside them."""
     loader_workers: Annotated[int, Field(ge=0, le=64)] = 0
-    """Processes that read and decode."""
+    """Processes that read and decode, for each training worker."""
+    gradient_checkpointing: bool = False
+    """Keep only the inputs of transformer blocks and compute the rest again in the backward pass: less memory, more time, the same bits."""
+    loggers: list[Literal["tensorboard", "wandb"]] = Field(default=[])
+    """Where metrics go beside metrics.jsonl: logs/tensorboard/, and Weights & Biases (logs/wandb/ when WANDB_MODE=offline)."""

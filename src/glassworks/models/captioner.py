@@ -1,6 +1,7 @@
 """An image captioner: ViT encoder, GPT-style decoder. Saved as config.json + model.safetensors."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -34,6 +35,15 @@ class Captioner(nn.Module):
 
     def forward(self, images: Tensor, ids: Tensor) -> Tensor:
         return self.decoder(ids, self.remember(images))
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """The transformer blocks, in which nearly all activations arise (gradient checkpointing)."""
+        yield from self.encoder.blocks
+        yield from self.decoder.blocks
+
+    def shards(self) -> Iterator[nn.Module]:
+        """Modules of which nothing but `forward` is called, so that FSDP2 can gather their weights when they run."""
+        yield from self.encoder.blocks
 
     def save(self, directory: Path) -> None:
         """Write config.json and model.safetensors."""

@@ -42,7 +42,7 @@ class DecoderBlock(nn.Module):
         self.attention = Attention(config.width, config.heads)
         self.cross_norm = nn.LayerNorm(config.width)
         self.cross_attention = Attention(config.width, config.heads, memory_width)
-        self.gate = nn.Parameter(torch.tensor(1.0))
+        self.gate = nn.Parameter(torch.ones(1))
         self.feed_forward_norm = nn.LayerNorm(config.width)
         self.feed_forward = FeedForward(config.width)
         self.dropout = config.dropout

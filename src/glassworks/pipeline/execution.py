@@ -16,6 +16,7 @@ from glassworks.artifacts.digests import disk_errors, write_json
 from glassworks.artifacts.manifest import MANIFEST, read_manifest
 from glassworks.artifacts.provenance import Provenance, fingerprint
 from glassworks.artifacts.publication import publish, seal
+from glassworks.config.experiment import Experiment
 from glassworks.config.project import Project
 from glassworks.errors import ArtifactError
 from glassworks.pipeline.freshness import Ingredients, Keys
@@ -36,12 +37,21 @@ class Context:
     """Empty directory to fill; becomes the artefact."""
     threads: int = 1
     """Cores the scheduler granted."""
+    workers: int | None = None
+    """Training processes that the user asked for; None leaves it to the granted cores or devices."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What should stand in the provenance (never in the artefact): timings, resumed steps."""
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    """What may change bytes beside what every stage depends on: the device, the reduction."""
 
     @property
     def params(self) -> dict[str, Any]:
         return self.stage.params
+
+    @property
+    def experiment(self) -> Experiment:
+        """The experiment this stage belongs to."""
+        return self.project.experiments[self.stage.subject]
 
     @property
     def local_path(self) -> Path:
@@ -53,9 +63,9 @@ class Context:
 Runner = Callable[[Context], dict[str, Any]]
 
 
-def execute(table: Table, stage: Stage, run: Runner, threads: int = 1) -> Path:
+def execute(table: Table, stage: Stage, run: Runner, threads: int = 1, workers: int | None = None) -> Path:
     """Run `stage` and publish its artefact; returns its directory."""
-    with _opened(table, stage, threads) as (context, ingredients, provenance):
+    with _opened(table, stage, threads, workers) as (context, ingredients, provenance):
         target = table.project.root / stage.directory
         _produce(context, run, ingredients)
         publish(context.output, target, context.work / "replaced")
@@ -89,28 +99,8 @@ def rerun(table: Table, stage: Stage, run: Runner, scratch: Path, threads: int =
     return context.output
 
 
-def work_directories(root: Path, stage: Stage) -> list[Path]:
-    """The work directories of a stage, whatever their keys, and the folder of its job files."""
-    hexadecimal = "[0-9a-f]" * 16
-    return [*(root / ".work").glob(f"{stage.name}-{hexadecimal}"), *(root / ".work").glob(stage.name)]
-
-
-def recipe(table: Table, stage: Stage, ingredients: Ingredients) -> dict[str, Any]:
-    """How an artefact is made; equal for two identical runs."""
-    return {
-        "stage": stage.name,
-        "key": ingredients.key,
-        "params": stage.params,
-        "code": ingredients.code,
-        "inputs": ingredients.inputs,
-        "fingerprint": fingerprint(table.project.params.determinism.cpu_isa),
-    }
-
-
-@contextmanager
-def _opened(
-    table: Table, stage: Stage, threads: int, lock: str | None = None
-) -> Iterator[tuple[Context, Ingredients, Provenance]]:
+def check_inputs(table: Table, stage: Stage) -> None:
+    """Raise an `ArtifactError` unless every input of a stage has been made."""
     root = table.project.root
     for upstream in table.inputs(stage):
         if not (root / upstream.directory / MANIFEST).is_file():
@@ -118,6 +108,32 @@ def _opened(
                 f"{stage.name} needs {upstream.manifest}, which is not there; run `snakemake {stage.manifest}`"
             )
         read_manifest(root / upstream.directory)
+
+
+def work_directories(root: Path, stage: Stage) -> list[Path]:
+    """The work directories of a stage, whatever their keys, and the folder of its job files."""
+    hexadecimal = "[0-9a-f]" * 16
+    return [*(root / ".work").glob(f"{stage.name}-{hexadecimal}"), *(root / ".work").glob(stage.name)]
+
+
+def recipe(table: Table, stage: Stage, ingredients: Ingredients, **more: Any) -> dict[str, Any]:
+    """How an artefact is made; equal for two identical runs."""
+    return {
+        "stage": stage.name,
+        "key": ingredients.key,
+        "params": stage.params,
+        "code": ingredients.code,
+        "inputs": ingredients.inputs,
+        "fingerprint": {**fingerprint(table.project.params.determinism.cpu_isa), **more},
+    }
+
+
+@contextmanager
+def _opened(
+    table: Table, stage: Stage, threads: int, workers: int | None = None, lock: str | None = None
+) -> Iterator[tuple[Context, Ingredients, Provenance]]:
+    root = table.project.root
+    check_inputs(table, stage)
     provenance, ingredients = Provenance(root, stage.name), Keys(table).ingredients(stage)
     work = root / ".work" / f"{stage.name}-{ingredients.key[:16]}"
     work.mkdir(parents=True, exist_ok=True)
@@ -127,16 +143,17 @@ def _opened(
         except BlockingIOError:
             raise ArtifactError(f"{stage.name} is being run by another process here; wait for it to end") from None
         with disk_errors(work):
-            yield _context(table, stage, work, threads), ingredients, provenance
+            yield _context(table, stage, work, threads, workers), ingredients, provenance
 
 
-def _context(table: Table, stage: Stage, work: Path, threads: int) -> Context:
+def _context(table: Table, stage: Stage, work: Path, threads: int, workers: int | None = None) -> Context:
     inputs = {role: table.project.root / table[name].directory for role, name in stage.inputs.items()}
-    return Context(table.project, stage, inputs, work, work / "output", threads)
+    return Context(table.project, stage, inputs, work, work / "output", threads, workers)
 
 
 def _produce(context: Context, run: Runner, ingredients: Ingredients) -> None:
     shutil.rmtree(context.output, ignore_errors=True)
     context.output.mkdir(parents=True)
     counts = run(context)
-    seal(context.output, counts, recipe(Table(context.project), context.stage, ingredients))
+    made = recipe(Table(context.project), context.stage, ingredients, **context.fingerprint)
+    seal(context.output, counts, made)

@@ -221,15 +221,20 @@ def _experiment_stages(project: Project, name: str, experiment: Experiment) -> I
     reading = ("data/reading", "data/sidecars.py")
     described = ("data/scenes/language.py", "data/scenes/parser.py", "data/splits.py")
     trained = ("task", "data", "model", "optimization", "training")
+    configured = tuple(f"config/{name}.py" for name in ("model", "optimization", "training", "experiment"))
     yield Stage(
         kind="train",
         subject=name,
         directory=f"models/{name}",
-        code=(*reading, "models", "tasks", "training", "config/model.py", "config/training.py", "config/experiment.py"),
-        params={**common, **{section: settings[section] for section in trained}},
+        code=(*reading, "models", "tasks", "training", *configured),
+        params={
+            **common,
+            "device": project.params.determinism.device,
+            **{section: settings[section] for section in trained},
+        },
         settings={"params.yaml": common_keys, file: tuple(section for section in trained if section in written)},
         inputs={"shards": f"shards-{dataset}", "tokenizer": f"tokenizer-{name}"},
-        resources=Resources(threads=1, mem_mb=6000, runtime=240),
+        resources=Resources(threads=min(8, experiment.training.micro_batches), mem_mb=6000, runtime=240),
     )
     yield Stage(
         kind="evaluate",

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,20 @@ from glassworks.pipeline.freshness import Keys
 from glassworks.pipeline.table import Stage, Table
 
 SHOWN = 5
+
+NUMPY_DTYPES = {
+    "BOOL": "u1",
+    "U8": "u1",
+    "I8": "i1",
+    "I16": "<i2",
+    "I32": "<i4",
+    "I64": "<i8",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "F32": "<f4",
+    "F64": "<f8",
+}
+"""How the numbers of a safetensors file are read; bf16 as its bits, which numpy has no type for."""
 
 
 def check(table: Table, stage: Stage) -> str:
@@ -80,40 +95,61 @@ def _first_difference(one: Path, other: Path, before: dict[str, Any], after: dic
         if name not in before:
             return [f"{name}: made only this time"]
         if before[name] != after[name]:
-            return [f"{name}: the first file that differs", *_first_tensor(one / name, other / name)]
+            tensor = first_tensor(one / name, other / name) if name.endswith(".safetensors") else None
+            return [f"{name}: the first file that differs", *([tensor] if tensor else [])]
     return []
 
 
-def _first_tensor(one: Path, other: Path) -> list[str]:
-    if one.suffix != ".safetensors":
-        return []
-    from safetensors.numpy import load_file
-
-    before, after = load_file(one), load_file(other)
+def first_tensor(one: Path, other: Path) -> str | None:
+    """The first tensor, by name, in which two safetensors files differ, and by how much; None where only their headers differ."""
+    before, after = _tensors(one), _tensors(other)
     for name in sorted(set(before) | set(after)):
         if name not in before or name not in after:
-            return [f"tensor {name}: in one of the two only"]
-        if before[name].shape != after[name].shape:
-            return [f"tensor {name}: {before[name].shape} before, {after[name].shape} now"]
-        if before[name].tobytes() != after[name].tobytes():
-            largest = abs(before[name].astype("float64") - after[name].astype("float64")).max()
-            return [f"tensor {name}: the first that differs (largest difference {largest:.3g})"]
-    return []
+            return f"tensor {name}: in one of the two only"
+        for part in ("dtype", "shape"):
+            if before[name][part] != after[name][part]:
+                return f"tensor {name}: {part} {before[name][part]} and {after[name][part]}"
+        if before[name]["data"] != after[name]["data"]:
+            return f"tensor {name}: the first that differs ({_largest_difference(before[name], after[name])})"
+    return None
+
+
+def _tensors(path: Path) -> dict[str, dict[str, Any]]:
+    """dtype, shape and raw bytes of every tensor; numpy could not hold them all (bf16)."""
+    from safetensors import SafetensorError, deserialize
+
+    try:
+        return dict(deserialize(path.read_bytes()))
+    except SafetensorError as error:
+        raise ArtifactError(f"{path}: not a safetensors file ({error}); delete the folder and make it again") from None
+
+
+def _largest_difference(one: dict[str, Any], other: dict[str, Any]) -> str:
+    import numpy as np
+
+    dtype = one["dtype"]
+    if dtype not in NUMPY_DTYPES:
+        return f"dtype {dtype}"
+    before, after = (np.frombuffer(tensor["data"], NUMPY_DTYPES[dtype]) for tensor in (one, other))
+    if dtype == "BF16":  # the upper half of an fp32 number
+        before, after = ((half.astype("<u4") << 16).view("<f4") for half in (before, after))
+    with np.errstate(invalid="ignore"):  # inf - inf
+        return f"largest difference {abs(before.astype('float64') - after.astype('float64')).max():.3g}"
+
+
+def differing_values(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two nested dictionaries differ: the dotted name, and the value in each (None where it is absent)."""
+    for name in sorted(set(one) | set(other)):
+        before, after = one.get(name), other.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from differing_values(before, after, f"{prefix}{name}.")
+        elif before != after:
+            yield f"{prefix}{name}", before, after
 
 
 def _environment_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     before, after = old.get("fingerprint") or {}, new.get("fingerprint") or fingerprint("native")
-    lines = []
-    for name in sorted(set(before) | set(after)):
-        one, other = before.get(name), after.get(name)
-        if isinstance(one, dict) and isinstance(other, dict):
-            lines += [
-                f"environment: {name}.{key}: {one.get(key)} then, {other.get(key)} now"
-                for key in sorted(set(one) | set(other))
-                if one.get(key) != other.get(key)
-            ]
-        elif one != other:
-            lines.append(f"environment: {name}: {one} then, {other} now")
+    lines = [f"environment: {name}: {one} then, {other} now" for name, one, other in differing_values(before, after)]
     if old.get("code") != new.get("code"):
         lines.append("the code has changed since (the recipe holds another code digest)")
     return lines or ["the two environments have the same fingerprint: the stage itself is not deterministic"]

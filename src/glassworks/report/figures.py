@@ -8,13 +8,14 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from glassworks.report.reading import Curves, Run
 from glassworks.report.wording import METRICS, is_control, system
@@ -71,6 +72,11 @@ WIDTH = 9.6
 """Inches; the page scales figures to its own width."""
 BINS = 150
 """Points of a training curve at most: each the mean of a run of steps, in a band from the smallest to the largest."""
+GROUPS, DASHES = (MUTED, "#6d78d6", "#8a8020", "#c4609a"), ("-", "--", ":")
+"""Lines of parameter groups: grey for what no group matches, as in a run without groups; then tones that are readable
+on light and on dark, and are not those of the losses."""
+FAR_APART = 5
+"""Learning rates are drawn on a logarithmic scale when one peak is so many times another."""
 
 
 def loss_figure(runs: Sequence[Run]) -> str:
@@ -79,7 +85,10 @@ def loss_figure(runs: Sequence[Run]) -> str:
     with _style():
         if not shown:
             return _note("No training run has a log of its loss.")
-        figure, rows = _rows(list(shown), 3.1, (2.5, 1), left=0.032, gap=0.18, below=0.52)
+        names = [name for curves in shown.values() if curves.group_rates for name, _ in _named_rates(curves)]
+        margin = 0.12 + 0.07 * max(map(len, names)) if names else 0.0
+        right = 0.985 - margin / WIDTH
+        figure, rows = _rows(list(shown), 3.1, (2.5, 1), left=0.032, right=right, gap=0.18, below=0.52)
         for curves, (losses, rates) in zip(shown.values(), rows, strict=True):
             _draw_losses(losses, curves)
             _draw_rates(rates, curves)
@@ -135,6 +144,7 @@ def _draw_losses(axes: Axes, curves: Curves) -> None:
             zorder=3,
             label="validation",
         )
+        _ring_lowest(axes, curves)
     axes.legend(loc="upper right")
     axes.set_title("Loss per token")
     axes.set_xlabel("step")
@@ -144,15 +154,74 @@ def _draw_losses(axes: Axes, curves: Curves) -> None:
         axes.set_ylim(0, 1.06 * max(np.percentile(finite, 99.5), max(mean, default=0), 1e-9))
 
 
+def _ring_lowest(axes: Axes, curves: Curves) -> None:
+    """A ring around the lowest validation loss, where there is one to find."""
+    pairs = zip(curves.validation_losses, curves.validation_steps, strict=True)
+    if len(found := [pair for pair in pairs if np.isfinite(pair[0])]) > 1:
+        loss, step = min(found)
+        axes.plot(
+            step, loss, "o", color=SECOND, fillstyle="none", markersize=8, clip_on=False, zorder=3, label="lowest"
+        )
+
+
 def _draw_rates(axes: Axes, curves: Curves) -> None:
     axes.set_title("Learning rate")
     axes.set_xlabel("step")
-    if curves.learning_rates:
-        axes.plot(curves.steps, curves.learning_rates, color=MUTED)
-        axes.set_ylim(0, 1.12 * max(*curves.learning_rates, 1e-12))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("e-0", "e-")))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     _frame(axes, curves.steps[-1])
+    if curves.group_rates:
+        _draw_groups(axes, curves)
+    elif curves.learning_rates:
+        axes.plot(curves.steps, curves.learning_rates, color=MUTED)
+        axes.set_ylim(0, 1.12 * max(*curves.learning_rates, 1e-12))
+
+
+def _draw_groups(axes: Axes, curves: Curves) -> None:
+    """A line for each group, named beside its end, with gaps where it is frozen."""
+    lines = _named_rates(curves)
+    peaks = [np.nanmax(rates) for _, rates in lines if not np.isnan(rates).all()] or [1.0]
+    if max(peaks) > FAR_APART * min(peaks):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(min(peaks) / 50, 2 * max(peaks))
+    else:
+        axes.set_ylim(0, 1.12 * max(peaks))
+    ends: list[float] = []
+    for number, (_, rates) in enumerate(lines):
+        shared = sum(np.mean(rates == other) > 1 / 3 for _, other in lines[:number])  # dashed, to show what lies below
+        dashes = (4 * shared, (4, 8)) if shared else DASHES[number // len(GROUPS) % len(DASHES)]
+        axes.plot(curves.steps, rates, color=GROUPS[number % len(GROUPS)], linestyle=dashes)
+        last = rates[rates > 0][-1] if (rates > 0).any() else axes.get_ylim()[0]
+        ends.append(axes.transLimits.transform(axes.transScale.transform((0, last)))[1])
+    heights = _spread(ends, 0.16 * axes.figure.dpi / axes.bbox.height)
+    for number, ((name, _), height) in enumerate(zip(lines, heights, strict=True)):
+        colour = GROUPS[number % len(GROUPS)]
+        axes.text(1.04, height, name, transform=axes.transAxes, va="center", fontsize=9, color=colour)
+
+
+def _named_rates(curves: Curves) -> list[tuple[str, np.ndarray]]:
+    """The rates of what no group matches and of each group, by the name in the figure; none where frozen."""
+    lines = []
+    for name, rates in {"default": curves.learning_rates, **curves.group_rates}.items():
+        shown, trained = name if len(name) <= 16 else f"{name[:15]}…", np.where(np.array(rates) > 0, rates, np.nan)
+        if rates:
+            lines.append((f"{shown} (frozen)" if np.isnan(trained).all() else shown, trained))
+    return lines
+
+
+def _spread(heights: Sequence[float], apart: float) -> list[float]:
+    """The heights in the same order, inside a panel, which reaches from 0 to 1, and `apart` as far as there is room."""
+    lowest, highest = 0.03, 1.0
+    apart = min(apart, (highest - lowest) / len(heights))
+    order, moved = np.argsort(heights, kind="stable"), np.clip(heights, lowest, highest)
+    for below, above in pairwise(order):
+        moved[above] = max(moved[above], moved[below] + apart)
+    for place in reversed(order):
+        moved[place] = min(moved[place], highest)
+        highest = moved[place] - apart
+    return moved.tolist()
 
 
 def _frame(axes: Axes, last_step: float) -> None:
@@ -201,11 +270,18 @@ def _binned(steps: Sequence[int], values: Sequence[float]) -> tuple[list[float],
 
 
 def _rows(
-    names: Sequence[str], height: float, widths: Sequence[float], *, left: float, gap: float, below: float
+    names: Sequence[str],
+    height: float,
+    widths: Sequence[float],
+    *,
+    left: float,
+    gap: float,
+    below: float,
+    right: float = 0.985,
 ) -> tuple[Figure, list[list[Axes]]]:
     """A figure with a row of panels for each name, at fixed places, so that no font decides the layout.
 
-    Lengths are inches, but `left` (of the width) and `gap` (of a panel). A name is written when there are several.
+    Lengths are inches, but `left` and `right` (of the width) and `gap` (of a panel). Several names are written.
     """
     above = 0.42 if len(names) == 1 else 0.85
     height += above - 0.42
@@ -214,7 +290,7 @@ def _rows(
     FigureCanvasSVG(figure)
     grid = figure.add_gridspec(len(names), len(widths), width_ratios=widths)
     between = (above + below) / (height - above - below)
-    grid.update(left=left, right=0.985, top=1 - above / total, bottom=below / total, wspace=gap, hspace=between)
+    grid.update(left=left, right=right, top=1 - above / total, bottom=below / total, wspace=gap, hspace=between)
     for row, name in enumerate(names if len(names) > 1 else []):
         figure.text(0.008, 1 - (row * height + 0.2) / total, name, fontsize=11, fontweight="bold", va="center")
     return figure, [

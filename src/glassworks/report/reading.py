@@ -17,6 +17,8 @@ from glassworks.errors import DataError
 from glassworks.report.wording import SYSTEMS, is_control
 
 REMEDY = "check it with `glassworks verify`, or delete the folder and make it again"
+RATE = "learning_rate"
+"""In a training log: what no parameter group matches; the rate of a group stands under `learning_rate.NAME`."""
 IMAGE_TYPES = {
     b"\x89PNG": "image/png",
     b"\xff\xd8\xff": "image/jpeg",
@@ -45,6 +47,9 @@ class Curves:
     steps: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     learning_rates: list[float] = field(default_factory=list)
+    """Of what no parameter group matches."""
+    group_rates: dict[str, list[float]] = field(default_factory=dict)
+    """Of each parameter group, by its name; 0 where it is frozen."""
     validation_steps: list[int] = field(default_factory=list)
     validation_losses: list[float] = field(default_factory=list)
 
@@ -116,20 +121,25 @@ def read_run(name: str, settings: dict[str, Any], inputs: dict[str, Path], galle
 
 
 def read_curves(path: Path) -> Curves:
-    """The curves in a training log; rows may be training steps or validations."""
+    """The curves in a training log; rows may be training steps or validations, and may hold more than is shown."""
     curves = Curves()
     for place, row in _rows(path):
         step = _number(row, "step", place)
         if "loss" in row:
             curves.steps.append(int(step))
             curves.losses.append(_number(row, "loss", place))
-            if "learning_rate" in row:
-                curves.learning_rates.append(_number(row, "learning_rate", place))
+            if RATE in row:
+                curves.learning_rates.append(_number(row, RATE, place))
+            for name in (name for name in row if name.startswith(f"{RATE}.")):
+                rates = curves.group_rates.setdefault(name.removeprefix(f"{RATE}."), [])
+                rates.append(_number(row, name, place))
         if "validation_loss" in row:
             curves.validation_steps.append(int(step))
             curves.validation_losses.append(_number(row, "validation_loss", place))
-    if curves.learning_rates and len(curves.learning_rates) != len(curves.steps):
-        raise DataError(f"{path}: some training steps have a learning rate and some have none; {REMEDY}")
+    of_groups = {f"{RATE}.{name}": rates for name, rates in curves.group_rates.items()}
+    for name, rates in {RATE: curves.learning_rates, **of_groups}.items():
+        if rates and len(rates) != len(curves.steps):
+            raise DataError(f"{path}: some training steps have a {name} and some have none; {REMEDY}")
     return curves
 
 

@@ -50,8 +50,12 @@ class Batch:
 class CaptioningTask:
     """What training and evaluation need to know about captioning."""
 
-    def __init__(self, model: ModelConfig, tokenizer: CaptionTokenizer) -> None:
-        self.model, self.tokenizer = model, tokenizer
+    metrics = ("loss", "accuracy")
+    """Per target token."""
+
+    def __init__(self, model: ModelConfig, tokenizer: CaptionTokenizer, one_length: bool = False) -> None:
+        """`one_length` pads every batch to the longest caption there can be: compiled models want one shape."""
+        self.model, self.tokenizer, self.one_length = model, tokenizer, one_length
 
     def build(self) -> Captioner:
         """The network with fresh weights, drawn from torch's generator."""
@@ -69,8 +73,9 @@ class CaptioningTask:
         return Example(sample.key, image, captions, labels, ids)
 
     def collate(self, examples: list[Example]) -> Batch:
-        """Pad to the longest caption of the micro-batch."""
-        length = max(len(example.ids) for example in examples) - 1
+        """Pad to the longest caption of the micro-batch, or to one length."""
+        longest = self.model.decoder.max_tokens if self.one_length else max(len(example.ids) for example in examples)
+        length = longest - 1
         inputs = torch.full((len(examples), length), self.tokenizer.pad)
         targets = torch.full((len(examples), length), IGNORED)
         for row, example in enumerate(examples):
@@ -84,6 +89,16 @@ class CaptioningTask:
         """The *sum* of the losses of all target tokens, and their number; kept apart so that a global batch is weighted by token."""
         losses, count = self.caption_losses(model, batch)
         return losses.sum(), count
+
+    def validate(self, model: Captioner, batch: Batch) -> dict[str, tuple[float, int]]:
+        """Loss and accuracy of the next token, summed over target tokens."""
+        logits = model(normalise(batch.images), batch.inputs)
+        losses = F.cross_entropy(
+            logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        count = int((batch.targets != IGNORED).sum())
+        right = int((logits.argmax(-1) == batch.targets).sum())
+        return {"loss": (losses.item(), count), "accuracy": (right, count)}
 
     def caption_losses(self, model: Captioner, batch: Batch) -> tuple[Tensor, int]:
         """The loss of every target token [B, T] (0 at padding), and the number of target tokens."""

@@ -1,85 +1,197 @@
 """Checkpoints of work in progress: a directory that is whole or does not count.
 
-A run's state is its weights, its optimizer moments and one integer, the step. Written to a temporary directory, flushed, renamed; `state.json` comes last
-and holds the digests of the others. safetensors and JSON only.
+A run's state is its weights, its optimizer's moments, the scale of fp16 losses, the average of the weights, and one integer, the step. Tensors are
+safetensors, the rest is JSON. A directory is written under another name, flushed and renamed; `state.json`, which holds the digests of the other files,
+comes last. Tensors are saved whole, however they are spread, so a run may go on with another number of workers or another reduction.
 """
 
 import json
-import os
 import shutil
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor
 
-from glassworks.artifacts.digests import flush_to_disk, sha256_file, write_json
+from glassworks.artifacts.digests import disk_errors, flush_to_disk, sha256_file, write_json
+from glassworks.training.sharding import like, whole
+from glassworks.training.step import Trainer
 
 STATE = "state.json"
+WEIGHTS, MOMENTS, AVERAGE = "model.safetensors", "optimizer.safetensors", "average.safetensors"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state after `step` steps, copied, so that training may go on while it is written."""
+
+    step: int
+    files: dict[str, dict[str, Tensor]]
+    """Tensors by file and name."""
+    scalars: dict[str, Any]
+    """What the optimizer and the loss scaling keep beside tensors."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint on disk: the state after `step` optimizer steps."""
+    """A whole checkpoint on disk: the state after `step` steps."""
 
     directory: Path
     step: int
 
 
-def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, keep: int) -> None:
-    """Save the state after `step` steps, then remove all but the `keep` newest checkpoints."""
-    temporary, final = folder / f".step-{step:08d}.{os.getpid()}.tmp", folder / f"step-{step:08d}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        files = {"model.safetensors": dict(model.state_dict()), "optimizer.safetensors": _moments(model, optimizer)}
-        for name, tensors in files.items():
-            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary / name)
-            flush_to_disk(temporary / name)
-        write_json(temporary / STATE, {"step": step, "files": {name: sha256_file(temporary / name) for name in files}})
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        flush_to_disk(folder)
-    finally:
+def snapshot(trainer: Trainer, step: int) -> Snapshot | None:
+    """Copy the state to the CPU, for the first worker; the others give it their parts of what is spread, so all must call this."""
+    model = trainer.model.state_dict()
+    moments: dict[str, Tensor] = {}
+    numbers: dict[str, dict[str, Any]] = {}
+    for name, parameter in trainer.groups.parameters.items():
+        for key, value in trainer.optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                moments[f"{name}/{key}"] = value
+            else:
+                numbers.setdefault(name, {})[key] = value
+    files = {WEIGHTS: model, MOMENTS: moments}
+    if trainer.average:
+        files[AVERAGE] = trainer.average.tensors
+    if not trainer.workers.first:
+        for tensors in files.values():
+            for tensor in tensors.values():
+                whole(tensor)
+        return None
+    copied = {file: {name: _copy(tensor) for name, tensor in tensors.items()} for file, tensors in files.items()}
+    return Snapshot(step, copied, {"optimizer": numbers, "precision": trainer.precision.state()})
+
+
+def load(checkpoint: Checkpoint, trainer: Trainer) -> None:
+    """Put a saved state into a trainer that was built from the same configuration."""
+    state = json.loads((checkpoint.directory / STATE).read_text())
+    load_weights(checkpoint, trainer.model)
+    trainer.optimizer.state.clear()
+    for key, tensor in load_file(checkpoint.directory / MOMENTS).items():
+        name, _, field = key.rpartition("/")
+        parameter = trainer.groups.parameters[name]
+        spread = like(tensor, parameter) if tensor.shape == parameter.shape else tensor.to(parameter.device)
+        trainer.optimizer.state[parameter][field] = spread
+    for name, numbers in state["optimizer"].items():
+        trainer.optimizer.state[trainer.groups.parameters[name]].update(numbers)
+    trainer.precision.load(state["precision"])
+    if trainer.average:
+        tensors = load_file(checkpoint.directory / AVERAGE)
+        trainer.average.load({name: like(tensors[name], old) for name, old in trainer.average.tensors.items()})
+
+
+@torch.no_grad()
+def load_weights(checkpoint: Checkpoint, model: torch.nn.Module, averaged: bool = False) -> None:
+    """Put saved weights, or their moving average, into a model."""
+    saved = load_file(checkpoint.directory / WEIGHTS)
+    if averaged:
+        saved |= load_file(checkpoint.directory / AVERAGE)
+    for name, tensor in model.state_dict().items():
+        tensor.copy_(like(saved[name], tensor))
+
+
+class Checkpoints:
+    """The checkpoints of one run: writes them behind the training's back, keeps the newest and the best, finds what is whole."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self.writing: Future[None] | None = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """However a run ends, what is being written is finished."""
+        self.thread.shutdown()
+
+    def save(self, state: Snapshot, best_step: int | None = None) -> None:
+        """Write a checkpoint in the background, and then remove all but the newest and that of `best_step`. Waits for the one before."""
+        self.wait()
+        self.writing = self.thread.submit(self._write, state, best_step)
+
+    def check(self) -> None:
+        """Raise what went wrong in the background, if anything did."""
+        if self.writing and self.writing.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when everything is on disk; raises what went wrong."""
+        writing, self.writing = self.writing, None
+        if writing:
+            writing.result()
+
+    def newest(self) -> Checkpoint | None:
+        """The newest whole checkpoint; a damaged one is passed over with a line on stderr."""
+        for directory in sorted(self.folder.glob("step-*"), reverse=True):
+            damaged = damage(directory)
+            if damaged is None:
+                return self.at(int(directory.name.removeprefix("step-")))
+            print(f"warning: {damaged}; falling back to the checkpoint before", file=sys.stderr, flush=True)
+        return None
+
+    def is_whole(self, step: int) -> bool:
+        """Whether there is a checkpoint of that step with the right digests."""
+        return damage(self.at(step).directory) is None
+
+    def at(self, step: int) -> Checkpoint:
+        return Checkpoint(self.folder / f"step-{step:08d}", step)
+
+    def drop_after(self, step: int) -> None:
+        """Forget every checkpoint later than `step`."""
+        for directory in list(self.folder.glob("step-*")):
+            if int(directory.name.removeprefix("step-")) > step:
+                _remove(directory)
+
+    def _write(self, state: Snapshot, best_step: int | None) -> None:
+        final = self.at(state.step).directory
+        temporary = self.folder / f".{final.name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
-    for old in sorted(folder.glob("step-*"))[:-keep]:
-        shutil.rmtree(old)
+        with disk_errors(final):
+            temporary.mkdir(parents=True)
+            try:
+                for name, tensors in state.files.items():
+                    save_file(tensors, temporary / name)
+                    flush_to_disk(temporary / name)
+                digests = {name: sha256_file(temporary / name) for name in state.files}
+                write_json(temporary / STATE, {"step": state.step, "files": digests, **state.scalars})
+                flush_to_disk(temporary)
+                shutil.rmtree(final, ignore_errors=True)
+                temporary.rename(final)
+                flush_to_disk(self.folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        kept = {final, *sorted(self.folder.glob("step-*"))[-self.keep :]}
+        if best_step is not None:
+            kept.add(self.at(best_step).directory)
+        for old in list(self.folder.glob("step-*")):
+            if old not in kept:
+                _remove(old)
 
 
-def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint whose digests are right; a damaged one is passed over with a line on stderr."""
-    for directory in sorted(folder.glob("step-*"), reverse=True):
-        try:
-            state = json.loads((directory / STATE).read_text())
-            damaged = [name for name, digest in state["files"].items() if sha256_file(directory / name) != digest]
-        except (OSError, ValueError, KeyError):
-            damaged = [STATE]
-        if not damaged:
-            return Checkpoint(directory, state["step"])
-        print(f"warning: {directory}: {damaged[0]} is damaged; falling back to the checkpoint before", file=sys.stderr)
-    return None
+def damage(directory: Path) -> str | None:
+    """What is wrong with a checkpoint, as a line; None when its files have the digests that it says."""
+    try:
+        state = json.loads((directory / STATE).read_text())
+        wrong = [name for name, digest in state["files"].items() if sha256_file(directory / name) != digest]
+    except (OSError, ValueError, KeyError, AttributeError):
+        return f"{directory}: {STATE} is missing or damaged"
+    return f"{directory}: {wrong[0]} is damaged" if wrong else None
 
 
-def load_checkpoint(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put the saved weights and moments into `model` and `optimizer`."""
-    model.load_state_dict(load_file(checkpoint.directory / "model.safetensors"))
-    moments = load_file(checkpoint.directory / "optimizer.safetensors")
-    for name, parameter in model.named_parameters():
-        if f"{name}/exp_avg" in moments:
-            optimizer.state[parameter] = {
-                "step": torch.tensor(float(checkpoint.step)),
-                "exp_avg": moments[f"{name}/exp_avg"],
-                "exp_avg_sq": moments[f"{name}/exp_avg_sq"],
-            }
+def _remove(directory: Path) -> None:
+    """A name that does not count comes first: a kill in between leaves no half of a checkpoint."""
+    doomed = directory.with_name(f".{directory.name}.old")
+    shutil.rmtree(doomed, ignore_errors=True)
+    directory.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
-def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    return {
-        f"{name}/{moment}": optimizer.state[parameter][moment]
-        for name, parameter in model.named_parameters()
-        if parameter in optimizer.state
-        for moment in ("exp_avg", "exp_avg_sq")
-    }
+def _copy(tensor: Tensor) -> Tensor:
+    full = whole(tensor.detach())
+    return full.to("cpu", copy=True, memory_format=torch.contiguous_format)

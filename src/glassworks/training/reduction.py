@@ -1,43 +1,176 @@
-"""Sums in a fixed binary tree, so that the bits do not depend on how the work was spread.
+"""Exact reduction: gradients are added in a fixed binary tree, so that the bits do not depend on how the work was spread.
 
 Floating-point addition is not associative: (a + b) + c and a + (b + c) may differ in the last bit. Adding the gradients of micro-batches pairwise, pairs of
 pairs next, gives one fixed order for any power-of-two number of workers, each of which holds a whole subtree.
 """
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from itertools import accumulate, pairwise
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from glassworks.training.sharding import whole
+from glassworks.training.workers import Workers
+
+BUCKET_BYTES = 4 << 20
+"""Gradients travel in pieces of about this size."""
 
 
 class TreeSum:
     """Adds lists of tensors as they come, like a binary counter: never holds more than log2(n) + 1 partial sums."""
 
     def __init__(self) -> None:
-        self._partial: list[tuple[int, list[Tensor]]] = []
+        self.partial: list[tuple[int, list[Tensor]]] = []
 
-    def add(self, tensors: list[Tensor]) -> None:
-        """Add one leaf. The tensors are taken over and may be changed."""
-        size = 1
-        while self._partial and self._partial[-1][0] == size:
-            _, left = self._partial.pop()
+    def take_single(self) -> list[Tensor] | None:
+        """Take back the last leaf if the next one is its neighbour: the caller adds the two."""
+        return self.partial.pop()[1] if self.partial and self.partial[-1][0] == 1 else None
+
+    def add(self, tensors: list[Tensor], leaves: int = 1) -> None:
+        """Add a leaf, or the sum of two. The tensors are taken over and may be changed."""
+        size = leaves
+        while self.partial and self.partial[-1][0] == size:
+            _, left = self.partial.pop()
             torch._foreach_add_(left, tensors)
             tensors, size = left, 2 * size
-        self._partial.append((size, tensors))
+        self.partial.append((size, tensors))
+
+    def add_last(self, index: int, tensor: Tensor) -> Tensor:
+        """The total at place `index` of the lists, given the last leaf's tensor there; frees what it used."""
+        for _, tensors in reversed(self.partial):
+            tensor = tensors[index].add_(tensor)
+            tensors[index] = torch.empty(0)
+        return tensor
 
     def total(self) -> list[Tensor]:
         """The sum. The number of leaves must have been a power of two."""
-        assert len(self._partial) == 1, f"{sum(size for size, _ in self._partial)} leaves are no power of two"
-        return self._partial[0][1]
+        assert len(self.partial) == 1, f"{sum(size for size, _ in self.partial)} leaves are no power of two"
+        return self.partial[0][1]
 
 
-def mean_of_sums(sums: list[Tensor], weight: int) -> list[Tensor]:
-    """Divide summed gradients by the weight of the whole global batch (tokens, samples)."""
-    torch._foreach_div_(sums, float(weight))
-    return sums
+class ExactReduction:
+    """Gradients of the parameters, summed over all micro-batches of all workers.
+
+    Holds at most log2(micro-batches) + 2 buffers of the size of the gradient. The sums of a worker are exchanged in buckets while its last backward pass
+    still runs: a bucket leaves when the gradients of all its parameters are there. A parameter that no sample reaches has the gradient 0.
+    """
+
+    def __init__(self, module: nn.Module, parameters: Sequence[nn.Parameter], workers: Workers) -> None:
+        self.module, self.parameters, self.workers = module, list(parameters), workers
+        self.tree = TreeSum()
+        self.last = False
+        if workers.size > 1:
+            self.buckets = _buckets(self.parameters)
+            self.bucket_of = {index: number for number, bucket in enumerate(self.buckets) for index in bucket}
+            self.thread = ThreadPoolExecutor(1, thread_name_prefix="exchange")
+            self.hooks = [
+                parameter.register_post_accumulate_grad_hook(lambda _, index=index: self._arrived(index))
+                for index, parameter in enumerate(self.parameters)
+            ]
+
+    def close(self) -> None:
+        """Let go of the parameters."""
+        if self.workers.size > 1:
+            for hook in self.hooks:
+                hook.remove()
+            self.thread.shutdown(cancel_futures=True)
+
+    def passing(self, last: bool) -> AbstractContextManager[Any]:
+        """The context of a forward and backward pass."""
+        return nullcontext()
+
+    def add(self, backward: Callable[[], None], last: bool) -> None:
+        """Run one backward pass and add the gradients that it leaves; `last` is this worker's last of the step.
+
+        Every second pass finds the gradients of the one before in place, and autograd adds to them: the lowest additions of the tree cost nothing.
+        """
+        self.last = last and self.workers.size > 1
+        if self.last:
+            self.totals: list[Tensor | None] = [None] * len(self.parameters)
+            self.sent: list[Future[Tensor]] = []
+            self.missing = [len(bucket) for bucket in self.buckets]
+        before = self.tree.take_single() or []
+        versions = [gradient._version for gradient in before]
+        for parameter, gradient in zip(self.parameters, before, strict=False):
+            parameter.grad = gradient
+        backward()
+        if self.last:
+            return
+        for gradient, version in zip(before, versions, strict=True):
+            if gradient._version == version:
+                gradient.add_(0.0)  # not reached this time: what adding zeros does, -0.0 becomes 0.0
+        self.tree.add([_take_gradient(parameter) for parameter in self.parameters], leaves=2 if before else 1)
+
+    def total(self) -> list[Tensor]:
+        """The sums over all workers, and a fresh start for the next step."""
+        tree, self.tree = self.tree, TreeSum()
+        if not self.last:
+            return tree.total()
+        self.last = False
+        for index in range(len(self.parameters)):
+            if self.totals[index] is None:
+                self.totals[index] = tree.add_last(index, _take_gradient(self.parameters[index]).add_(0.0))
+        self._send_complete_buckets()
+        result: list[Tensor] = list(self.parameters)
+        for bucket, sent in zip(self.buckets, self.sent, strict=True):
+            flat = sent.result()
+            ends = accumulate((self.parameters[index].numel() for index in bucket), initial=0)
+            for index, (start, end) in zip(bucket, pairwise(ends), strict=True):
+                result[index] = flat[start:end].view_as(self.parameters[index])
+        return result
+
+    def _arrived(self, index: int) -> None:
+        """The gradient of a parameter is there."""
+        if self.last:
+            self.totals[index] = self.tree.add_last(index, _take_gradient(self.parameters[index]))
+            bucket = self.bucket_of[index]
+            self.missing[bucket] -= 1
+            if bucket == len(self.sent) and not self.missing[bucket]:
+                self._send_complete_buckets()
+
+    def _send_complete_buckets(self) -> None:
+        """Buckets leave in one order everywhere, whatever order they are completed in."""
+        while len(self.sent) < len(self.buckets):
+            bucket = self.buckets[len(self.sent)]
+            parts = [self.totals[index] for index in bucket]
+            if any(part is None for part in parts):
+                return
+            flat = torch.cat([part.reshape(-1) for part in parts])
+            for index in bucket:
+                self.totals[index] = torch.empty(0)
+            self.sent.append(self.thread.submit(self.workers.add, flat))
+
+
+def _take_gradient(parameter: nn.Parameter) -> Tensor:
+    gradient, parameter.grad = parameter.grad, None
+    return torch.zeros_like(parameter) if gradient is None else gradient
+
+
+def _buckets(parameters: list[nn.Parameter]) -> list[list[int]]:
+    """Indices of parameters of one type, from the last to the first, as the backward pass meets them, in pieces of `BUCKET_BYTES`."""
+    buckets: list[list[int]] = []
+    size = BUCKET_BYTES
+    for index in reversed(range(len(parameters))):
+        parameter = parameters[index]
+        if size >= BUCKET_BYTES or parameters[buckets[-1][-1]].dtype != parameter.dtype:
+            buckets.append([])
+            size = 0
+        buckets[-1].append(index)
+        size += parameter.numel() * parameter.element_size()
+    return buckets
 
 
 def clip_by_norm(gradients: list[Tensor], limit: float | None) -> float:
     """Scale gradients in place so that their global L2 norm is at most `limit`; returns the norm before."""
-    norm = torch.stack([gradient.double().square().sum() for gradient in gradients]).sum().sqrt().item()
+    if hasattr(gradients[0], "full_tensor"):  # spread over workers: one exchange for all
+        norm = whole(torch.nn.utils.get_total_norm(gradients)).item()
+    else:
+        norms = torch.stack(torch._foreach_norm(gradients, 2))
+        norm = torch.linalg.vector_norm(norms, dtype=torch.float64).item()
     if limit is not None and norm > limit:
         torch._foreach_mul_(gradients, limit / norm)
     return norm

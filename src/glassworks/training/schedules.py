@@ -1,16 +1,57 @@
-"""Learning rates, each a pure function of the step."""
+"""Learning rates, each a pure function of the step: nothing is counted here, so a resumed run needs no state."""
 
 import math
 
-from glassworks.config.training import Optimization
+from glassworks.config.optimization import Optimization, ParameterGroup
 
 
-def learning_rate(config: Optimization, step: int, steps: int) -> float:
-    """The rate of step `step` (from 0) of `steps`: linear warm-up, then constant or half a cosine down to `floor` times the peak."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    if config.schedule == "constant":
-        return config.learning_rate
-    progress = (step - config.warmup_steps) / max(1, steps - 1 - config.warmup_steps)
-    share = config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return config.learning_rate * share
+def learning_rate(config: Optimization, step: int, steps: int, group: ParameterGroup | None = None) -> float:
+    """The rate of step `step` (from 0) of `steps`, of `group` or of what no group matches.
+
+    The schedule runs inside the group's window, `train_from` to `train_until`; outside it, and when frozen, the rate is
+    0. A warm-up is never hurried: where it fills the window, the decay has no step left and the floor is not reached.
+    """
+    peak, warmup, first, end = config.learning_rate, config.warmup_steps, 0, steps
+    if group is not None:
+        peak = peak if group.learning_rate is None else group.learning_rate
+        warmup = warmup if group.warmup_steps is None else group.warmup_steps
+        first, end = group.train_from, min(group.train_until or steps, steps)
+    if (group is not None and group.frozen) or not first <= step < end:
+        return 0.0
+    local, total = step - first, end - first
+    if config.schedule == "one_cycle":
+        return peak * _one_cycle(config, local, total, warmup)
+    if local < warmup:
+        return peak * (local + 1) / warmup
+    if config.schedule == "cosine":
+        return peak * _half_cosine(config.floor, (local - warmup) / max(1, total - 1 - warmup))
+    if config.schedule == "wsd":
+        return peak * _wsd(config, local, total, warmup)
+    return peak
+
+
+def _wsd(config: Optimization, local: int, total: int, warmup: int) -> float:
+    """Share of the peak after the warm-up: 1, then a line down to the floor.
+
+    Warm-up, stable, decay (Hu et al., 2024, MiniCPM, arXiv:2404.06395), whose decay may be any falling function.
+    """
+    decay = total // 5 if config.decay_steps is None else config.decay_steps
+    decay = min(decay, total - warmup)  # a longer one would begin with a leap down from the peak
+    left = total - 1 - local
+    return config.floor + (1 - config.floor) * left / decay if left < decay else 1.0
+
+
+def _one_cycle(config: Optimization, local: int, total: int, warmup: int) -> float:
+    """Share of the peak: half a cosine from `start` up to it, then half a cosine down to the floor.
+
+    The one-cycle policy (Smith & Topin, 2018, arXiv:1708.07120), with the phases of torch's OneCycleLR: the peak is at
+    step `warmup - 1`, so without a warm-up the first step is already one step below it.
+    """
+    if local < warmup:
+        return _half_cosine(config.start, (warmup - 1 - local) / max(1, warmup - 1))
+    return _half_cosine(config.floor, (local - warmup + 1) / (total - warmup))
+
+
+def _half_cosine(end: float, progress: float) -> float:
+    """From 1 down to `end`, as `progress` goes from 0 to 1."""
+    return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -1,38 +1,43 @@
-"""One optimizer step: a pure function of (weights, moments, step number, data)."""
+"""One optimizer step: a pure function of (weights, moments, loss scale, step number, data)."""
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
-from glassworks.config.training import Optimization
-from glassworks.errors import DataError
-from glassworks.training.reduction import TreeSum, clip_by_norm, mean_of_sums
-from glassworks.training.schedules import learning_rate
-
-
-class Task(Protocol):
-    """What a step asks of an objective."""
-
-    def loss(self, model: Any, batch: Any) -> tuple[Tensor, int]:
-        """The sum of the losses of a micro-batch, and its weight (target tokens, samples)."""
-        ...
+from glassworks.config.optimization import Optimization
+from glassworks.config.training import Training
+from glassworks.errors import ConfigError, DataError
+from glassworks.training.average import WeightAverage
+from glassworks.training.fast_reduction import DataParallel, ShardedDataParallel
+from glassworks.training.objective import CoupledTask, Coupling, Objective, couple, to_device
+from glassworks.training.parameters import ParameterGroups
+from glassworks.training.precision import Precision
+from glassworks.training.reduction import ExactReduction, TreeSum, clip_by_norm
+from glassworks.training.sharding import shard
+from glassworks.training.workers import Workers
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step leaves in the log."""
+    """What a step leaves in the log; the same on all workers."""
 
     loss: float
     """Mean over the weight of the global batch."""
     weight: int
-    learning_rate: float
+    rates: dict[str, float]
     gradient_norm: float
     """Before clipping."""
+    loss_scale: float | None
+    """In fp16."""
+    signals: list[int]
+    """The caller's counts (of signals received), added over all workers: a way to agree."""
 
 
 def seed_generators(*parts: int | str) -> None:
@@ -41,51 +46,141 @@ def seed_generators(*parts: int | str) -> None:
     torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def make_optimizer(model: nn.Module, config: Optimization) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter, 2019); weight decay only on matrices that are not positions."""
-    decayed, plain = [], []
-    for name, parameter in model.named_parameters():
-        (decayed if parameter.ndim >= 2 and "positions" not in name else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, foreach=False)
+class Trainer:
+    """A model, its optimizer and everything else that a step changes."""
 
+    def __init__(
+        self, model: nn.Module, task: Any, optimization: Optimization, training: Training, seed: int, workers: Workers
+    ) -> None:
+        self.model, self.task, self.config, self.training = model, task, optimization, training
+        self.seed, self.workers = seed, workers
+        self.objective = Objective(model, task)
+        if training.reduction == "fsdp2":
+            if isinstance(task, CoupledTask):
+                raise ConfigError(
+                    "training.reduction: fsdp2 does not go with a loss that couples the batch; use exact or ddp"
+                )
+            shard(model, workers)
+        self.groups = ParameterGroups(model, optimization, training.steps)
+        self.optimizer = self.groups.make_optimizer()
+        self.precision = Precision(training.precision, workers.device)
+        self.average = WeightAverage(model, training.ema_decay) if training.ema_decay is not None else None
+        self.parameters: list[nn.Parameter] = []
+        self.reduction: ExactReduction | DataParallel | ShardedDataParallel
 
-def train_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    task: Task,
-    batches: Sequence[Any],
-    config: Optimization,
-    *,
-    seed: int,
-    step: int,
-    steps: int,
-) -> StepResult:
-    """Step number `step` (from 0) of `steps` on one global batch, given as its micro-batches in order.
+    def step(self, batches: Sequence[Any], step: int, signals: Callable[[], Sequence[int]] = tuple) -> StepResult:
+        """Step number `step` (from 0) on one global batch, of which `batches` are this worker's micro-batches in order.
 
-    Gradients of loss sums are added in a fixed tree and divided by the total weight: a token counts the same in whichever micro-batch it is. Raises
-    `DataError` with the step, the micro-batch and the sample keys when a loss is not finite.
-    """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    gradients, losses, weight = TreeSum(), TreeSum(), 0
-    for index, batch in enumerate(batches):
-        seed_generators(seed, step, index)
-        loss, count = task.loss(model, batch)
+        Gradients of loss sums are added in a fixed tree and divided by the total weight: a token counts the same in whichever micro-batch it is. Raises
+        `DataError` with the step, the micro-batch and the sample keys when a loss is not finite.
+        """
+        if self.groups.prepare(step):
+            self._prepare_reduction(step)
+        batches = [to_device(batch, self.workers.device) for batch in batches]
+        first = self.workers.rank * len(batches)
+        if isinstance(self.task, CoupledTask):
+            sums, direct = self._coupled_pass(batches, step, first)
+        else:
+            sums, direct = self._plain_pass(batches, step, first), None
+        with record_function("reduce"):
+            gradients = self.reduction.total()
+            # every worker has a loss of its own unless the loss couples the batch; signals are counted on the way
+            values = torch.tensor([*sums, *signals()], dtype=torch.float64, device=self.workers.device)
+            if isinstance(self.task, CoupledTask):
+                values[:2] /= self.workers.size  # a power of two: exact
+            total, weight, *seen = self.workers.add(values).tolist()
+        with record_function("optimize"):
+            norm, rates, scale = self._update(gradients, direct, weight, step)
+        return StepResult(total / weight, int(weight), rates, norm, scale, [int(count) for count in seen])
+
+    def _plain_pass(self, batches: Sequence[Any], step: int, first: int) -> tuple[float, int]:
+        """Forward and backward pass of every micro-batch; the sum of losses and of weights."""
+        losses, weight = TreeSum(), 0
+        for index, batch in enumerate(batches):
+            last = index == len(batches) - 1
+            seed_generators(self.seed, step, first + index)
+            with self.reduction.passing(last):
+                with self.precision.autocast(), record_function("forward"):
+                    loss, count = self.reduction.module(batch)
+                self._check(loss, step, first + index, batch)
+                with record_function("backward"):
+                    self.reduction.add(self.precision.scaled(loss).backward, last)
+            losses.add([loss.detach().double()])
+            weight += count
+        return losses.total()[0].item(), weight
+
+    def _coupled_pass(
+        self, batches: Sequence[Any], step: int, first: int
+    ) -> tuple[tuple[float, int], list[Tensor | None]]:
+        """The two passes of a loss that couples the batch."""
+        embeddings = []
+        for index, batch in enumerate(batches):
+            seed_generators(self.seed, step, first + index)
+            with torch.no_grad(), self.precision.autocast(), record_function("embed"):
+                embeddings.append(self.objective(batch))
+        with self.precision.autocast(), record_function("couple"):
+            seed_generators(self.seed, step, "loss")
+            coupling: Coupling = couple(self.model, self.task, embeddings, self.parameters, self.workers)
+        self._check(coupling.loss, step, first, *batches)
+        scale = self.precision.scaled(torch.ones((), device=self.workers.device))
+        for index, (batch, gradients) in enumerate(zip(batches, coupling.embedding_gradients, strict=True)):
+            last = index == len(batches) - 1
+            seed_generators(self.seed, step, first + index)
+            with self.reduction.passing(last):
+                with self.precision.autocast(), record_function("forward"):
+                    again = self.reduction.module(batch)
+                pairs = [(again[name], gradients[name] * scale) for name in again if again[name].requires_grad]
+                with record_function("backward"):
+                    self.reduction.add(partial(_backward, pairs), last)
+        return (coupling.loss.double().item(), coupling.weight), coupling.direct
+
+    def _update(
+        self, gradients: list[Tensor], direct: list[Tensor | None] | None, weight: float, step: int
+    ) -> tuple[float, dict[str, float], float | None]:
+        """Divide by the weight, clip, step; the norm, the rates and the loss scale."""
+        scale = self.precision.scaler.get_scale() if self.precision.scaler.is_enabled() else None
+        for gradient, more in zip(gradients, direct or (), strict=False):
+            if more is not None:
+                gradient.add_(more, alpha=scale or 1.0)
+        torch._foreach_div_(gradients, weight)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.precision.unscale(self.optimizer)
+        norm = clip_by_norm(gradients, self.config.clip_norm)
+        rates = self.groups.set_rates(self.optimizer, step)
+        self.precision.step(self.optimizer)
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(step)
+        return norm, rates, scale
+
+    def _prepare_reduction(self, step: int) -> None:
+        """What is trained has changed: sum other gradients, and forget the moments of what is frozen now."""
+        if self.parameters:
+            self.reduction.close()
+        self.parameters = self.groups.trained(step)
+        if self.training.reduction == "exact":
+            self.reduction = ExactReduction(self.objective, self.parameters, self.workers)
+        elif self.training.reduction == "ddp":
+            partly_used = isinstance(self.task, CoupledTask)
+            self.reduction = DataParallel(self.objective, self.parameters, self.workers, partly_used)
+        else:
+            self.reduction = ShardedDataParallel(self.objective, self.model, self.parameters, self.workers)
+        kept = {id(parameter) for parameter in self.parameters}
+        for parameter in list(self.optimizer.state):
+            if id(parameter) not in kept:
+                del self.optimizer.state[parameter]
+
+    def _check(self, loss: Tensor, step: int, micro_batch: int, *batches: Any) -> None:
         if not math.isfinite(loss.item()):
-            keys = ", ".join(batch.keys)
+            keys = ", ".join(key for batch in batches for key in batch.keys)
             raise DataError(
-                f"step {step}, micro-batch {index}: the loss is {loss.item()}; samples: {keys}; lower the learning rate or look at these samples"
+                f"step {step}, micro-batch {micro_batch}: the loss is {loss.item()}; samples: {keys}; "
+                "lower the learning rate or look at these samples; the last good checkpoint stays"
             )
-        gradients.add(list(torch.autograd.grad(loss, parameters)))
-        losses.add([loss.detach().double()])
-        weight += count
-    mean = mean_of_sums(gradients.total(), weight)
-    norm = clip_by_norm(mean, config.clip_norm)
-    rate = learning_rate(config, step, steps)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    for parameter, gradient in zip(parameters, mean, strict=True):
-        parameter.grad = gradient
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return StepResult(losses.total()[0].item() / weight, weight, rate, norm)
+
+
+def _backward(pairs: list[tuple[Tensor, Tensor]]) -> None:
+    """Differentiate embeddings with their gradients; a frozen tower's have none."""
+    if pairs:
+        torch.autograd.backward(*map(list, zip(*pairs, strict=True)))

@@ -6,6 +6,7 @@ What comes out depends on the order and the seed alone: not on the number of wor
 import atexit
 import re
 import signal
+import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,8 @@ from glassworks.errors import ResourceError, UserError
 
 PREFETCH = 4
 """Micro-batches that each worker prepares ahead."""
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+"""A forked worker need not import torch again."""
 
 
 class Picks(Protocol):
@@ -70,7 +73,7 @@ def micro_batches(
             num_workers=workers,
             prefetch_factor=PREFETCH if workers else None,
             worker_init_fn=_leave_signals_to_the_parent if workers else None,
-            multiprocessing_context=start_method if workers else None,
+            multiprocessing_context=(start_method or START_METHOD) if workers else None,
             generator=torch.Generator(),
         )
     batches = _steps(loader, len(part))
@@ -166,7 +169,8 @@ def _close(batches: "weakref.ref[Any]") -> None:
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """A signal to the process group is for the training process, which finishes its step and then ends the workers."""
+    """A signal to the process group is for the training process, which finishes its step and then ends the workers; should it be killed, they go with it."""
+    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)

@@ -1,0 +1,194 @@
+"""Starts the workers of a run with torch's elastic launcher, and turns what became of them into one result or one line.
+
+Each worker leaves an outcome in a file; exit codes alone do not say who was first. One that dies takes the others down: they notice within a step that a peer is
+gone, and the launcher ends whoever does not.
+"""
+
+import fcntl
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from glassworks import errors
+from glassworks.artifacts.digests import write_json
+from glassworks.console import appended_to_log
+from glassworks.errors import ConfigError, Interrupted, ResourceError, UserError
+from glassworks.training import fork_server
+from glassworks.training.signals import SIGNALS, StopRequest
+from glassworks.training.workers import PeerLost, Workers, joined
+
+Function = Callable[..., Any]
+"""function(workers, stop, *arguments) -> a JSON value"""
+LOCK = "workers.lock"
+"""Held by every worker as long as it lives."""
+SHUTDOWN_SECONDS = 24 * 3600
+"""How long workers may take to save after a signal; whoever sent it has limits of their own."""
+
+
+def device_kind(wanted: str) -> str:
+    """ "cuda" or "cpu": what the configuration asks for, or with "auto" what is there."""
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # asking must not start CUDA in a process that will be forked
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise ConfigError("determinism.device: cuda, but this machine has no CUDA device; use auto or cpu")
+    return "cuda" if there and wanted != "cpu" else "cpu"
+
+
+def worker_count(micro_batches: int, threads: int, device: str, wanted: int | None = None) -> int:
+    """How many workers to start: the largest power of two for which there are cores granted (or devices), cores at all, and micro-batches."""
+    if wanted is not None:
+        if wanted & (wanted - 1) or not 1 <= wanted <= micro_batches:
+            powers = [1 << n for n in range(micro_batches.bit_length())]
+            raise ConfigError(
+                f"--workers {wanted}: with {micro_batches} micro-batches it may be {', '.join(map(str, powers))}"
+            )
+        return wanted
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = torch.cuda.device_count() if device == "cuda" else min(threads, cores)
+    return 1 << (max(1, min(limit, micro_batches)).bit_length() - 1)
+
+
+def run_workers(function: Function, *arguments: Any, count: int, device: str, folder: Path) -> Any:
+    """Run `function` in `count` workers and return what the first of them returned.
+
+    Raises what a worker raised if a user can put it right; otherwise one line that says which worker failed, its traceback being in the log. `folder` is
+    used for outcomes. One worker runs in this process; to more of them, `function` and `arguments` travel by pickle.
+    """
+    os.environ["GLASSWORKS_DEVICE"] = device
+    _wait_for_orphans(folder.parent / LOCK)
+    if count == 1:
+        with StopRequest() as stop:
+            return function(Workers(device=torch.device(device)), stop, *arguments)
+    fork_server.start()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        with _kept_handlers():
+            _launch(function, arguments, count, folder)
+        return _outcomes(folder)[0]["value"]
+    finally:
+        for child in multiprocessing.active_children():
+            child.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for_orphans(lock: Path) -> None:
+    """Workers whose launcher was killed save and end by themselves; until then their folder is theirs."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waiting for the workers of a killed run to save and end", file=sys.stderr, flush=True)
+            fcntl.flock(held, fcntl.LOCK_EX)
+
+
+def _launch(function: Function, arguments: tuple[Any, ...], count: int, folder: Path) -> None:
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    for name in list(logging.root.manager.loggerDict):  # each of them has a level of its own
+        if name.startswith(("torch.distributed", "torch.multiprocessing")):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id="glassworks",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+        start_method="forkserver",
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder / "launcher")),
+        signals_to_handle="SIGTERM,SIGUSR2",
+        shutdown_timeout=SHUTDOWN_SECONDS,
+    )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        elastic_launch(config, _work)(function, arguments, folder)
+    except SignalException as stopped:
+        _raise_first_error(folder)
+        raise Interrupted(f"{stopped.sigval.name}: stopped; the same command continues from there") from None
+    except ChildFailedError as failure:
+        _raise_first_error(folder)
+        outcomes = _outcomes(folder)
+        if all(rank in outcomes and outcomes[rank]["status"] == "done" for rank in range(count)):
+            return
+        silent = sorted(set(range(count)) - set(outcomes))  # whoever is not killed says something
+        rank = silent[0] if silent else min(failure.failures)
+        raise ResourceError(
+            f"worker {rank} was killed, mostly for want of memory; the same command continues from the last checkpoint"
+        ) from None
+
+
+def _work(function: Function, arguments: tuple[Any, ...], folder: Path) -> None:
+    """What a worker process does. Never raises: torch's launcher would end the others before they have said what they know."""
+    rank = int(os.environ["RANK"])
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    outcome: dict[str, Any]
+    with StopRequest() as stop, appended_to_log(), (folder.parent / LOCK).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        # the fork server holds signals back; Ctrl-C reaches the launcher, which sends TERM
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS[:2])
+        try:
+            with joined() as workers:
+                outcome = {"status": "done", "value": function(workers, stop, *arguments)}
+        except PeerLost:
+            outcome = {"status": "lost"}
+        except UserError as error:
+            outcome = {"status": "error", "error": type(error).__name__, "message": str(error)}
+        except BaseException as error:
+            traceback.print_exc()
+            outcome = {"status": "crashed", "message": f"{type(error).__name__}: {error}".splitlines()[0]}
+        sys.stdout.flush()
+        sys.stderr.flush()
+        write_json(folder / f"worker-{rank}.json", outcome)
+        for number in SIGNALS[:2]:
+            signal.signal(number, signal.SIG_DFL)
+        if outcome["status"] != "done" or any(stop.counts()):
+            os._exit(1)  # the launcher, if it is still there to see it, takes this for a failure and reads the outcomes
+
+
+def _outcomes(folder: Path) -> dict[int, dict[str, Any]]:
+    found = {}
+    for path in folder.glob("worker-*.json"):
+        found[int(path.stem.removeprefix("worker-"))] = json.loads(path.read_text())
+    return found
+
+
+def _raise_first_error(folder: Path) -> None:
+    """Raise the error that a worker met, if one did: what a user can put right before what is a fault of ours."""
+    outcomes = sorted(_outcomes(folder).items())
+    for _, outcome in sorted(outcomes, key=lambda item: item[1].get("error") == "Interrupted"):
+        if outcome["status"] == "error":
+            raise getattr(errors, outcome["error"])(outcome["message"])
+    for rank, outcome in outcomes:
+        if outcome["status"] == "crashed":
+            raise UserError(f"worker {rank} failed: {outcome['message']} (its traceback stands above, and in the log)")
+
+
+@contextmanager
+def _kept_handlers() -> Iterator[None]:
+    """The launcher sets signal handlers and leaves them behind."""
+    numbers = (signal.SIGTERM, signal.SIGUSR2)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

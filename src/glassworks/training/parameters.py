@@ -1,0 +1,141 @@
+"""Which parameters are trained when, and how: groups by name, frozen times, weight decay, the optimizer."""
+
+import fnmatch
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from glassworks.config.base import nearest
+from glassworks.config.optimization import Optimization, ParameterGroup
+from glassworks.errors import ConfigError
+from glassworks.training.schedules import learning_rate
+
+DEFAULT = "default"
+
+
+class ParameterGroups:
+    """The parameters of a model by the groups of the configuration; what no group matches is in "default"."""
+
+    def __init__(self, model: nn.Module, config: Optimization, steps: int) -> None:
+        self.model, self.config, self.steps = model, config, steps
+        self.members: dict[str, list[str]] = {DEFAULT: [], **{name: [] for name in config.groups}}
+        self.parameters = dict(model.named_parameters())
+        self.active: list[str] | None = None
+        self.resting: list[nn.Module] = []
+        for name in self.parameters:
+            self.members[self._group_of(name)].append(name)
+        for group, settings in config.groups.items():
+            for pattern in settings.parameters:
+                if not fnmatch.filter(self.parameters, pattern):
+                    hint = nearest(pattern, sorted({name.split(".")[0] + ".*" for name in self.parameters}))
+                    raise ConfigError(f"optimization.groups.{group}: no parameter is called {pattern!r}{hint}")
+            if not self.members[group]:
+                raise ConfigError(f"optimization.groups.{group}: earlier groups have taken all its parameters; reorder")
+
+        ends = {0, *(step for one in config.groups.values() for step in (one.train_from, one.train_until) if step)}
+        for step in sorted(end for end in ends if end < steps):
+            if not self.trained(step):
+                raise ConfigError(f"optimization.groups: step {step} trains no parameter; leave one group unfrozen")
+
+    def trained(self, step: int) -> list[nn.Parameter]:
+        """The parameters that step `step` trains, in the order of the model."""
+        active = {name for group in self.members if self._active(group, step) for name in self.members[group]}
+        return [parameter for name, parameter in self.parameters.items() if name in active]
+
+    def prepare(self, step: int) -> bool:
+        """Set the model up for a step: gradients for what is trained, train mode but for frozen parts; True when this changed what is trained.
+
+        A module whose parameters are all frozen is in eval mode. So is one with running statistics (batch norm): those of a batch would depend on how it is cut.
+        """
+        active = [group for group in self.members if self._active(group, step)]
+        changed = active != self.active
+        if changed:
+            self.active = active
+            trained = {id(parameter) for parameter in self.trained(step)}
+            for parameter in self.parameters.values():
+                parameter.requires_grad_(id(parameter) in trained)
+            self.resting = [module for module in self.model.modules() if _rests(module)]
+        self.model.train()
+        for module in self.resting:
+            module.eval()
+        return changed
+
+    def rates(self, step: int) -> dict[str, float]:
+        """The learning rate of every group at a step; 0 where it is frozen."""
+        return {group: learning_rate(self.config, step, self.steps, self._settings(group)) for group in self.members}
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of the configuration, over two groups per parameter group: with weight decay and without."""
+        optimizer_class = getattr(torch.optim, self.config.optimizer)
+        groups = [group for name in self.members for group in self._optimizer_groups(name)]
+        known = inspect.signature(optimizer_class).parameters
+        unknown = [name for name in self.config.options if name not in known]
+        if unknown:
+            hint = nearest(unknown[0], sorted(known.keys() - {"params", "lr"}))
+            raise ConfigError(f"optimization.options.{unknown[0]}: {self.config.optimizer} has no such argument{hint}")
+        options: dict[str, Any] = {"lr": self.config.learning_rate, **self.config.options}
+        for name in ("betas", "eps"):
+            single = name == "betas" or isinstance(known[name].default if name in known else None, float)
+            if name in known and single:
+                options[name] = getattr(self.config, name)
+            elif name in self.config.model_fields_set:
+                raise ConfigError(f"optimization.{name}: {self.config.optimizer} has none; remove it or use options")
+        if "fused" in known:
+            options["fused"] = True
+        elif "foreach" in known:
+            options["foreach"] = False
+        if "weight_decay" not in known:
+            if "weight_decay" in self.config.model_fields_set:
+                raise ConfigError(f"optimization.weight_decay: {self.config.optimizer} has none; remove it")
+            groups = [{name: value for name, value in group.items() if name != "weight_decay"} for group in groups]
+        try:
+            return optimizer_class(groups, **options)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"optimization: {self.config.optimizer}: {error}") from None
+
+    def set_rates(self, optimizer: torch.optim.Optimizer, step: int) -> dict[str, float]:
+        """Give every group of the optimizer its rate at a step; returns the rates."""
+        rates = self.rates(step)
+        for group in optimizer.param_groups:
+            group["lr"] = rates[group["group"]]
+        return rates
+
+    def _optimizer_groups(self, group: str) -> Iterator[dict[str, Any]]:
+        settings = self._settings(group)
+        decay = self.config.weight_decay
+        if settings is not None and settings.weight_decay is not None:
+            decay = settings.weight_decay
+        decayed = [name for name in self.members[group] if _decays(name, self.parameters[name])]
+        plain = [name for name in self.members[group] if not _decays(name, self.parameters[name])]
+        for names, value in ((decayed, decay), (plain, 0.0)):
+            if names:
+                yield {"params": [self.parameters[name] for name in names], "weight_decay": value, "group": group}
+
+    def _group_of(self, name: str) -> str:
+        for group, settings in self.config.groups.items():
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in settings.parameters):
+                return group
+        return DEFAULT
+
+    def _settings(self, group: str) -> ParameterGroup | None:
+        return self.config.groups.get(group)
+
+    def _active(self, group: str, step: int) -> bool:
+        settings = self._settings(group)
+        if settings is None:
+            return True
+        until = self.steps if settings.train_until is None else settings.train_until
+        return not settings.frozen and settings.train_from <= step < until
+
+
+def _rests(module: nn.Module) -> bool:
+    own = [parameter.requires_grad for parameter in module.parameters()]
+    return (bool(own) and not any(own)) or getattr(module, "track_running_stats", False)
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    """Matrices decay; norms, biases, gates, logit scales (all of them 1-D) and positions do not."""
+    return parameter.ndim >= 2 and "position" not in name

@@ -1,0 +1,78 @@
+"""Metrics on held-out data, and what follows from them: which step was best, and when to stop early. All of it is a function of the log."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from glassworks.config.training import Selection
+from glassworks.errors import ConfigError
+from glassworks.training.objective import to_device
+from glassworks.training.precision import Precision
+from glassworks.training.workers import Workers
+
+PREFIX = "validation_"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out micro-batches, cut without regard to the number of workers."""
+
+    count: int
+    read: Callable[[range], Iterator[Any]]
+    """Yields the micro-batches of a range."""
+
+
+@torch.no_grad()
+def validate(model: Any, task: Any, held_out: HeldOut, precision: Precision, workers: Workers) -> dict[str, float]:
+    """Weighted means over the held-out data, as {"validation_loss": …}. Every worker takes a block; the sums are added in the order of the data."""
+    model.eval()
+    own, most = workers.part(held_out.count), math.ceil(held_out.count / workers.size)
+    rows = []
+    for batch in held_out.read(own):
+        with precision.autocast():
+            found = task.validate(model, to_device(batch, workers.device))
+        rows.append([number for name in task.metrics for number in found[name]])
+    if len(own) < most and any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
+        for batch in held_out.read(range(1)):  # weights that are spread are gathered by all workers together
+            task.validate(model, to_device(batch, workers.device))
+    padded = torch.full((most, 2 * len(task.metrics)), math.nan, dtype=torch.float64, device=workers.device)
+    if rows:
+        padded[: len(rows)] = torch.tensor(rows, dtype=torch.float64)
+    columns = [[number for number in column if not math.isnan(number)] for column in workers.gather(padded).T.tolist()]
+    totals = [math.fsum(column) for column in columns]
+    pairs = zip(totals[0::2], totals[1::2], strict=True)
+    return {PREFIX + name: total / weight for name, (total, weight) in zip(task.metrics, pairs, strict=True)}
+
+
+class Progression:
+    """The validations so far, read from the rows of the log."""
+
+    def __init__(self, selection: Selection) -> None:
+        self.selection = selection
+        self.best_step: int | None = None
+        self.best = math.inf
+        self.waited = 0
+        """Validations since the best."""
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Take in a row of the log; rows that are no validation do not count."""
+        metrics = [name for name in row if name.startswith(PREFIX)]
+        if not metrics:
+            return
+        if self.selection.metric not in row:
+            raise ConfigError(
+                f"training.selection.metric: this task has no {self.selection.metric!r}; it has {', '.join(sorted(metrics))}"
+            )
+        value = row[self.selection.metric] * (-1 if self.selection.mode == "max" else 1)
+        if value < self.best:
+            self.best_step, self.best, self.waited = row["step"], value, 0
+        else:
+            self.waited += 1
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the patience is at its end."""
+        return self.selection.patience is not None and self.waited >= self.selection.patience

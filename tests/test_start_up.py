@@ -1,0 +1,65 @@
+"""What people wait for at every command starts without torch, whose import takes seconds."""
+
+import subprocess
+import sys
+
+import pytest
+
+WITH_ARGUMENTS = "import sys; sys.argv[0] = 'glassworks'; from glassworks.cli import main; main()"
+"""The entry point as `glassworks` calls it."""
+
+
+def torch_is_imported(code, *arguments, cwd):
+    """Run code in a process of its own; whether torch was imported when it ended, and what it printed."""
+    script = f"import atexit, sys\natexit.register(lambda: print('torch:', 'torch' in sys.modules))\n{code}"
+    run = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout
+    *output, verdict = run.stdout.splitlines()
+    assert verdict in ("torch: True", "torch: False")
+    return verdict == "torch: True", "\n".join(output)
+
+
+@pytest.fixture
+def fetched(project):
+    """A project with one artefact, of text files."""
+    (project.root / "texts").mkdir()
+    (project.root / "texts/captions.csv").write_text("file,caption\na.png,a square\n")
+    (project.root / "texts/a.png").write_text("not looked into yet")
+    project.configure({"datasets": {"texts": {"source": "folder", "path": "texts"}}})
+    project.run("fetch-texts")
+    return project
+
+
+def test_help_imports_no_torch(tmp_path):
+    imported, output = torch_is_imported(WITH_ARGUMENTS, "--help", cwd=tmp_path)
+    assert "compare" in output and "verify" in output
+    assert not imported
+
+
+def test_verifying_an_artefact_imports_no_torch(fetched):
+    imported, output = torch_is_imported(WITH_ARGUMENTS, "verify", "fetch-texts", cwd=fetched.root)
+    assert "every digest is right" in output
+    assert not imported
+
+
+def test_asking_for_the_status_imports_no_torch(fetched):
+    imported, output = torch_is_imported(WITH_ARGUMENTS, "status", cwd=fetched.root)
+    assert "fetch-texts" in output
+    assert not imported
+
+
+def test_what_the_snakefile_imports_imports_no_torch(tmp_path):
+    imported, _ = torch_is_imported("from glassworks.pipeline.snakefile import Pipeline", cwd=tmp_path)
+    assert not imported
+
+
+def test_torch_would_be_noticed(tmp_path):
+    imported, _ = torch_is_imported("import torch", cwd=tmp_path)
+    assert imported

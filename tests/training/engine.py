@@ -1,0 +1,64 @@
+"""Runs of the engine in worker processes, for its tests."""
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+
+from glassworks.training.launch import run_workers
+from glassworks.training.loop import Fitted, Run, fit
+from glassworks.training.signals import StopRequest
+from glassworks.training.workers import Workers
+
+from .objectives import a_run
+
+
+class Stopped(Exception):
+    """A run that was ended on purpose, as hard as a kill."""
+
+
+def sha256(fitted: Fitted) -> str:
+    """Of the final weights."""
+    return hashlib.sha256(save(fitted.weights)).hexdigest()
+
+
+def train(folder: Path, task: Any, workers: int = 1, **settings: Any) -> dict[str, Any]:
+    """Train in `folder`, going on from what is there; the digest of the weights and what else there is to know."""
+    return run_workers(_train, folder, task, settings, count=workers, device="cpu", folder=folder / "workers")
+
+
+def train_until(folder: Path, step: int, task: Any, **settings: Any) -> None:
+    """Leave `folder` as a run leaves it that is killed after `step` steps, alone: logs may be ahead of the checkpoint."""
+    run = a_run(folder, task, **settings)
+
+    def cut(first: int, part: range) -> Any:
+        batches = run.batches(first, part)
+        for _ in range(first, step):
+            yield next(batches)
+        raise Stopped
+
+    cut_run = Run(**{**vars(run), "batches": cut})
+    try:
+        fit(cut_run, Workers(), StopRequest())
+    except Stopped:
+        return
+    raise AssertionError(f"the run was over before step {step}")
+
+
+def fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+def _train(workers: Workers, stop: StopRequest, folder: Path, task: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    fitted = fit(a_run(folder, task, **settings), workers, stop)
+    if not workers.first:
+        return {}
+    return {
+        "sha256": sha256(fitted),
+        "step": fitted.step,
+        "published": fitted.published_step,
+        "resumed": fitted.resumed_step,
+    }

@@ -1,0 +1,113 @@
+"""Runs on small real shards, through the real loader: the captioner, and a contrastive model of images and captions."""
+
+import math
+import os
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glassworks.config.base import parse
+from glassworks.config.experiment import Experiment
+from glassworks.data.reading.dataset import ShardDataset
+from glassworks.data.reading.images import normalise
+from glassworks.tasks.captioning import IGNORED, Batch, CaptioningTask
+from glassworks.training import run as stage
+from glassworks.training.loop import Run
+
+MODEL = {
+    "encoder": {"image_size": 16, "patch_size": 8, "width": 16, "depth": 2, "heads": 2, "dropout": 0.1},
+    "decoder": {"width": 16, "depth": 2, "heads": 2, "max_tokens": 14, "dropout": 0.1},
+}
+STEPS = 6
+
+
+class Bytes:
+    """One token per ASCII letter."""
+
+    pad, bos, eos, size = 0, 1, 2, 130
+
+    def encode(self, text: str, max_tokens: int) -> list[int]:
+        return [self.bos, *(byte + 3 for byte in text.encode("ascii")), self.eos][:max_tokens]
+
+
+class Contrast(CaptioningTask):
+    """Which caption belongs to which image of the global batch (CLIP's loss, Radford et al., 2021)."""
+
+    metrics = ("loss",)
+
+    def build(self) -> "ImagesAndTexts":
+        return ImagesAndTexts(self.tokenizer.size)
+
+    def embed(self, model: Any, batch: Batch) -> dict[str, Tensor]:
+        return model(normalise(batch.images), batch.targets)
+
+    def coupled_loss(self, model: Any, embeddings: dict[str, Tensor]) -> tuple[Tensor, int]:
+        logits = model.scale.exp() * embeddings["image"] @ embeddings["text"].T
+        own = torch.arange(len(logits))
+        both = F.cross_entropy(logits, own, reduction="sum") + F.cross_entropy(logits.T, own, reduction="sum")
+        return both / 2, len(logits)
+
+    def validate(self, model: Any, batch: Batch) -> dict[str, tuple[float, int]]:
+        loss, weight = self.coupled_loss(model, self.embed(model, batch))
+        return {"loss": (loss.item(), weight)}
+
+
+class ImagesAndTexts(nn.Module):
+    """Two convolutions for an image, the mean of its bytes for a caption."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, 2), nn.Conv2d(16, 16, 3, 2)
+        self.image, self.tokens, self.text = nn.Linear(16, 8), nn.Embedding(vocabulary, 16), nn.Linear(16, 8)
+        self.scale = nn.Parameter(torch.tensor([math.log(10.0)]))
+
+    def forward(self, images: Tensor, ids: Tensor) -> dict[str, Tensor]:
+        pixels = F.dropout(F.gelu(self.second(F.gelu(self.first(images)))).mean((2, 3)), 0.1, self.training)
+        real = (ids != IGNORED).unsqueeze(-1)
+        letters = (self.tokens(ids.clamp_min(0)) * real).sum(1) / real.sum(1)
+        return {
+            "image": F.normalize(self.image(pixels), dim=-1),
+            "text": F.normalize(self.text(letters), dim=-1),
+        }
+
+
+TASKS = {"captioner": CaptioningTask, "contrastive": Contrast}
+
+
+def picture_run(
+    folder: Path, shards: Path, task: str, precision: str, loader_workers: int, killed_at: int | None, rank: int
+) -> Run:
+    """A run over the shards; with `killed_at`, the worker `rank` kills itself after so many steps."""
+    training = {"steps": STEPS, "batch_size": 16, "micro_batches": 8, "validate_every": 3, "precision": precision}
+    settings = {
+        "task": "captioning",
+        "data": {"dataset": "pictures"},
+        "model": MODEL,
+        "training": training,
+        "optimization": {"warmup_steps": 2},
+        "execution": {"checkpoint_every": 2, "loader_workers": loader_workers},
+    }
+    experiment = parse(Experiment, settings, "experiment")
+    objective = TASKS[task](experiment.model, Bytes())
+    return Run(
+        name=task,
+        folder=folder,
+        task=objective,
+        batches=partial(stage._batches, ShardDataset(shards, "train"), experiment, objective, 5),
+        held_out=stage._held_out(ShardDataset(shards, "validation"), experiment, objective, 5),
+        seed=5,
+        optimization=experiment.optimization,
+        training=experiment.training,
+        execution=experiment.execution,
+        after_step=partial(_die, killed_at, rank),
+    )
+
+
+def _die(killed_at: int | None, rank: int, step: int) -> None:
+    if step == killed_at and rank == int(os.environ.get("RANK", rank)):
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,73 @@
+"""One experiment, one set of final bytes: for any number of workers and loader processes, in one go or killed and resumed. Makes the table of docs/exactness.md."""
+
+import itertools
+import multiprocessing
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glassworks.errors import ResourceError
+from glassworks.training import fork_server
+from glassworks.training.launch import run_workers
+from glassworks.training.loop import fit
+from glassworks.training.signals import StopRequest
+from glassworks.training.workers import Workers
+
+from ..data.small_shards import make_shards
+from .engine import sha256
+from .pictures import STEPS, picture_run
+
+WORKERS, LOADERS = (1, 2, 4, 8), (0, 2)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shards(tmp_path_factory.mktemp("shards") / "shards", train=40, validation=9)
+
+
+def final(workers: Workers, stop: StopRequest, settings: dict[str, Any]) -> str | None:
+    fitted = fit(picture_run(**settings), workers, stop)
+    return sha256(fitted) if workers.first else None
+
+
+def train(workers: int, settings: dict[str, Any]) -> str:
+    folder = settings["folder"] / "workers"
+    return run_workers(final, settings, count=workers, device="cpu", folder=folder)
+
+
+def alone(settings: dict[str, Any]) -> None:
+    fit(picture_run(**settings), Workers(), StopRequest())
+
+
+def kill(workers: int, settings: dict[str, Any]) -> None:
+    """Train until one of the workers kills itself."""
+    if workers > 1:
+        with pytest.raises(ResourceError, match=f"worker {settings['rank']} was killed"):
+            train(workers, settings)
+    else:
+        fork_server.start()
+        process = multiprocessing.get_context("forkserver").Process(target=alone, args=(settings,))
+        process.start()
+        process.join()
+        assert process.exitcode == -9
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("task", ["captioner", "contrastive"])
+def test_one_experiment_has_one_set_of_final_bytes(tmp_path, shards, record_row, task, precision):
+    draw = random.Random(f"{task} {precision}")
+    found = set()
+    for workers, loaders in itertools.product(WORKERS, LOADERS):
+        common = {"shards": shards, "task": task, "precision": precision, "loader_workers": loaders}
+        whole = {"folder": tmp_path / f"whole-{workers}-{loaders}", "killed_at": None, "rank": 0, **common}
+        uninterrupted = train(workers, whole)
+        step, before = draw.randint(1, STEPS - 1), draw.choice(WORKERS)
+        cut = {"folder": tmp_path / f"killed-{workers}-{loaders}", **common}
+        kill(before, {**cut, "killed_at": step, "rank": draw.randrange(before)})
+        resumed = train(workers, {**cut, "killed_at": None, "rank": 0})
+        found |= {uninterrupted, resumed}
+        how = f"{resumed[:16]} (killed after step {step} with {before})"
+        record_row("exactness", task, precision, workers, loaders, uninterrupted[:16], how)
+    assert len(found) == 1, found

@@ -1,0 +1,45 @@
+"""How many workers there are, and what a user hears of them. Kills and signals: tests/faults."""
+
+import os
+
+import pytest
+
+from glassworks.errors import ConfigError
+from glassworks.training.launch import device_kind, run_workers, worker_count
+
+
+@pytest.fixture(autouse=True)
+def four_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(4)))
+
+
+@pytest.mark.parametrize(
+    ("micro_batches", "threads", "count"),
+    [(8, 1, 1), (8, 2, 2), (8, 3, 2), (8, 4, 4), (8, 8, 4), (2, 8, 2), (1, 8, 1)],
+)
+def test_as_many_workers_as_granted_cores_that_exist_a_power_of_two(micro_batches, threads, count):
+    assert worker_count(micro_batches, threads, "cpu") == count
+
+
+def test_the_user_may_ask_for_any_possible_number():
+    assert worker_count(8, 1, "cpu", wanted=8) == 8
+    for impossible in (3, 16):
+        with pytest.raises(ConfigError, match=f"--workers {impossible}: with 8 micro-batches it may be 1, 2, 4, 8"):
+            worker_count(8, 1, "cpu", wanted=impossible)
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert device_kind("auto") == device_kind("cpu") == "cpu"
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        device_kind("cuda")
+
+
+def place(workers, stop):
+    return [workers.rank, workers.size, workers.first, [list(workers.part(5))]]
+
+
+def test_the_value_of_the_first_worker_comes_back(tmp_path):
+    assert run_workers(place, count=1, device="cpu", folder=tmp_path / "w") == [0, 1, True, [[0, 1, 2, 3, 4]]]
+    assert run_workers(place, count=2, device="cpu", folder=tmp_path / "w") == [0, 2, True, [[0, 1, 2]]]
+    assert not (tmp_path / "w").exists()
