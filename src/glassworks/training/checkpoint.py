@@ -1,7 +1,7 @@
 """Checkpoints of work in progress: a directory that is whole or does not count.
 
 A run's state is its weights, its optimizer's moments, the scale of fp16 losses, the average of the weights, and one integer, the step. Tensors are
-safetensors, the rest is JSON. A directory is written under another name, flushed and renamed; `state.json`, which holds the digests of the other files,
+safetensors, the rest is JSON. A directory is written under another name, flushed and renamed; `state.json`, which holds the digests of the other files and its own,
 comes last. Tensors are saved whole, however they are spread, so a run may go on with another number of workers or another reduction.
 """
 
@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from glassworks.artifacts.digests import disk_errors, flush_to_disk, sha256_file, write_json
+from glassworks.artifacts.digests import digest_json, disk_errors, flush_to_disk, sha256_file, write_json
 from glassworks.training.sharding import like, whole
 from glassworks.training.step import Trainer
 
@@ -159,7 +159,8 @@ class Checkpoints:
                     save_file(tensors, temporary / name)
                     flush_to_disk(temporary / name)
                 digests = {name: sha256_file(temporary / name) for name in state.files}
-                write_json(temporary / STATE, {"step": state.step, "files": digests, **state.scalars})
+                content = {"step": state.step, "files": digests, **state.scalars}
+                write_json(temporary / STATE, {**content, "digest": digest_json(content)})
                 flush_to_disk(temporary)
                 shutil.rmtree(final, ignore_errors=True)
                 temporary.rename(final)
@@ -175,9 +176,11 @@ class Checkpoints:
 
 
 def damage(directory: Path) -> str | None:
-    """What is wrong with a checkpoint, as a line; None when its files have the digests that it says."""
+    """What is wrong with a checkpoint, as a line; None when its files, and what it says itself, have the digests that it says."""
     try:
         state = json.loads((directory / STATE).read_text())
+        if state.pop("digest") != digest_json(state):
+            raise ValueError
         wrong = [name for name, digest in state["files"].items() if sha256_file(directory / name) != digest]
     except (OSError, ValueError, KeyError, AttributeError):
         return f"{directory}: {STATE} is missing or damaged"
