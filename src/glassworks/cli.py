@@ -273,7 +273,8 @@ def run_stage(
 
 
 def set_instruction_set(cpu_isa: str) -> None:
-    """Fix the instruction set of the CPU kernels and one thread per process; both change bits. Must come before torch is imported."""
+    """Fix what changes bits: the instruction set of the CPU kernels, one thread per process, cuBLAS's workspace. Must come before torch is imported."""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
     if cpu_isa == "avx2":
         os.environ["ATEN_CPU_CAPABILITY"], os.environ["ONEDNN_MAX_CPU_ISA"] = "avx2", "AVX2"

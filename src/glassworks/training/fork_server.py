@@ -15,7 +15,9 @@ HELD_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 def start() -> None:
     """Start the server unless it runs. It ends with the last of this process and its workers."""
     multiprocessing.set_forkserver_preload(PRELOADED)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)  # what is blocked here stays blocked in child processes
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, HELD_BACK
+    )  # what is blocked here stays blocked in child processes
     try:
         resource_tracker.ensure_running()  # lets two of them through again
         signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)

@@ -58,9 +58,10 @@ class ParameterGroups:
             for parameter in self.parameters.values():
                 parameter.requires_grad_(id(parameter) in trained)
             self.resting = [module for module in self.model.modules() if _rests(module)]
-        self.model.train()
-        for module in self.resting:
-            module.eval()
+        if changed or not self.model.training:
+            self.model.train()
+            for module in self.resting:
+                module.eval()
         return changed
 
     def rates(self, step: int) -> dict[str, float]:

@@ -43,7 +43,12 @@ class StepResult:
 def seed_generators(*parts: int | str) -> None:
     """Seed torch's generators by a digest of `parts`: nothing draws from a stream with a history."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    seed = int.from_bytes(digest[:8], "big") >> 1
+    torch.default_generator.manual_seed(
+        seed
+    )  # torch.manual_seed asks every kind of device there might be, at each micro-batch
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 
 class Trainer:
