@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 from safetensors.torch import load_file
@@ -24,6 +24,8 @@ PATIENCE = 120.0
 
 class Command:
     """A command in the root of a repository. With `rig` (rig/sitecustomize.py) it announces what it is about, or is slow or broken."""
+
+    started: ClassVar[list["Command"]] = []
 
     def __init__(
         self, repository: Repository, *command: str, rig: dict[str, Any] | None = None, file_limit: int | None = None
@@ -52,6 +54,7 @@ class Command:
                 start_new_session=True,
                 preexec_fn=prepare,
             )
+        self.started.append(self)
 
     @property
     def output(self) -> str:
@@ -80,15 +83,19 @@ class Command:
             return {"publication"}
         if not self._announced("+step"):
             return {"launch" if self._announced("+launch") else "start-up"}
-        begun = {name for name in ("validation", "checkpoint") if self._announced(f"+{name}") > self._announced(f"-{name}")}
-        return begun if "validation" in begun else {"step", *begun}
+        phases = ("validation", "checkpoint")
+        going_on = {phase for phase in phases if self._announced(f"+{phase}") > self._announced(f"-{phase}")}
+        return going_on if "validation" in going_on else {"step", *going_on}
+
+    def fork_servers(self) -> list[psutil.Process]:
+        children = psutil.Process(self.process.pid).children()
+        return [child for child in children if "multiprocessing.forkserver" in " ".join(child.cmdline())]
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes, in the order of their ranks; the command itself, when it works alone."""
-        command = psutil.Process(self.process.pid)
-        servers = [child for child in command.children() if "multiprocessing.forkserver" in " ".join(child.cmdline())]
-        found = [worker for server in servers for worker in server.children()]
-        return sorted(found, key=lambda worker: (worker.create_time(), worker.pid)) or [command]
+        found = [worker for server in self.fork_servers() for worker in server.children()]
+        found.sort(key=lambda worker: (worker.create_time(), worker.pid))
+        return found or [psutil.Process(self.process.pid)]
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

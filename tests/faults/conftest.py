@@ -2,11 +2,14 @@
 
 import fcntl
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ..small_pipeline import Repository
+from .commands import Command
 
 MODEL = Path("models/tiny")
 
@@ -38,3 +41,13 @@ def training(undisturbed: Path, tmp_path: Path) -> Repository:
     """A copy of that repository; models/tiny is what must come out again."""
     shutil.copytree(undisturbed, tmp_path / "repository", symlinks=True)
     return Repository(tmp_path / "repository")
+
+
+@pytest.fixture(autouse=True)
+def no_command_outlives_its_test() -> Iterator[None]:
+    """Whatever the test found out."""
+    yield
+    for command in Command.started:
+        command.send_to_all(signal.SIGKILL)
+        command.process.wait()
+    Command.started.clear()

@@ -123,6 +123,10 @@ def _launch(function: Function, arguments: tuple[Any, ...], count: int, folder: 
     except SignalException as stopped:
         _raise_first_error(folder)
         raise Interrupted(f"{stopped.sigval.name}: stopped; the same command continues from there") from None
+    except (EOFError, ConnectionError):
+        raise ResourceError(
+            "the server that starts workers was killed, mostly for want of memory; the same command continues from the last checkpoint"
+        ) from None
     except ChildFailedError as failure:
         _raise_first_error(folder)
         outcomes = _outcomes(folder)

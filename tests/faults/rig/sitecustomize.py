@@ -56,6 +56,8 @@ def raise_in(worker: int, at: int) -> None:
 
 
 def rig() -> None:
+    from multiprocessing import popen_forkserver
+
     from glassworks.pipeline import execution
     from glassworks.training import checkpoint, loop, run, step
 
@@ -64,6 +66,7 @@ def rig() -> None:
     if "flush" in RIG["slow"]:
         slow_flushes(RIG["slow"]["flush"])
     phase("launch", run, "run_workers")
+    phase("fork", popen_forkserver.Popen, "_launch")
     phase("fit", run, "fit")
     phase("step", step.Trainer, "step")
     phase("validation", loop, "validate")

@@ -135,9 +135,12 @@ def _as_is(batch: Any) -> Any:
 
 
 def _steps(loader: DataLoader, per_step: int) -> Iterator[list[Any]]:
+    handler = signal.getsignal(signal.SIGCHLD)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")
         batches: Any = iter(loader)
+    if signal.getsignal(signal.SIGCHLD) != handler:
+        signal.signal(signal.SIGCHLD, handler)  # torch's would raise wherever the death of a worker meets this process
     try:
         step = []
         for batch in batches:
