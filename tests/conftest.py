@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import yaml
 
@@ -14,6 +15,9 @@ from glassworks.pipeline.execution import Context, execute, execute_job
 from glassworks.pipeline.table import Table
 
 from .small_pipeline import REPOSITORY, built, empty_repository, repository
+
+hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("patient")
 
 __all__ = ["built", "empty_repository", "repository"]
 
