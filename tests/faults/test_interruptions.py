@@ -75,13 +75,13 @@ ENTRANCES = {"snakemake": ["snakemake", "--cores", "2", "all"], "dvc": ["dvc", "
 
 @pytest.mark.parametrize("entrance", ENTRANCES)
 def test_an_entrance_killed_as_a_whole_goes_on_without_being_told(repository, entrance):
-    """Once wherever it is, and in a step, a validation and a checkpoint of training by two workers."""
+    """Once wherever it is, and in a step and in a checkpoint of training by two workers."""
     before, draw = repository.manifests(), random.Random(entrance)
     for folder in ("data/shards", "models", "results", ".dvc/cache"):  # with the cache DVC would have nothing to do
         shutil.rmtree(repository.root / folder)
-    rig = {"slow": {"step": 0.3, "validation": 0.3, "flush": 0.1}}
+    rig = {"slow": {"step": 0.3, "flush": 0.1}}
     killed_in = []
-    for phase, count in (("start-up", 1), ("step", 1), ("validation", 1), ("checkpoint", 2)):
+    for phase, count in (("start-up", 1), ("step", 1), ("checkpoint", 2)):
         command = Command(repository, *ENTRANCES[entrance], rig=rig)
         command.wait_for_phase(phase, count)
         time.sleep(draw.uniform(3, 8) if phase == "start-up" else draw.uniform(0, 0.2))
@@ -89,7 +89,7 @@ def test_an_entrance_killed_as_a_whole_goes_on_without_being_told(repository, en
         assert command.end() == -signal.SIGKILL, command.output
         checkpoints(repository)
         killed_in.append(command.phases())
-    assert all(phase in hit for phase, hit in zip(("step", "validation", "checkpoint"), killed_in[1:], strict=True))
+    assert "step" in killed_in[1] and "checkpoint" in killed_in[2]
     repository.command(*ENTRANCES[entrance])
     assert repository.manifests() == before
     assert repository.pending() == set()

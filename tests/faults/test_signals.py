@@ -90,6 +90,22 @@ def test_a_signal_while_workers_are_started_is_heeded(training, number, codes):
     assert newest_step(training) < 10
 
 
+def test_a_worker_whose_launcher_is_gone_before_it_begins_says_nothing(training):
+    command = train(training, workers=4)
+    command.wait_for_phase("launch")
+    [server] = command.fork_servers()
+    server.suspend()
+    command.wait_for_phase("fork")
+    time.sleep(1)  # now a worker is asked for
+    command.send(INT)
+    time.sleep(1)
+    command.send(INT)
+    command.wait_for(lambda: False)
+    server.resume()
+    assert command.end() == 130
+    assert command.output == "interrupted; the same command continues where it can\n"
+
+
 def test_the_workers_of_a_killed_launcher_save_and_end_by_themselves(training):
     """Its successor waits for them: two runs must not write in one folder."""
     manifest = training.root / MODEL / "manifest.json"

@@ -7,7 +7,7 @@ import multiprocessing
 import signal
 from multiprocessing import forkserver, resource_tracker
 
-PRELOADED = ["glassworks.training.run"]
+PRELOADED = ["glassworks.training.run", "glassworks.training.forked"]
 HELD_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 """A signal to the whole process group is not for the server; a worker lets through what it heeds."""
 
