@@ -20,6 +20,7 @@ container: "docker://python:3.11-slim"
 wildcard_constraints:
     dataset=pipeline.choices("fetch", "records", "shards"),
     experiment=pipeline.choices("tokenizer", "train", "evaluate"),
+    weights=pipeline.choices("weights"),
     job=r"\d{5}",
 
 

@@ -52,12 +52,12 @@ import torch.distributed as dist
 import yaml
 from torch.nn.parallel import DistributedDataParallel
 
-from glassworks.config.base import parse, read_yaml
-from glassworks.config.experiment import Experiment
+from glassworks.config.base import read_yaml
+from glassworks.config.experiment import Experiment, parse_experiment
 from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.loader import micro_batches
 from glassworks.data.reading.order import Order
-from glassworks.data.reading.text import CaptionTokenizer
+from glassworks.data.reading.text import TextTokenizer
 from glassworks.tasks.captioning import IGNORED, Batch, CaptioningTask
 from glassworks.training.loop import METRICS, Run, fit, make_trainer
 from glassworks.training.metrics_log import read_metrics
@@ -90,7 +90,7 @@ def make_experiment(large: bool = False, **training: Any) -> Experiment:
     settings["training"] |= training
     if large:
         settings["model"] = LARGE
-    return parse(Experiment, settings, EXPERIMENT)
+    return parse_experiment(settings, EXPERIMENT)
 
 
 def data_is_there() -> bool:
@@ -104,7 +104,7 @@ class Vocabulary:
 
 
 def make_task(experiment: Experiment) -> CaptioningTask:
-    return CaptioningTask(experiment.model, CaptionTokenizer(TOKENIZER) if data_is_there() else Vocabulary())  # type: ignore[arg-type]
+    return CaptioningTask(experiment.model, TextTokenizer(TOKENIZER) if data_is_there() else Vocabulary())  # type: ignore[arg-type]
 
 
 def read_batches(experiment: Experiment, task: CaptioningTask, part: range) -> Iterator[list[Batch]]:
@@ -130,7 +130,7 @@ def read_batches(experiment: Experiment, task: CaptioningTask, part: range) -> I
 
 def draw_batches(experiment: Experiment, part: range) -> Iterator[list[Batch]]:
     """Noise in the shapes of real batches: captions of 8 to 30 tokens."""
-    training, size = experiment.training, experiment.model.encoder.image_size
+    training, size = experiment.training, experiment.model.vision.image_size
     samples = training.batch_size // training.micro_batches
     for step in count():
         batches = []

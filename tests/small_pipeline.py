@@ -134,6 +134,7 @@ class Repository:
             r"Fetching the raw files of (\w+)": "fetch-{}",
             r"Making records of (\w+)": "records-{}",
             r"(?:Writing|Publishing the) shards of (\w+)": "shards-{}",
+            r"Fetching the weights (\w+)": "weights-{}",
             r"Training the tokenizer of (\w+)": "tokenizer-{}",
             r"Training (?!the )(\w+)": "train-{}",
             r"Evaluating (\w+)": "evaluate-{}",

@@ -26,6 +26,7 @@ RUNNERS = {
     "fetch": "glassworks.data.fetch",
     "records": "glassworks.data.records",
     "shards": "glassworks.data.shards",
+    "weights": "glassworks.data.weights",
     "tokenizer": "glassworks.data.tokenizer",
     "train": "glassworks.training.run",
     "evaluate": "glassworks.evaluation.run",
@@ -42,6 +43,44 @@ Log = Annotated[Path | None, typer.Option(help="Write a copy of what is shown to
 Stages = Annotated[
     list[str] | None, typer.Argument(help="Stages such as train-caption_scenes; all when none is named.")
 ]
+
+Temperature = Annotated[
+    float,
+    typer.Option(
+        help="0 takes the likeliest token each time; larger values draw at random, bolder as they grow. 0.7 is careful, 1 is as the model was trained."
+    ),
+]
+TopK = Annotated[int | None, typer.Option(help="Draw only among so many likeliest tokens (with --temperature).")]
+TopP = Annotated[
+    float,
+    typer.Option(
+        help="Draw only among the likeliest tokens that together have this probability (with --temperature); 0.9 cuts the unlikely tail."
+    ),
+]
+MinP = Annotated[
+    float,
+    typer.Option(
+        help="Draw only tokens that have this share of the likeliest one's probability (with --temperature); 0.05 suits high temperatures."
+    ),
+]
+RepetitionPenalty = Annotated[
+    float,
+    typer.Option(
+        help="Above 1 makes tokens that were there before less likely; 1.1 to 1.3 stops a small model from going in circles."
+    ),
+]
+LengthPenalty = Annotated[
+    float,
+    typer.Option(
+        help="With --beams: 0 favours short texts, 1 compares by the mean of a token, more favours long ones."
+    ),
+]
+MinNewTokens = Annotated[int, typer.Option(help="Let no text end before so many new tokens.")]
+Seed = Annotated[
+    int,
+    typer.Option(help="Seed of the draws: the same seed gives the same text, whatever else is asked in the same call."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")]
 
 
 @app.command(rich_help_panel="Stages")
@@ -68,6 +107,16 @@ def shards(
 ) -> None:
     """Write records and their media as WebDataset tars with sidecars."""
     run_stage(f"shards-{dataset}", threads, log, job)
+
+
+@app.command(rich_help_panel="Stages")
+def weights(
+    name: Annotated[str, typer.Argument(help="An entry under `weights` in params.yaml.")],
+    threads: Threads = 1,
+    log: Log = None,
+) -> None:
+    """Fetch published weights and convert them to the hub's layout; a partial download continues."""
+    run_stage(f"weights-{name}", threads, log)
 
 
 @app.command(rich_help_panel="Stages")
@@ -137,7 +186,7 @@ def status() -> None:
             word = "missing"
         else:
             word = "stale"
-        typer.echo(f"{word:8} {stage.name:32} {stage.directory}")
+        typer.echo(f"{word:8} {stage.name:36} {stage.directory}")
 
 
 @app.command(rich_help_panel="People")
@@ -186,6 +235,129 @@ def compare(
     typer.echo("\n".join(comparison.lines))
     if not comparison.equal:
         raise typer.Exit(1)
+
+
+@app.command(rich_help_panel="People")
+def generate(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder with a language model: models/NAME, or published weights in transformers' layout (data/weights/NAME)."
+        ),
+    ],
+    prompts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="What the texts begin with; an empty one, or none, begins from BOS, where the tokenizer names one."
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Read more prompts from this file, one a line; - is standard input.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="Tokens of a text at most; it may end earlier, and ends with the model's context.")
+    ] = 100,
+    min_new_tokens: MinNewTokens = 0,
+    temperature: Temperature = 0.0,
+    top_k: TopK = None,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    beams: Annotated[
+        int,
+        typer.Option(help="Search for the likeliest text among so many at a time, instead of drawing; 1 is no search."),
+    ] = 1,
+    length_penalty: LengthPenalty = 0.7,
+    samples: Annotated[int, typer.Option(min=1, help="Texts for each prompt (with --temperature).")] = 1,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Continue prompts with a language model. A single text appears while it is written.
+
+    Example: glassworks generate models/lm_kjv "In the beginning" --temperature 0.8 --top-p 0.9
+    """
+    _set_threads(threads)
+    from glassworks.inference.model_folders import decoding
+    from glassworks.inference.text import read_prompts, run
+
+    settings = decoding(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        beams=beams,
+        length_penalty=length_penalty,
+        min_new_tokens=min_new_tokens,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+    )
+    if samples > 1 and not temperature:
+        raise ConfigError(
+            "--samples: without --temperature nothing is drawn, and all texts of a prompt would be the same"
+        )
+    run(model, read_prompts(prompts or [], file, sys.stdin.read), settings, samples, as_json, _show, Path.cwd())
+
+
+@app.command(rich_help_panel="People")
+def caption(
+    model: Annotated[Path, typer.Argument(help="A folder with a captioner, such as models/caption_scenes.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    attention: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write a PNG for each image into this folder: where the model looked for every word."
+        ),
+    ] = None,
+    beams: Annotated[
+        int | None,
+        typer.Option(
+            help="Search for the likeliest caption among so many at a time; 3 unless --temperature is given, 1 is no search."
+        ),
+    ] = None,
+    length_penalty: LengthPenalty = 0.7,
+    temperature: Temperature = 0.0,
+    top_k: TopK = None,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    min_new_tokens: MinNewTokens = 0,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is in images, by beam search as in evaluation, or with --temperature by random draws.
+
+    Example: glassworks caption models/caption_scenes scene.png --attention maps
+    """
+    _set_threads(threads)
+    from glassworks.inference.captions import run
+    from glassworks.inference.model_folders import decoding
+
+    settings = decoding(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        beams=beams if beams is not None else 1 if temperature else 3,
+        length_penalty=length_penalty,
+        min_new_tokens=min_new_tokens,
+        seed=seed,
+    )
+    run(model, images, settings, attention, as_json, _show, Path.cwd())
+
+
+@app.command(rich_help_panel="People")
+def export(
+    model: Annotated[Path, typer.Argument(help="A folder with a language model that was trained here: models/NAME.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder for it.")],
+) -> None:
+    """Write a language model as transformers has it (GPT-2, Llama or Qwen2, by its settings), with its tokenizer."""
+    from glassworks.inference.export import run
+
+    typer.echo(f"{folder}: {run(model, folder, Path.cwd())}")
 
 
 @app.command(rich_help_panel="People")
@@ -278,7 +450,20 @@ def set_instruction_set(cpu_isa: str) -> None:
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
     if cpu_isa == "avx2":
         os.environ["ATEN_CPU_CAPABILITY"], os.environ["ONEDNN_MAX_CPU_ISA"] = "avx2", "AVX2"
-        os.environ["MKL_ENABLE_INSTRUCTIONS"] = "AVX2"
+        os.environ["MKL_ENABLE_INSTRUCTIONS"], os.environ["OPENBLAS_CORETYPE"] = "AVX2", "Haswell"
+
+
+def _set_threads(threads: int) -> None:
+    """For verbs that compute, outside of stages."""
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _show(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def _runner(kind: str, function: str = "run") -> Callable[..., dict[str, Any]]:

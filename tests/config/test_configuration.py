@@ -125,3 +125,62 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path):
 @pytest.mark.parametrize("name", sorted(SCHEMAS))
 def test_committed_schemas_are_current(name):
     assert (REPOSITORY / f"schemas/{name}.schema.json").read_text() == schema_text(name), "run `make schemas`"
+
+
+LANGUAGE = "task: language_modelling\ndata: {dataset: scenes}\ntraining: {steps: 4}\n"
+READING = (
+    EXPERIMENT.replace("{dataset: scenes}", "{dataset: scenes, tokenizer: {of: NAME}}")
+    + "model: {language_model: NAME}\n"
+)
+
+
+def load_two(root: Path, first: str, second: str = LANGUAGE):
+    (root / "experiments").mkdir(exist_ok=True)
+    (root / "experiments/second.yaml").write_text(second)
+    return load(root, PARAMS.replace("[first]", "[first, second]"), first)
+
+
+def test_an_experiment_may_begin_with_another_ones_model(tmp_path):
+    project = load_two(tmp_path, READING.replace("NAME", "second"))
+    assert project.experiments["first"].reads() == {"data.tokenizer.of": "second", "model.language_model": "second"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "line"),
+    [
+        (READING.replace("NAME", "secnod"), LANGUAGE, "model.language_model: params.yaml lists no experiment that fits, nor weights, called 'secnod'"),
+        (READING.replace("NAME", "second"), EXPERIMENT, "model.language_model: params.yaml lists no experiment that fits"),
+        (READING.replace("NAME", "first"), LANGUAGE, "data.tokenizer.of: params.yaml lists no experiment that fits"),
+        (
+            READING.replace("of: NAME", "of: first").replace("NAME", "second"),
+            LANGUAGE,
+            "data.tokenizer: a decoder that begins as second reads its tokens; write {of: second}",
+        ),
+        (
+            LANGUAGE.replace("scenes", "scenes, tokenizer: {of: second}"),
+            LANGUAGE.replace("scenes", "scenes, tokenizer: {of: first}"),
+            "data.tokenizer.of: 'second' itself reads 'first'",
+        ),
+        (
+            LANGUAGE.replace("scenes", "scenes, tokenizer: {of: second, vocab_size: 300}"),
+            LANGUAGE,
+            "data.tokenizer: of: a tokenizer that is taken over has its own kind and vocab_size; remove them",
+        ),
+        (
+            EXPERIMENT + "model: {backbone: {name: resnet18, weights: resnet}}",
+            LANGUAGE,
+            "model.backbone.weights: params.yaml lists no weights called 'resnet'",
+        ),
+        (EXPERIMENT + "model: {encoder: {}, backbone: {name: resnet18}}", LANGUAGE, "give either encoder or backbone, not both"),
+        (
+            LANGUAGE.replace("language_modelling", "language_modeling"),
+            LANGUAGE,
+            "task: unknown value 'language_modeling'; did you mean 'language_modelling'?",
+        ),
+        (LANGUAGE + "model: {kv_heads: 3}", LANGUAGE, "model: kv_heads 3 does not divide heads 4"),
+    ],
+)  # fmt: skip
+def test_what_an_experiment_reads_must_be_there_and_fit(tmp_path, first, second, line):
+    with pytest.raises(ConfigError) as error:
+        load_two(tmp_path, first, second)
+    assert line in str(error.value)

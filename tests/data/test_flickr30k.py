@@ -61,7 +61,8 @@ def test_published_table_is_read_with_nothing_dropped(flickr, project):
     assert dropped(project) == []
 
 
-def test_published_row_without_its_delimiter_is_repaired(flickr):
+def test_defect_004_6_the_published_row_without_its_delimiter_is_repaired(flickr):
+    """The document trains on an empty caption there."""
     assert flickr()[1].captions[4] == "A dog runs across the grass ."
 
 
@@ -99,7 +100,8 @@ def test_image_that_was_cut_is_dropped_with_all_its_captions(flickr, project):
     assert dropped(project)[0]["where"] == "results.csv row 1 (1000092795.jpg)"
 
 
-def test_all_captions_of_an_image_are_in_one_split(flickr):
+def test_defect_004_1_all_captions_of_an_image_are_in_one_split(flickr):
+    """The document splits the rows of the table: with five captions each, nearly every held-out image is a training image too."""
     names = [f"{number}.jpg" for number in range(30)]
     rows = "".join(f"{name}| {n}| A caption .\n" for name in names for n in range(5))
     records = flickr(

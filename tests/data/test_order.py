@@ -137,3 +137,12 @@ def test_an_order_of_nothing_is_refused():
             make()
     with pytest.raises(ConfigError, match="2 data sets has 1 rates"):
         Mixture([InOrder(1), InOrder(1)], [1], 0)
+
+
+def test_defect_003_5_3_no_sample_of_an_incomplete_last_batch_is_lost():
+    """The handbook drops the gradients of an accumulation that an epoch does not fill; here the next epoch fills it."""
+    order, batch = Order([7, 3], seed=0, window=2), 4
+    steps = [[pick.index for pick in order.picks(step * batch, (step + 1) * batch)] for step in range(5)]
+    stream = [index for step in steps for index in step]
+    assert sorted(stream[:10]) == sorted(stream[10:20]) == list(range(10))
+    assert all(len(step) == batch for step in steps)

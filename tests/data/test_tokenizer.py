@@ -2,7 +2,7 @@
 
 import pytest
 
-from glassworks.data.reading.text import CaptionTokenizer
+from glassworks.data.reading.text import TextTokenizer
 from glassworks.data.records import Record, write_table
 from glassworks.data.tokenizer import run
 from glassworks.errors import ArtifactError, DataError
@@ -33,26 +33,26 @@ def trained(project, tmp_path):
 
 
 def test_a_text_survives_the_round_trip(trained):
-    tokenizer = CaptionTokenizer(trained())
+    tokenizer = TextTokenizer(trained())
     for text in [*TRAIN, "ünïcödé, “quotes” and 🦊"]:
         assert tokenizer.decode(tokenizer.encode(text, 100)) == text
 
 
 def test_padding_beginning_and_end_are_three_tokens(trained):
-    tokenizer = CaptionTokenizer(trained())
+    tokenizer = TextTokenizer(trained())
     assert len({tokenizer.pad, tokenizer.bos, tokenizer.eos}) == 3
     ids = tokenizer.encode("a red apple", 100)
     assert ids[0] == tokenizer.bos and ids[-1] == tokenizer.eos and tokenizer.pad not in ids
 
 
 def test_a_text_that_is_cut_has_no_end(trained):
-    tokenizer = CaptionTokenizer(trained())
+    tokenizer = TextTokenizer(trained())
     assert tokenizer.eos not in tokenizer.encode("a red apple on a table", 3)
     assert len(tokenizer.encode("a red apple on a table", 3)) == 3
 
 
 def test_held_out_captions_are_not_trained_on(trained):
-    tokenizer = CaptionTokenizer(trained())
+    tokenizer = TextTokenizer(trained())
     assert len(tokenizer.encode("zebra", 100)) == 2 + len("zebra")
     assert len(tokenizer.encode(" red", 100)) == 2 + 1
 
@@ -66,7 +66,7 @@ def test_transformers_reads_it_and_agrees(trained):
     from transformers import AutoTokenizer
 
     directory = trained()
-    theirs, ours = AutoTokenizer.from_pretrained(directory), CaptionTokenizer(directory)
+    theirs, ours = AutoTokenizer.from_pretrained(directory), TextTokenizer(directory)
     for text in TRAIN:
         assert [ours.bos, *theirs(text, add_special_tokens=False)["input_ids"], ours.eos] == ours.encode(text, 100)
     assert (theirs.pad_token_id, theirs.bos_token_id, theirs.eos_token_id) == (ours.pad, ours.bos, ours.eos)
@@ -74,9 +74,9 @@ def test_transformers_reads_it_and_agrees(trained):
 
 def test_a_folder_that_is_no_tokenizer_is_said_so(tmp_path):
     with pytest.raises(ArtifactError, match="not a tokenizer"):
-        CaptionTokenizer(tmp_path)
+        TextTokenizer(tmp_path)
 
 
 def test_a_training_split_without_captions_is_refused(trained):
-    with pytest.raises(DataError, match="no captions"):
+    with pytest.raises(DataError, match="no texts"):
         trained(captions=[])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from glassworks.errors import DataError
-from glassworks.evaluation.caption_metrics import corpus_bleu, score
+from glassworks.evaluation.caption_metrics import corpus_bleu, java_is_there, meteor_scorer, score
 from glassworks.evaluation.caption_tokens import words
 
 REFERENCES = {
@@ -88,3 +88,22 @@ def test_an_empty_caption_scores_nothing() -> None:
 def test_what_cannot_be_scored_is_refused(references: dict, hypotheses: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         score(references, hypotheses)
+
+
+@pytest.mark.skipif(not java_is_there(), reason="METEOR is a Java program")
+def test_meteor_is_pycocoevalcaps_where_there_is_java():
+    with meteor_scorer() as meteor:
+        scores = score(REFERENCES, HYPOTHESES, meteor)
+        again = score(REFERENCES, HYPOTHESES, meteor)
+        exact = score(REFERENCES, {key: REFERENCES[key][0] for key in REFERENCES}, meteor)
+    assert scores.image_meteor.tolist() == again.image_meteor.tolist()
+    # recorded for both as one corpus, whose score is close to the mean over them, but not the same
+    assert scores.image_meteor.mean() == pytest.approx(0.4918386263, abs=0.01)
+    assert exact.image_meteor.tolist() == [1, 1]
+
+
+def test_without_java_meteor_is_left_out(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with meteor_scorer() as meteor:
+        assert meteor is None
+        assert score(REFERENCES, HYPOTHESES, meteor).image_meteor is None

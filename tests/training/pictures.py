@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glassworks.config.base import parse
-from glassworks.config.experiment import Experiment
+from glassworks.config.experiment import parse_experiment
 from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.images import normalise
 from glassworks.tasks.captioning import IGNORED, Batch, CaptioningTask
@@ -92,7 +91,7 @@ def picture_run(
         "optimization": {"warmup_steps": 2},
         "execution": {"checkpoint_every": 2, "loader_workers": loader_workers},
     }
-    experiment = parse(Experiment, settings, "experiment")
+    experiment = parse_experiment(settings, "experiment")
     objective = TASKS[task](experiment.model, Bytes())
     return Run(
         name=task,

@@ -1,5 +1,6 @@
 """A step is a pure function of weights, moments, step number and data; the cut into micro-batches does not change what is computed."""
 
+import math
 from typing import Any
 
 import pytest
@@ -41,18 +42,39 @@ def test_the_cut_into_micro_batches_does_not_change_what_is_computed(task):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_a_target_counts_the_same_in_whichever_micro_batch_it_is():
-    """A mean of the means of micro-batches would weigh targets of a padded micro-batch more."""
+def test_defect_003_5_3_a_target_counts_the_same_in_whichever_micro_batch_it_is():
+    """The handbook divides by the number of micro-batches: a mean of means weighs targets of a padded micro-batch more."""
     task = Regression(dropout=0.0)
     engine = trainer(task, 4, clip_norm=None, optimizer="SGD", learning_rate=1.0, warmup_steps=0, weight_decay=0.0)
     before = {name: parameter.detach().clone() for name, parameter in engine.model.named_parameters()}
-    parts = batches(0, 4)
+    parts, parameters = batches(0, 4), list(engine.model.parameters())
     whole = Pairs([], torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
     loss, weight = task.loss(engine.model, whole)
-    wanted = torch.autograd.grad(loss / weight, list(engine.model.parameters()))
+    wanted = torch.autograd.grad(loss / weight, parameters)
+    means = [task.loss(engine.model, part) for part in parts]
+    assert len({count for _, count in means}) > 1, "the micro-batches must differ in weight"
+    of_means = torch.autograd.grad(sum(total / count for total, count in means) / 4, parameters)
     engine.step(parts, 0)
-    for (name, parameter), gradient in zip(engine.model.named_parameters(), wanted, strict=True):
+    for (name, parameter), gradient, other in zip(engine.model.named_parameters(), wanted, of_means, strict=True):
         torch.testing.assert_close(before[name] - parameter, gradient, rtol=1e-4, atol=1e-6)
+        assert not torch.allclose(other, gradient, rtol=1e-3)
+
+
+def test_defect_003_5_2_gradients_are_clipped_without_the_loss_scale():
+    """The handbook clips gradients that are still multiplied by the scale of fp16 losses, so that the limit means nothing."""
+    engines = [trainer(Regression(dropout=0.0), clip_norm=0.01) for _ in range(2)]
+    scaled = Training(steps=10, batch_size=16, micro_batches=4, precision="fp16")
+    engines[1] = Trainer(engines[1].model, Regression(dropout=0.0), engines[1].config, scaled, 7, Workers())
+    plain = engines[0].step(batches(0, 4), 0)
+    for _ in range(20):  # the scale begins too high, and falls at steps that are left out
+        half = engines[1].step(batches(0, 4), 0)
+        if math.isfinite(half.gradient_norm):
+            break
+    assert half.loss_scale is not None and half.loss_scale > 100
+    assert plain.gradient_norm > 0.01, "something must be clipped"
+    assert half.gradient_norm == pytest.approx(plain.gradient_norm, rel=0.02)
+    for a, b in zip(engines[0].model.parameters(), engines[1].model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0.02, atol=1e-4)
 
 
 def test_two_passes_give_the_gradient_of_one_pass():

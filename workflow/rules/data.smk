@@ -1,4 +1,4 @@
-# Raw files, records, shards, tokenizers.
+# Raw files, records, shards, published weights, tokenizers.
 
 
 rule fetch:
@@ -64,6 +64,21 @@ rule shards:
         "Publishing the shards of {wildcards.dataset}"
     shell:
         "glassworks shards {wildcards.dataset} --log {log}"
+
+
+rule weights:
+    input:
+        pipeline.inputs("weights"),
+    output:
+        "data/weights/{weights}/manifest.json",
+    log:
+        "logs/weights-{weights}.log",
+    resources:
+        **pipeline.resources("weights"),
+    message:
+        "Fetching the weights {wildcards.weights}"
+    shell:
+        "glassworks weights {wildcards.weights} --log {log}"
 
 
 rule tokenizer:

@@ -7,7 +7,7 @@ from pydantic import Field
 from glassworks.config.base import Settings
 
 
-class Evaluation(Settings):
+class CaptioningEvaluation(Settings):
     """Captions of a held-out split, greedy and by beam search, scored against all references and against controls."""
 
     split: Literal["validation", "test"] = "test"
@@ -22,3 +22,22 @@ class Evaluation(Settings):
     """Beam scores are divided by length to this power."""
     bootstrap: Annotated[int, Field(ge=100)] = 1000
     """Resamples of the images behind each 95 % interval."""
+
+
+class LanguageModelEvaluation(Settings):
+    """Perplexity and bits per byte of a held-out split, beside compressors and a bigram model, and samples."""
+
+    split: Literal["validation", "test"] = "test"
+    """Split to score."""
+    max_samples: Annotated[int, Field(ge=2)] | None = None
+    """Score only the first so many texts of the split; null scores all."""
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Rows scored at a time."""
+    prompts: list[str] = Field(default=[""])
+    """What samples begin with; an empty one begins at the beginning of a text."""
+    temperatures: list[Annotated[float, Field(ge=0)]] = Field(default=[0.0, 0.7, 1.0])
+    """Temperatures at which every prompt is continued; 0 takes the likeliest token."""
+    new_tokens: Annotated[int, Field(ge=1)] = 60
+    """Tokens of a sample at most."""
+    bootstrap: Annotated[int, Field(ge=100)] = 1000
+    """Resamples of the texts behind each 95 % interval."""

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from glassworks.config.base import Settings
 from glassworks.config.datasets import AnyDataset
+from glassworks.config.weights import AnyWeights
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
@@ -37,6 +38,8 @@ class Params(Settings):
     """What may change bits, fixed."""
     datasets: dict[Name, AnyDataset]
     """The datasets to fetch, split and shard."""
+    weights: dict[Name, AnyWeights] = Field(default={})
+    """Published weights that experiments begin with, by a name of your choice."""
     experiments: list[Name]
     """Names of files in experiments/ (without .yaml) that `all` trains and evaluates."""
     report: Report = Report()

@@ -3,10 +3,13 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from glassworks.config.base import Settings, nearest, parse, read_yaml
+from pydantic import TypeAdapter
+
+from glassworks.config.base import nearest, parse, read_yaml
 from glassworks.config.datasets import OpenMoji
-from glassworks.config.experiment import Experiment
+from glassworks.config.experiment import AnyExperiment, Experiment, LanguageModelling, parse_experiment
 from glassworks.config.params import Params
 from glassworks.errors import ConfigError
 
@@ -39,12 +42,19 @@ def load_project(root: Path) -> Project:
             faults.append(f"params.yaml: experiments.{index}: there is no {file}{nearest(name, known)}")
             continue
         try:
-            experiments[name] = parse(Experiment, read_yaml(root / file), file)
+            experiments[name] = parse_experiment(read_yaml(root / file), file)
         except ConfigError as error:
             faults.append(str(error))
             continue
         faults += _experiment_faults(params, file, experiments[name])
+    for name, experiment in experiments.items():
+        faults += _reading_faults(params, experiments, name, experiment)
     faults += _dataset_faults(params)
+    faults += [
+        f"params.yaml: weights.{name}: an experiment has this name, too; choose another"
+        for name in params.weights
+        if name in params.experiments
+    ]
     if faults:
         raise ConfigError("\n".join(faults))
     return Project(root, params, experiments)
@@ -55,6 +65,38 @@ def _experiment_faults(params: Params, file: Path, experiment: Experiment) -> li
         hint = nearest(experiment.data.dataset, list(params.datasets))
         return [f"{file}: data.dataset: params.yaml has no dataset {experiment.data.dataset!r}{hint}"]
     return []
+
+
+def _reading_faults(params: Params, experiments: dict[str, Experiment], name: str, experiment: Experiment) -> list[str]:
+    """What an experiment takes over from another one, or from published weights, must be there; nothing may read itself in the end."""
+    faults = []
+    for key, wanted in experiment.reads().items():
+        file = f"experiments/{name}.yaml: {key}"
+        known = {
+            other: key == "data.tokenizer.of" or isinstance(one, LanguageModelling)
+            for other, one in experiments.items()
+        }
+        allowed = [other for other, fits in known.items() if fits and other != name and key != "model.backbone.weights"]
+        allowed += list(params.weights)
+        if wanted not in allowed:
+            what = "weights" if key == "model.backbone.weights" else "experiment that fits, nor weights,"
+            faults.append(f"{file}: params.yaml lists no {what} called {wanted!r}{nearest(wanted, allowed)}")
+        elif wanted in experiments and _leads_to(experiments, wanted, name):
+            faults.append(f"{file}: {wanted!r} itself reads {name!r}")
+    return faults
+
+
+def _leads_to(experiments: dict[str, Experiment], start: str, goal: str) -> bool:
+    """Whether an experiment reads another one, directly or through others."""
+    seen, waiting = set(), [start]
+    while waiting:
+        name = waiting.pop()
+        if name == goal:
+            return True
+        if name in experiments and name not in seen:
+            seen.add(name)
+            waiting += experiments[name].reads().values()
+    return False
 
 
 def _dataset_faults(params: Params) -> list[str]:
@@ -69,9 +111,9 @@ def _dataset_faults(params: Params) -> list[str]:
     return faults
 
 
-SCHEMAS: dict[str, type[Settings]] = {"params": Params, "experiment": Experiment}
+SCHEMAS: dict[str, Any] = {"params": Params, "experiment": AnyExperiment}
 
 
 def schema_text(name: str) -> str:
     """The JSON Schema `schemas/NAME.schema.json`, which editors use to complete and check the YAML files."""
-    return json.dumps(SCHEMAS[name].model_json_schema(), indent=2, sort_keys=True) + "\n"
+    return json.dumps(TypeAdapter(SCHEMAS[name]).json_schema(), indent=2, sort_keys=True) + "\n"

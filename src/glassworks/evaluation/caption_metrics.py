@@ -1,11 +1,15 @@
-"""BLEU, ROUGE-L and CIDEr-D of captions against all references, with what a bootstrap needs per image.
+"""BLEU, ROUGE-L, CIDEr-D and METEOR of captions against all references, with what a bootstrap needs per image.
 
-The scorers are pycocoevalcap's. METEOR needs Java and SPICE a download, so neither is here. Scores are fractions as
-pycocoevalcap returns them (papers print them times 100): BLEU and ROUGE-L in [0, 1], CIDEr-D in [0, 10].
+The scorers are pycocoevalcap's. METEOR is a Java program, and left out where there is no Java; SPICE needs a download, so
+it is not here. Scores are fractions as pycocoevalcap returns them (papers print them times 100): BLEU, ROUGE-L and METEOR
+in [0, 1], CIDEr-D in [0, 10].
 """
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -45,10 +49,33 @@ class Scores:
     """[images]."""
     image_cider: np.ndarray
     """[images]."""
+    image_meteor: np.ndarray | None = None
+    """[images]: METEOR 1.5 of each image (Denkowski and Lavie 2014, aclanthology.org/W14-3348); None without Java."""
 
 
-def score(references: Mapping[str, list[str]], hypotheses: Mapping[str, str]) -> Scores:
-    """Score one caption per image against all references of that image.
+def java_is_there() -> bool:
+    """Whether METEOR can be computed."""
+    return shutil.which("java") is not None
+
+
+@contextmanager
+def meteor_scorer() -> Iterator[Any]:
+    """pycocoevalcap's METEOR, a Java program that runs meanwhile; None where there is no Java."""
+    if not java_is_there():
+        yield None
+        return
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    scorer = Meteor()
+    try:
+        yield scorer
+    finally:
+        scorer.meteor_p.kill()
+        scorer.meteor_p.communicate()
+
+
+def score(references: Mapping[str, list[str]], hypotheses: Mapping[str, str], meteor: Any = None) -> Scores:
+    """Score one caption per image against all references of that image; METEOR, too, with what `meteor_scorer` gives.
 
     Raises `DataError` when the keys differ, an image has no reference, or no reference holds a word.
     """
@@ -70,7 +97,13 @@ def score(references: Mapping[str, list[str]], hypotheses: Mapping[str, str]) ->
     statistics = np.array([_bleu_row(counts) for counts in scorer.ctest], dtype=np.float64)
     rouge_l, image_rouge_l = Rouge().compute_score(truth, said)
     cider, image_cider = Cider().compute_score(truth, said)
-    return Scores(keys, bleu, float(rouge_l), float(cider), statistics, image_rouge_l, image_cider)
+    image_meteor = None
+    if meteor is not None:
+        try:
+            image_meteor = np.array(meteor.compute_score(truth, said)[1])
+        except (ValueError, OSError):
+            raise DataError("METEOR's Java program ended without a score; does `java -version` work?") from None
+    return Scores(keys, bleu, float(rouge_l), float(cider), statistics, image_rouge_l, image_cider, image_meteor)
 
 
 def corpus_bleu(sums: np.ndarray, order: int) -> np.ndarray:

@@ -33,23 +33,26 @@ def summarise(
 
     `predictions` maps a system's name to its captions by key. Where labels hold "objects", captions are also held to
     them (`evaluation.facts`). Returns {"samples": n, "systems": {name: {metric: {"value", "low", "high"}}}}; metrics
-    are cider, bleu1 to bleu4, rouge_l, and objects, counts, relations. Raises `DataError` when keys do not agree.
+    are cider, bleu1 to bleu4, rouge_l, meteor where there is Java, and objects, counts, relations. Raises `DataError` when keys do not agree.
     """
     systems: dict[str, dict[str, Any]] = {}
-    for name, captions in predictions.items():
-        try:
-            scores = caption_metrics.score(references, captions)
-        except DataError as error:
-            raise DataError(f"{name}: {error}") from None
-        row = {"cider": mean_interval(scores.image_cider, resamples=resamples, seed=seed)}
-        for order in range(1, caption_metrics.ORDERS + 1):
-            bleu = lambda sums, order=order: caption_metrics.corpus_bleu(sums, order)  # noqa: E731
-            row[f"bleu{order}"] = interval(scores.bleu_statistics, bleu, resamples=resamples, seed=seed)
-        row["rouge_l"] = mean_interval(scores.image_rouge_l, resamples=resamples, seed=seed)
-        judged = judge_all(labels, captions)
-        if judged:
-            row.update(_fact_intervals(list(judged.values()), resamples, seed))
-        systems[name] = row
+    with caption_metrics.meteor_scorer() as meteor:
+        for name, captions in predictions.items():
+            try:
+                scores = caption_metrics.score(references, captions, meteor)
+            except DataError as error:
+                raise DataError(f"{name}: {error}") from None
+            row = {"cider": mean_interval(scores.image_cider, resamples=resamples, seed=seed)}
+            for order in range(1, caption_metrics.ORDERS + 1):
+                bleu = lambda sums, order=order: caption_metrics.corpus_bleu(sums, order)  # noqa: E731
+                row[f"bleu{order}"] = interval(scores.bleu_statistics, bleu, resamples=resamples, seed=seed)
+            row["rouge_l"] = mean_interval(scores.image_rouge_l, resamples=resamples, seed=seed)
+            if scores.image_meteor is not None:
+                row["meteor"] = mean_interval(scores.image_meteor, resamples=resamples, seed=seed)
+            judged = judge_all(labels, captions)
+            if judged:
+                row.update(_fact_intervals(list(judged.values()), resamples, seed))
+            systems[name] = row
     return {"samples": len(references), "systems": systems}
 
 

@@ -1,71 +1,203 @@
-"""Greedy and beam decoding with a KV cache. A caption does not depend on the batch its image is in.
+"""Texts from a decoder with a KV cache: greedy, by random draws, or by beam search. A text does not depend on the batch that it is in.
 
-The model is anything with `remember(images)` and a `decoder` that has `new_cache(rows)`, `max_tokens` and is called as decoder(ids, memory, cache).
-Shapes: B images, K beams, V vocabulary.
+A decoder is anything with `new_cache`, `max_tokens`, `hidden`, `logits` and `stepper` as `TextDecoder` has them; prompts of different lengths are aligned at their ends.
+Shapes: B rows, K beams, T tokens, V vocabulary.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from glassworks.errors import DataError
+from glassworks.generation.sampling import draw, penalise, uniforms
+from glassworks.generation.settings import Decoding
 
-@torch.inference_mode()
-def greedy(model: Any, images: Tensor, bos: int, eos: int) -> list[list[int]]:
-    """The most likely next token, again and again, until EOS; token ids without BOS and EOS for each of `images` [B, 3, I, I]."""
-    memory = model.remember(images)
-    rows = len(images)
-    cache = model.decoder.new_cache(rows)
-    ids = torch.full((rows, 1), bos)
-    done = torch.zeros(rows, dtype=torch.bool)
+Prompts = Sequence[Sequence[int]]
+"""Token ids of every prompt, at least one each (BOS)."""
+
+
+def generate(
+    model: Any, prompts: Prompts, settings: Decoding, eos: int | None, numbers: Sequence[int] | None = None
+) -> list[list[int]]:
+    """Continue every prompt with a language model; the new ids of each, without EOS.
+
+    What is drawn for a prompt depends on the seed, the prompt and its number in `numbers` (0 for all by default), which tells texts of the same prompt apart.
+    """
+    return collect(stream(model, prompts, settings, eos, numbers), len(prompts))
+
+
+def stream(
+    model: Any, prompts: Prompts, settings: Decoding, eos: int | None, numbers: Sequence[int] | None = None
+) -> Iterator[list[tuple[int, int]]]:
+    """As `generate`, while it happens: at every step (row, new id) of the texts that go on. A beam search yields at its end."""
+    numbers = numbers or [0] * len(prompts)
+    streams = [f"{number}: {' '.join(map(str, prompt))}" for number, prompt in zip(numbers, prompts, strict=True)]
+    yield from decode(model.decoder, prompts, settings, eos, streams)
+
+
+def caption(
+    model: Any, images: Tensor, settings: Decoding, bos: int, eos: int, keys: Sequence[str] | None = None
+) -> list[list[int]]:
+    """Captions of `images` [B, 3, I, I]; ids without BOS and EOS. What is drawn for an image depends on the seed and its key (by default, its pixels)."""
+    with torch.inference_mode():
+        memory = model.remember(images)
+    if keys is None:
+        keys = [image.cpu().numpy().tobytes().hex() for image in images] if settings.temperature else [""] * len(images)
+    context = min(model.config.caption_tokens, model.decoder.max_tokens)
+    return collect(decode(model.decoder, [[bos]] * len(images), settings, eos, keys, memory, context), len(images))
+
+
+def collect(steps: Iterator[list[tuple[int, int]]], rows: int) -> list[list[int]]:
+    """The whole texts of what is yielded step by step."""
     texts: list[list[int]] = [[] for _ in range(rows)]
-    for _ in range(model.decoder.max_tokens - 1):
-        following = model.decoder(ids, memory, cache)[:, -1].argmax(-1)  # [B]
-        done |= following == eos
-        if done.all():
-            break
-        for row in (~done).nonzero().flatten().tolist():
-            texts[row].append(int(following[row]))
-        ids = following[:, None]
+    for step in steps:
+        for row, token in step:
+            texts[row].append(token)
     return texts
 
 
 @torch.inference_mode()
-def beam_search(model: Any, images: Tensor, bos: int, eos: int, beams: int, length_penalty: float) -> list[list[int]]:
-    """The text whose log-probability divided by length ** `length_penalty` is highest among those a beam of `beams` finds; ids without BOS and EOS.
+def decode(
+    decoder: Any,
+    prompts: Prompts,
+    settings: Decoding,
+    eos: int | None,
+    streams: Sequence[str],
+    memory: Any = None,
+    context: int | None = None,
+) -> Iterator[list[tuple[int, int]]]:
+    """At every step (row, new id) of the texts that go on; EOS ends a text and is not yielded.
 
-    Length counts EOS. A row stops when its best finished text beats what its live beams can still reach.
+    `context` limits prompt and text together, by default to what the decoder can take. `streams` name the random numbers of each row.
     """
-    count = len(images)
-    memory = [(k.repeat_interleave(beams, 0), v.repeat_interleave(beams, 0)) for k, v in model.remember(images)]
-    cache = model.decoder.new_cache(count * beams)
-    ids = torch.full((count * beams, 1), bos)
-    scores = torch.full((count, beams), -torch.inf)
+    assert not decoder.training, "decoding wants model.eval()"
+    room = _room(prompts, settings, context or decoder.max_tokens)
+    if settings.beams > 1:
+        texts = _beam_search(decoder, prompts, room, settings, eos, memory)
+        yield [(row, token) for row, text in enumerate(texts) for token in text]
+        return
+    steps = max(room)
+    cache, logits = _prefill(decoder, prompts, memory, steps)
+    advance = decoder.stepper(len(prompts), steps)
+    device = logits.device
+    seen = _seen(prompts, logits) if settings.repetition_penalty != 1 else None
+    random = uniforms(settings.seed, streams, steps).to(device) if settings.temperature else None
+    rows = list(range(len(prompts)))  # of those that are still decoded, their numbers in the batch
+    ended = [False] * len(rows)
+    for step in range(steps):
+        if seen is not None:
+            logits = penalise(logits, seen, settings.repetition_penalty)
+        if step < settings.min_new_tokens and eos is not None:
+            logits = _without(logits, eos)
+        ids = logits.argmax(-1) if random is None else draw(logits, random[:, step], settings)  # [B]
+        found = ids.tolist()
+        ended = [end or token == eos for end, token in zip(ended, found, strict=True)]
+        yield [(row, token) for row, token, end in zip(rows, found, ended, strict=True) if not end]
+        ended = [end or step + 1 == room[row] for row, end in zip(rows, ended, strict=True)]
+        if all(ended):
+            return
+        if sum(ended) * 2 >= len(rows):  # fewer rows are less work, and keeping them costs a copy of the cache
+            keep = [index for index, end in enumerate(ended) if not end]
+            kept = torch.tensor(keep, device=device)
+            cache.reorder(kept)
+            memory = memory and _reordered(memory, kept)
+            ids, rows, ended = ids[kept], [rows[index] for index in keep], [False] * len(keep)
+            seen = None if seen is None else seen[kept]
+            random = None if random is None else random[kept]
+        if seen is not None:
+            seen = seen.scatter(1, ids[:, None], True)
+        logits = advance(ids, memory, cache)
+
+
+def _beam_search(
+    decoder: Any, prompts: Prompts, room: list[int], settings: Decoding, eos: int | None, memory: Any
+) -> list[list[int]]:
+    """The texts whose log-probability divided by length ** length_penalty is highest among those that the beams find.
+
+    Length counts EOS. A row stops when its best finished text beats what its live beams can still reach, and has no text longer than its room.
+    """
+    count, beams, penalty = len(prompts), settings.beams, settings.length_penalty
+    cache, logits = _prefill(decoder, prompts, memory, max(room))
+    device = logits.device
+    first_row = torch.arange(count, device=device)[:, None]
+    each = first_row.expand(-1, beams).flatten()
+    cache.reorder(each)
+    memory, logits = memory and _reordered(memory, each), logits[each]
+    advance = decoder.stepper(count * beams, max(room))
+    seen = _seen(prompts, logits)[each] if settings.repetition_penalty != 1 else None
+    scores = torch.full((count, beams), -torch.inf, device=device)
     scores[:, 0] = 0.0  # all beams start equal: only the first counts
-    tokens = torch.empty((count, beams, 0), dtype=torch.long)
-    best_score, best_text = torch.full((count,), -torch.inf), [[] for _ in range(count)]
-    first_row = torch.arange(count)[:, None] * beams
-    limit = model.decoder.max_tokens - 1
-    for length in range(1, limit + 1):
-        logits = model.decoder(ids, memory, cache)[:, -1].float()
-        total = scores[:, :, None] + logits.log_softmax(-1).view(count, beams, -1)  # [B, K, V]
-        ended = total[:, :, eos] / length**length_penalty  # [B, K]
-        value, beam = ended.max(1)
-        for row in (value > best_score).nonzero().flatten().tolist():
-            best_score[row], best_text[row] = value[row], tokens[row, beam[row]].tolist()
-        total[:, :, eos] = -torch.inf
+    tokens = torch.empty((count, beams, 0), dtype=torch.long, device=device)
+    best: list[tuple[float, list[int]]] = [(-torch.inf, [])] * count
+    done = [False] * count
+    for length in range(1, max(room) + 1):
+        if seen is not None:
+            logits = penalise(logits, seen, settings.repetition_penalty)
+        total = scores[:, :, None] + logits.float().log_softmax(-1).view(count, beams, -1)  # [B, K, V]
+        if eos is not None:
+            if length > settings.min_new_tokens:
+                ended, beam = (total[:, :, eos] / length**penalty).max(1)
+                for row, (score, index) in enumerate(zip(ended.tolist(), beam.tolist(), strict=True)):
+                    if not done[row] and score > best[row][0]:
+                        best[row] = score, tokens[row, index].tolist()
+            total = _without(total, eos)
         scores, flat = total.view(count, -1).topk(beams)  # [B, K]
-        parent, following = flat // total.shape[-1], flat % total.shape[-1]
-        tokens = torch.cat(
-            [tokens.gather(1, parent[:, :, None].expand(-1, -1, tokens.shape[2])), following[:, :, None]], 2
-        )
-        reachable = scores[:, 0] / (limit if length_penalty > 0 else length) ** length_penalty
-        if length == limit or (best_score >= reachable).all():
+        parent, ids = flat // total.shape[-1], flat % total.shape[-1]
+        tokens = torch.cat([tokens.gather(1, parent[:, :, None].expand(-1, -1, length - 1)), ids[:, :, None]], 2)
+        for row, score in enumerate(scores[:, 0].tolist()):
+            if done[row]:
+                continue
+            done[row] = length == room[row] or best[row][0] >= score / (room[row] if penalty > 0 else length) ** penalty
+            if done[row] and best[row][0] == -torch.inf:  # no beam has ended: the likeliest as far as it goes
+                best[row] = score, tokens[row, 0].tolist()
+        if all(done):
             break
-        cache.reorder((first_row + parent).flatten())
-        ids = following.reshape(-1, 1)
-    unfinished = scores[:, 0] / limit**length_penalty
-    for row in range(count):
-        if not best_score[row].isfinite():
-            best_text[row], best_score[row] = tokens[row, 0].tolist(), unfinished[row]
-    return best_text
+        chosen = (first_row * beams + parent).flatten()
+        cache.reorder(chosen)
+        if seen is not None:
+            seen = seen[chosen].scatter(1, ids.view(-1, 1), True)
+        logits = advance(ids.flatten(), memory, cache)
+    return [text for _, text in best]
+
+
+def _room(prompts: Prompts, settings: Decoding, context: int) -> list[int]:
+    """How many tokens each text may have."""
+    for number, prompt in enumerate(prompts, 1):
+        if not prompt:
+            raise DataError(
+                f"prompt {number}: it is empty, and there is no token to continue; begin it with BOS or with a word"
+            )
+        if len(prompt) >= context:
+            raise DataError(
+                f"prompt {number}: its {len(prompt):,} tokens leave no room in the model's context of {context:,}; shorten it"
+            )
+    return [min(settings.max_new_tokens or context, context - len(prompt)) for prompt in prompts]
+
+
+def _prefill(decoder: Any, prompts: Prompts, memory: Any, steps: int) -> tuple[Any, Tensor]:
+    """A cache that holds the prompts and has room for `steps` tokens, and the logits [B, V] of what follows them."""
+    longest = max(map(len, prompts))
+    device = decoder.tokens.weight.device
+    gaps = [longest - len(prompt) for prompt in prompts]
+    ids = torch.tensor([[0] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)], device=device)
+    cache = decoder.new_cache(len(prompts), torch.tensor(gaps, device=device) if any(gaps) else None, longest + steps)
+    return cache, decoder.logits(decoder.hidden(ids, memory, cache)[:, -1])
+
+
+def _seen(prompts: Prompts, logits: Tensor) -> Tensor:
+    """[B, V]: the tokens of each prompt."""
+    seen = torch.zeros(len(prompts), logits.shape[-1], dtype=torch.bool, device=logits.device)
+    for row, prompt in enumerate(prompts):
+        seen[row, torch.tensor(prompt, device=logits.device)] = True
+    return seen
+
+
+def _without(scores: Tensor, token: int) -> Tensor:
+    """Scores [..., V] with one token made impossible."""
+    return scores.index_fill(-1, torch.tensor([token], device=scores.device), -torch.inf)
+
+
+def _reordered(memory: Any, rows: Tensor) -> Any:
+    return [tuple(part.index_select(0, rows) for part in one) for one in memory]

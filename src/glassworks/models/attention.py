@@ -1,52 +1,101 @@
-"""Multi-head attention for encoders, decoders and cross-attention, with keys and values that can be kept.
+"""Attention of encoders and decoders, its masks, and initial weights.
 
-Shapes: B batch, T queries, S keys, C width, H heads, D = C / H.
+Shapes: B batch, T queries, S keys, C width, H heads, K heads of keys and values, D = C / H.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glassworks.models.feed_forward import FeedForward
+from glassworks.models.rotary import Rotation, rotate
 
-class Attention(nn.Module):
-    """Attention from `x` to itself, or to `memory` of width `memory_width`."""
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values, each [B, K, S, D]."""
 
-    def __init__(self, width: int, heads: int, memory_width: int | None = None) -> None:
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of a sequence to itself; with fewer heads of keys and values than of queries, groups of queries share them (GQA)."""
+
+    def __init__(
+        self, width: int, heads: int, kv_heads: int | None = None, input_bias: bool = True, output_bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.size = heads, kv_heads or heads, width // heads
+        self.qkv = nn.Linear(width, (self.heads + 2 * self.kv_heads) * self.size, bias=input_bias)
+        self.out = nn.Linear(width, width, bias=output_bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        rotation: Rotation | None = None,
+        cache: KeysValues | None = None,
+        past: int = 0,
+    ) -> Tensor:
+        """`x` [B, T, C] attends to itself, and to the `past` positions before it whose keys and values fill `cache`, which is written in place.
+
+        `mask` [B or 1, 1, T, S] is True where attention is allowed, or what is added to the scores; `rotation` turns queries and keys by their positions.
+        """
+        batch, length, width = x.shape
+        heads = self.qkv(x).view(batch, length, -1, self.size).transpose(1, 2)  # [B, H + 2 K, T, D]
+        if rotation is not None:
+            turned, value = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
+            query, key = rotate(turned, rotation).split((self.heads, self.kv_heads), dim=1)
+        else:
+            query, key, value = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
+        if cache is not None:
+            cache[0].narrow(2, past, length).copy_(key)
+            cache[1].narrow(2, past, length).copy_(value)
+            key, value = (kept.narrow(2, 0, past + length) for kept in cache)
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=self.heads != self.kv_heads
+        )  # [B, H, T, D]
+        return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of a sequence to a memory of another width, whose keys and values are computed once."""
+
+    def __init__(self, width: int, heads: int, memory_width: int) -> None:
         super().__init__()
         self.heads = heads
         self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(memory_width or width, 2 * width)
+        self.key_value = nn.Linear(memory_width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_values(self, memory: Tensor) -> KeysValues:
         """Keys and values of `memory` [B, S, C'], each [B, H, S, D]."""
         key, value = self.key_value(memory).chunk(2, dim=-1)
         return self._split(key), self._split(value)
 
-    def forward(
-        self, x: Tensor, keys_values: tuple[Tensor, Tensor], causal: bool = False, mask: Tensor | None = None
-    ) -> Tensor:
-        """Attend from `x` [B, T, C] to keys and values [B, H, S, D]; `mask` [T, S] is True where attention is allowed."""
-        key, value = keys_values
-        mixed = F.scaled_dot_product_attention(
-            self._split(self.query(x)), key, value, attn_mask=mask, is_causal=causal
-        )  # [B, H, T, D]
+    def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:
+        mixed = F.scaled_dot_product_attention(self._split(self.query(x)), *keys_values)  # [B, H, T, D]
         return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def weights(self, x: Tensor, keys_values: KeysValues) -> Tensor:
+        """Where `x` [B, T, C] looks: [B, H, T, S], each row adding to 1. For pictures; `forward` never holds them."""
+        query = self._split(self.query(x))
+        return (query @ keys_values[0].transpose(2, 3) * query.shape[-1] ** -0.5).softmax(-1)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
-class FeedForward(nn.Module):
-    """Two linear maps with a GELU between, four times as wide inside."""
+def document_mask(documents: Tensor) -> Tensor:
+    """[B, 1, T, T] from the document of every token [B, T]: causal, and within a document only, so that packed texts do not see each other."""
+    length = documents.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()
+    return (documents[:, :, None] == documents[:, None, :]).logical_and_(causal)[:, None]
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.inner = nn.Linear(width, 4 * width)
-        self.out = nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(F.gelu(self.inner(x)))
+def document_positions(documents: Tensor) -> Tensor:
+    """[B, T]: the position of every token within its document; documents [B, T] are runs of equal numbers."""
+    index = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
+    begins = torch.ones_like(documents, dtype=torch.bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return index - (index * begins).cummax(1).values
 
 
 def initialise(module: nn.Module) -> None:
@@ -56,12 +105,13 @@ def initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear | nn.Conv2d):
         nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def shrink_residual_outputs(model: nn.Module, branches: int) -> None:
     """Scale the output projections of all residual branches by 1/sqrt(branches), so that the stream keeps its variance with depth (GPT-2)."""
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, Attention | FeedForward):
+            if isinstance(module, SelfAttention | CrossAttention | FeedForward):
                 module.out.weight /= branches**0.5

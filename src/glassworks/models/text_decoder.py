@@ -1,9 +1,10 @@
-"""A GPT-style text decoder with gated cross-attention to image tokens.
+"""One decoder that is GPT-2, Llama and Qwen2.5 by configuration, with optional gated cross-attention to image tokens.
 
 Image keys and values are computed once per image (`Memory`), text keys and values are kept while decoding (`Cache`), so a new token costs one token's work.
-Shapes: B batch, T text tokens, N image tokens, C width, H heads, D = C / H, V vocabulary.
+Shapes: B batch, T text tokens, N image tokens, C width, K heads of keys and values, D size of a head, V vocabulary.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,87 +12,208 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glassworks.config.model import TextDecoder as Config
-from glassworks.models.attention import Attention, FeedForward
+from glassworks.models.attention import (
+    CrossAttention,
+    KeysValues,
+    SelfAttention,
+    document_mask,
+    document_positions,
+)
+from glassworks.models.decoder_step import DecoderStep
+from glassworks.models.feed_forward import FeedForward
+from glassworks.models.rotary import Rotation, rotation
 
-KeysValues = tuple[Tensor, Tensor]
 Memory = list[KeysValues]
 """For each block the keys and values [B, H, N, D] of the image tokens."""
 
 
 @dataclass
 class Cache:
-    """Keys and values of the text so far: for each block two tensors [B, H, T_max, D], of which `length` positions are filled."""
+    """Keys and values of the text so far in one tensor [L, B, 2 K, T_max, D], the keys of a block before its values; `length` positions are filled.
 
-    keys_values: list[KeysValues]
+    Texts of different lengths are aligned at their ends: the first `padding` [B] positions of a row are none of its text.
+    `rotations` [T_max, D] are those of positions 0 … T_max - 1, if the model rotates.
+    """
+
+    kept: Tensor
+    padding: Tensor | None = None
     length: int = 0
+    rotations: Rotation | None = None
+    last: int | None = None
+    """The last position that the model knows; texts that have ended may stand still on it while others go on."""
+
+    def __post_init__(self) -> None:
+        self.columns = torch.arange(self.kept.shape[3], device=self.kept.device)
+        if self.padding is not None:  # what is added to the scores of attention, [B, T_max]
+            hidden = self.columns < self.padding[:, None]
+            self.bias = self.kept.new_zeros(hidden.shape).masked_fill(hidden, -torch.inf)
 
     def reorder(self, rows: Tensor) -> None:
-        """Keep the given rows of the batch, in that order (beam search)."""
-        self.keys_values = [(key.index_select(0, rows), value.index_select(0, rows)) for key, value in self.keys_values]
+        """Keep the given rows of the batch, in that order (beam search, texts that have ended)."""
+        filled = self.kept.narrow(3, 0, self.length).index_select(1, rows)
+        if len(rows) != self.kept.shape[1]:
+            self.kept = self.kept.new_empty(len(self.kept), len(rows), *self.kept.shape[2:])
+        self.kept.narrow(3, 0, self.length).copy_(filled)
+        if self.padding is not None:
+            self.padding, self.bias = self.padding[rows], self.bias[rows]
+
+    def keys_values(self, block: int) -> KeysValues:
+        """Those of a block, each [B, K, T_max, D], to be written and read."""
+        both = self.kept[block]
+        heads = both.shape[1] // 2
+        return both.narrow(1, 0, heads), both.narrow(1, heads, heads)
+
+    def positions(self, new: int) -> Tensor:
+        """[new], or [B, new] where rows are padded: positions of the next tokens in their own texts."""
+        columns = self.columns.narrow(0, self.length, new)
+        return columns if self.padding is None else (columns - self.padding[:, None]).clamp(0, self.last)
+
+    def rotation(self, new: int) -> Rotation | None:
+        """The rotation of the next tokens, looked up."""
+        if self.rotations is None:
+            return None
+        if self.padding is None:
+            return tuple(table.narrow(0, self.length, new) for table in self.rotations)
+        positions = self.positions(new)
+        return tuple(table[positions][:, None] for table in self.rotations)
+
+    def mask(self, new: int) -> Tensor | None:
+        """Which positions the next tokens may see: True or False [B or 1, 1, new, length + new], for one token what is added to its scores; None when
+        causality says it all."""
+        end = self.length + new
+        if self.padding is None and (new == 1 or self.length == 0):
+            return None
+        if new == 1:
+            return self.bias[:, None, None, :end]
+        key = self.columns[:end]
+        query = key[self.length :, None]
+        allowed = (key <= query)[None]
+        if self.padding is not None:  # padding sees itself, not nothing
+            allowed = allowed & (key >= self.padding[:, None, None]) | (key == query)
+        return allowed[:, None]
+
+
+def norm(config: Config) -> nn.Module:
+    """The normalisation that a configuration asks for."""
+    if config.norm == "rms":
+        return nn.RMSNorm(config.width, eps=config.norm_eps)
+    return nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.biases != "none")
 
 
 class DecoderBlock(nn.Module):
-    """Causal self-attention, gated cross-attention to the image, feed-forward; pre-norm.
+    """Causal self-attention, gated cross-attention if there is a memory, feed-forward; pre-norm.
 
     The gate (Flamingo, Alayrac et al., 2022) is tanh of a learned number: at 0 the block is that of a language model that sees no image.
     """
 
-    def __init__(self, config: Config, memory_width: int) -> None:
+    def __init__(self, config: Config, memory_width: int | None) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.width)
-        self.attention = Attention(config.width, config.heads)
-        self.cross_norm = nn.LayerNorm(config.width)
-        self.cross_attention = Attention(config.width, config.heads, memory_width)
-        self.gate = nn.Parameter(torch.ones(1))
-        self.feed_forward_norm = nn.LayerNorm(config.width)
-        self.feed_forward = FeedForward(config.width)
+        self.attention_norm = norm(config)
+        self.attention = SelfAttention(
+            config.width, config.heads, config.kv_heads, config.biases != "none", config.biases == "all"
+        )
+        self.sees = memory_width is not None
+        if memory_width is not None:
+            self.cross_norm = norm(config)
+            self.cross_attention = CrossAttention(config.width, config.heads, memory_width)
+            self.gate = nn.Parameter(torch.ones(1))
+        self.feed_forward_norm = norm(config)
+        self.feed_forward = FeedForward(
+            config.width, config.inner_width, config.feed_forward, bias=config.biases == "all"
+        )
         self.dropout = config.dropout
 
-    def forward(self, x: Tensor, memory: KeysValues, cache: KeysValues | None = None, past: int = 0) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        memory: KeysValues | None = None,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        rotated: Rotation | None = None,
+        cache: KeysValues | None = None,
+        past: int = 0,
+    ) -> Tensor:
         """`x` [B, T, C] follows `past` tokens whose keys and values are in `cache`, which is filled in place."""
-        y = self.attention_norm(x)
-        keys_values = self.attention.keys_values(y)
-        if cache is None:
-            mixed = self.attention(y, keys_values, causal=True)
-        else:
-            end = past + x.shape[1]
-            for kept, new in zip(cache, keys_values, strict=True):
-                kept[:, :, past:end] = new
-            allowed = torch.ones(x.shape[1], end, dtype=torch.bool, device=x.device).tril(past)
-            mixed = self.attention(y, (cache[0][:, :, :end], cache[1][:, :, :end]), mask=allowed)
-        x = x + F.dropout(mixed, self.dropout, self.training)
-        seen = self.cross_attention(self.cross_norm(x), memory)
-        x = x + torch.tanh(self.gate) * F.dropout(seen, self.dropout, self.training)
-        return x + F.dropout(self.feed_forward(self.feed_forward_norm(x)), self.dropout, self.training)
+        x = x + self._drop(self.attention(self.attention_norm(x), mask, causal, rotated, cache, past))
+        if self.sees:
+            x = x + torch.tanh(self.gate) * self._drop(self.cross_attention(self.cross_norm(x), memory))
+        return x + self._drop(self.feed_forward(self.feed_forward_norm(x)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
 
 class TextDecoder(nn.Module):
-    """Token ids [B, T] and image memory to logits [B, T, V]. Input and output embeddings are one matrix."""
+    """Token ids [B, T] to logits [B, T, V], with a memory if it was built for one (`memory_widths`, one for each block)."""
 
-    def __init__(self, config: Config, vocabulary: int, memory_width: int) -> None:
+    def __init__(self, config: Config, vocabulary: int, memory_widths: Sequence[int] = ()) -> None:
         super().__init__()
-        self.max_tokens = config.max_tokens
+        self.config, self.max_tokens, self.vocabulary = config, config.max_tokens, vocabulary
         self.tokens = nn.Embedding(vocabulary, config.width)
-        self.positions = nn.Embedding(config.max_tokens, config.width)
-        self.blocks = nn.ModuleList(DecoderBlock(config, memory_width) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.width)
+        if config.position == "learned":
+            self.positions = nn.Embedding(config.max_tokens, config.width)
+        widths = list(memory_widths) or [None] * config.depth
+        self.blocks = nn.ModuleList(DecoderBlock(config, width) for width in widths)
+        self.norm = norm(config)
+        self.head = None if config.tied else nn.Linear(config.width, vocabulary, bias=False)
 
-    def remember(self, image_tokens: Tensor) -> Memory:
-        """Keys and values of image tokens [B, N, C'] for every block; compute them once per image."""
-        return [block.cross_attention.keys_values(image_tokens) for block in self.blocks]
+    def remember(self, image_tokens: Sequence[Tensor]) -> Memory:
+        """Keys and values of image tokens [B, N, C'], given for every block or once for all; compute them once per image."""
+        tokens = list(image_tokens) * (len(self.blocks) if len(image_tokens) == 1 else 1)
+        return [block.cross_attention.keys_values(one) for block, one in zip(self.blocks, tokens, strict=True)]
 
-    def new_cache(self, rows: int) -> Cache:
-        """An empty cache for `rows` texts of up to `max_tokens` tokens."""
-        weight = self.tokens.weight
-        heads = self.blocks[0].attention.heads
-        shape = (rows, heads, self.max_tokens, weight.shape[1] // heads)
-        return Cache([(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in self.blocks])
+    def new_cache(self, rows: int, padding: Tensor | None = None, tokens: int | None = None) -> Cache:
+        """An empty cache for `rows` texts of up to `tokens` tokens, by default as many as the model can take."""
+        weight, config, tokens = self.tokens.weight, self.config, tokens or self.max_tokens
+        heads, size = config.kv_heads or config.heads, config.width // config.heads
+        rotations = None
+        if config.position == "rotary":
+            rotations = self._rotation(torch.arange(tokens, device=weight.device))
+        kept = weight.new_empty(len(self.blocks), rows, 2 * heads, tokens, size)
+        return Cache(kept, padding, 0, rotations, self.max_tokens - 1)
 
-    def forward(self, ids: Tensor, memory: Memory, cache: Cache | None = None) -> Tensor:
-        past = cache.length if cache else 0
-        x = self.tokens(ids) + self.positions.weight[past : past + ids.shape[1]]
+    def forward(
+        self, ids: Tensor, memory: Memory | None = None, cache: Cache | None = None, documents: Tensor | None = None
+    ) -> Tensor:
+        return self.logits(self.hidden(ids, memory, cache, documents))
+
+    def hidden(
+        self, ids: Tensor, memory: Memory | None = None, cache: Cache | None = None, documents: Tensor | None = None
+    ) -> Tensor:
+        """The normalised features [B, T, C] from which `logits` reads the next token.
+
+        `documents` [B, T] numbers the texts that are packed into a row: none sees another, and positions restart. `cache` holds the tokens before these.
+        """
+        new, past, mask = ids.shape[1], 0, None
+        if cache is not None:
+            past, mask, positions = cache.length, cache.mask(new), cache.positions(new)
+        elif documents is not None:
+            mask, positions = document_mask(documents), document_positions(documents)
+        else:
+            positions = torch.arange(new, device=ids.device)
+        causal = mask is None and new > 1
+        x, rotated = self.tokens(ids), None
+        if self.config.position == "learned":
+            x = x + self.positions(positions)
+        else:
+            rotated = cache.rotation(new) if cache is not None else self._rotation(positions)
         for index, block in enumerate(self.blocks):
-            x = block(x, memory[index], cache.keys_values[index] if cache else None, past)
-        if cache:
-            cache.length += ids.shape[1]
-        return self.norm(x) @ self.tokens.weight.T
+            kept = cache.keys_values(index) if cache is not None else None
+            x = block(x, memory[index] if memory else None, mask, causal, rotated, kept, past)
+        if cache is not None:
+            cache.length += new
+        return self.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Features [..., C] to logits [..., V]."""
+        return F.linear(hidden, self.tokens.weight) if self.head is None else self.head(hidden)
+
+    def stepper(self, rows: int, tokens: int) -> Callable[[Tensor, Memory | None, Cache], Tensor]:
+        """How one more token of each of `rows` texts is computed, up to `tokens` times: ids [B], memory and cache to logits [B, V]. For inference alone."""
+        weight = self.tokens.weight
+        if weight.device.type == "cpu" and weight.dtype == torch.float32:
+            return DecoderStep(self, rows, tokens)
+        return lambda ids, memory, cache: self.logits(self.hidden(ids[:, None], memory, cache)[:, 0])
+
+    def _rotation(self, positions: Tensor) -> Rotation:
+        return rotation(positions, self.config.width // self.config.heads, self.config.rope_theta)

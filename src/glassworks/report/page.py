@@ -20,7 +20,7 @@ from glassworks.config.datasets import SPLITS
 from glassworks.report import wording
 from glassworks.report.attribution import Attribution, attribution
 from glassworks.report.reading import Artefact, Run
-from glassworks.report.wording import METRICS, is_control, system
+from glassworks.report.wording import BASELINES, METRICS, is_control, system
 
 TEMPLATES = Path(__file__).parent / "templates"
 TIMINGS_START, TIMINGS_END = "<!-- glassworks:timings -->", "<!-- glassworks:end of timings -->"
@@ -90,6 +90,19 @@ class Section:
     def bodies(self) -> list[tuple[bool, list[str]]]:
         """The systems as parts of the table: (whether these are controls, their names)."""
         return [(controls, list(names)) for controls, names in groupby(self.run.systems, key=is_control)]
+
+    @property
+    def text_rows(self) -> list[tuple[bool, list[dict[str, Any]]]]:
+        """Bits per byte of a language model and of its baselines, as parts of the table: (whether these are baselines, rows); empty for other models."""
+        own = self.run.metrics.get("bits_per_byte")
+        if own is None:
+            return []
+        baselines = [
+            {"title": name, "explanation": BASELINES.get(name, ""), "value": value, "low": None, "high": None}
+            for name, value in sorted(self.run.metrics.get("baselines", {}).items(), key=lambda item: item[1])
+        ]
+        model = [{"title": "the model", "explanation": "", **own}] if own["value"] is not None else []
+        return [(False, model), (True, baselines)]
 
     @property
     def validation(self) -> str | None:

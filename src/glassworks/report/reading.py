@@ -69,6 +69,15 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Text:
+    """What a language model wrote."""
+
+    prompt: str
+    temperature: float
+    text: str
+
+
+@dataclass(frozen=True)
 class Run:
     """One experiment: what it was, how training went, how it scores."""
 
@@ -79,6 +88,7 @@ class Run:
     curves: Curves | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     gallery: list[Sample] = field(default_factory=list)
+    texts: list[Text] = field(default_factory=list)
 
     @property
     def systems(self) -> dict[str, Any]:
@@ -117,6 +127,7 @@ def read_run(name: str, settings: dict[str, Any], inputs: dict[str, Path], galle
         curves=read_curves(model / "metrics.jsonl") if model and (model / "metrics.jsonl").is_file() else None,
         metrics=read_metrics(results / "metrics.json") if results and (results / "metrics.json").is_file() else {},
         gallery=read_gallery(results, gallery) if results and (results / "captions.jsonl").is_file() else [],
+        texts=read_texts(results / "samples.jsonl") if results and (results / "samples.jsonl").is_file() else [],
     )
 
 
@@ -156,8 +167,11 @@ def read_metrics(path: Path) -> dict[str, Any]:
         if not isinstance(scores, dict):
             raise DataError(f"{path}: {where}: expected scores by metric, found {scores!r:.40}; {REMEDY}")
     intervals = [(f"{where}.{metric}", value) for where, scores in found for metric, value in scores.items()]
-    intervals += [("perplexity", metrics["perplexity"])] if "perplexity" in metrics else []
-    for name in ("samples", "parameters"):
+    intervals += [(name, metrics[name]) for name in ("perplexity", "bits_per_byte") if name in metrics]
+    baselines = metrics.get("baselines", {})
+    if not isinstance(baselines, dict) or not all(isinstance(value, int | float) for value in baselines.values()):
+        raise DataError(f"{path}: baselines: expected numbers by name, found {baselines!r:.40}; {REMEDY}")
+    for name in ("samples", "parameters", "tokens", "bytes"):
         if not isinstance(metrics.get(name, 0), int):
             raise DataError(f"{path}: {name}: expected a count, found {metrics[name]!r:.40}; {REMEDY}")
     for where, value in intervals:
@@ -183,6 +197,16 @@ def read_gallery(results: Path, count: int) -> list[Sample]:
         image = images.get(str(key).replace("/", "_"))
         samples.append(Sample(str(key), _data_uri(image) if image else None, references, captions, facts))
     return samples
+
+
+def read_texts(path: Path) -> list[Text]:
+    """The texts that a language model wrote."""
+    texts = []
+    for place, row in _rows(path):
+        if not isinstance(row.get("prompt"), str) or not isinstance(row.get("text"), str):
+            raise DataError(f"{place}: expected a prompt and a text; {REMEDY}")
+        texts.append(Text(row["prompt"], _number(row, "temperature", place), row["text"]))
+    return texts
 
 
 def _data_uri(path: Path) -> str:

@@ -31,6 +31,7 @@ METRICS = {
     "bleu3": Metric("BLEU-3", "up to three words in a row", REFERENCES),
     "bleu4": Metric("BLEU-4", "up to four words in a row", REFERENCES, True),
     "rouge_l": Metric("ROUGE-L", "longest common subsequence with a reference", REFERENCES, True),
+    "meteor": Metric("METEOR", "words shared with a reference, stems and synonyms too; mean over images", REFERENCES),
     "objects": Metric("Objects", "captions that name exactly the objects in the image", LABELS, True),
     "counts": Metric("Counts", "captions with the right objects that also count them right", LABELS),
     "relations": Metric("Relations", "captions that place objects, with every place right", LABELS, True),
@@ -42,6 +43,11 @@ SYSTEMS = {
     "blank": System("blank image", "what the model says when it sees nothing", control=True),
     "shuffled": System("shuffled images", "every image gets the caption of another one", control=True),
     "most_frequent": System("most frequent", "one training caption for every image", control=True),
+}
+BASELINES = {
+    "gzip -9": "a compressor that looks back 32 kB",
+    "xz -9": "a compressor that looks back through the whole split",
+    "token bigram": "counts of pairs of the same tokens in the training split, Witten-Bell smoothing",
 }
 
 

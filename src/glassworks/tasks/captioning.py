@@ -3,7 +3,9 @@
 A sequence is BOS, the caption, EOS. Labels are the inputs shifted by one; padding is masked out and EOS is not, so the model learns where a caption ends.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,13 +14,14 @@ from torch.nn import functional as F
 
 from glassworks.config.model import Captioner as ModelConfig
 from glassworks.data.reading.captions import read_captions
-from glassworks.data.reading.dataset import Sample
+from glassworks.data.reading.dataset import Sample, ShardDataset
 from glassworks.data.reading.images import EXTENSIONS, decode_image, normalise, resize
-from glassworks.data.reading.text import CaptionTokenizer
+from glassworks.data.reading.text import TextTokenizer
 from glassworks.errors import DataError
 from glassworks.models.captioner import Captioner
 
 IGNORED = -100
+Begin = Callable[[], Captioner]
 
 
 @dataclass(frozen=True)
@@ -53,28 +56,37 @@ class CaptioningTask:
     metrics = ("loss", "accuracy")
     """Per target token."""
 
-    def __init__(self, model: ModelConfig, tokenizer: CaptionTokenizer, one_length: bool = False) -> None:
-        """`one_length` pads every batch to the longest caption there can be: compiled models want one shape."""
-        self.model, self.tokenizer, self.one_length = model, tokenizer, one_length
+    def __init__(
+        self, model: ModelConfig, tokenizer: TextTokenizer, one_length: bool = False, begin: Begin | None = None
+    ) -> None:
+        """`one_length` pads every batch to the longest caption there can be: compiled models want one shape.
+
+        `begin` puts published or trained weights into the parts of a fresh network that have some.
+        """
+        self.model, self.tokenizer, self.one_length, self.begin = model, tokenizer, one_length, begin
 
     def build(self) -> Captioner:
-        """The network with fresh weights, drawn from torch's generator."""
-        return Captioner(self.model, self.tokenizer.size)
+        """The network as it is before the first step: fresh weights, drawn from torch's generator, and those it begins with."""
+        return self.begin() if self.begin else Captioner(self.model, self.tokenizer.size)
+
+    def arrange(self, dataset: ShardDataset, folder: Path | None = None) -> ShardDataset:
+        """The samples of a split as they are."""
+        return dataset
 
     def example(self, sample: Sample, seed: int) -> Example:
         """Decode a sample and choose one of its captions; `seed` (of this sample in this epoch) is all the choice depends on."""
         extension = next((name for name in EXTENSIONS if name in sample.members), None)
         if extension is None:
             raise DataError(f"{sample.where}: no image among its members {sorted(sample.members)}")
-        image = resize(decode_image(sample.members[extension], sample.where), self.model.encoder.image_size)
+        image = resize(decode_image(sample.members[extension], sample.where), self.model.vision.image_size)
         captions = captions_of(sample)
         labels = sample.json().get("labels", {}) if "json" in sample.members else {}
-        ids = self.tokenizer.encode(captions[seed % len(captions)], self.model.decoder.max_tokens)
+        ids = self.tokenizer.encode(captions[seed % len(captions)], self.model.caption_tokens)
         return Example(sample.key, image, captions, labels, ids)
 
     def collate(self, examples: list[Example]) -> Batch:
         """Pad to the longest caption of the micro-batch, or to one length."""
-        longest = self.model.decoder.max_tokens if self.one_length else max(len(example.ids) for example in examples)
+        longest = self.model.caption_tokens if self.one_length else max(len(example.ids) for example in examples)
         length = longest - 1
         inputs = torch.full((len(examples), length), self.tokenizer.pad)
         targets = torch.full((len(examples), length), IGNORED)

@@ -1,16 +1,16 @@
 """The stage `train`: puts data, task and configuration of an experiment together, has workers train it, and publishes what comes out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 from glassworks.config.experiment import Experiment
 from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.loader import micro_batches
 from glassworks.data.reading.order import Order, sample_seed
-from glassworks.data.reading.text import CaptionTokenizer
+from glassworks.data.reading.text import TextTokenizer, check_vocabulary
 from glassworks.pipeline.execution import Context
-from glassworks.tasks.captioning import CaptioningTask
 from glassworks.training.launch import device_kind, run_workers, worker_count
 from glassworks.training.loggers import Logger, open_loggers
 from glassworks.training.loop import DIGESTS, METRICS, Run, fit
@@ -47,6 +47,7 @@ def _train(workers: Workers, stop: StopRequest, context: Context) -> dict[str, A
     model = described.task.build()
     model.load_state_dict(fitted.weights)
     model.save(context.output)
+    described.task.tokenizer.save(context.output)  # so that the model can be used without its project
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "steps": fitted.step,
@@ -59,11 +60,10 @@ def _train(workers: Workers, stop: StopRequest, context: Context) -> dict[str, A
 def describe(context: Context) -> Run:
     """The run that an experiment means."""
     experiment, seed = context.experiment, context.params["seed"]
-    task = CaptioningTask(
-        experiment.model, CaptionTokenizer(context.inputs["tokenizer"]), one_length=experiment.training.compile
-    )
-    dataset = ShardDataset(context.inputs["shards"], "train", verify="first_touch")
-    held_out = ShardDataset(context.inputs["shards"], "validation", verify="first_touch")
+    task = TASKS[experiment.task](context)
+    shards, tokens = context.inputs["shards"], context.work / "tokens"
+    dataset = task.arrange(ShardDataset(shards, "train", verify="first_touch"), tokens / "train")
+    held_out = task.arrange(ShardDataset(shards, "validation", verify="first_touch"), tokens / "validation")
     return Run(
         name=context.stage.name,
         folder=context.work,
@@ -78,8 +78,40 @@ def describe(context: Context) -> Run:
     )
 
 
+def _captioning(context: Context) -> Any:
+    from glassworks.tasks.captioning import CaptioningTask
+
+    config, tokenizer = context.experiment.model, TextTokenizer(context.inputs["tokenizer"])
+    language_model, backbone = context.inputs.get("language_model"), context.inputs.get("backbone.weights")
+    one_length = context.experiment.training.compile
+    if config.backbone is not None:
+        context.fingerprint["timm"] = version("timm")
+    if language_model is None and backbone is None:
+        return CaptioningTask(config, tokenizer, one_length)
+    from glassworks.models.pretrained.captioner import begin_captioner, read_decoder
+
+    vocabulary = tokenizer.size
+    if language_model is not None:
+        decoder, vocabulary = read_decoder(language_model)
+        check_vocabulary(tokenizer, vocabulary, language_model)
+        config = config.model_copy(update={"decoder": decoder, "language_model": None})
+    begin = partial(begin_captioner, config, vocabulary, language_model, backbone)
+    return CaptioningTask(config, tokenizer, one_length, begin)
+
+
+def _language_modelling(context: Context) -> Any:
+    from glassworks.tasks.language_modelling import LanguageModellingTask
+
+    experiment = context.experiment
+    return LanguageModellingTask(experiment.model, TextTokenizer(context.inputs["tokenizer"]), experiment.data.packing)
+
+
+TASKS: dict[str, Callable[[Context], Any]] = {"captioning": _captioning, "language_modelling": _language_modelling}
+"""The task of an experiment by its name; what it is made of is imported only when asked for, as the key of a stage holds the code of its own task alone."""
+
+
 def _batches(
-    dataset: ShardDataset, experiment: Experiment, task: CaptioningTask, seed: int, first: int, part: range
+    dataset: Any, experiment: Experiment, task: Any, seed: int, first: int, part: range
 ) -> Iterator[Sequence[Any]]:
     training = experiment.training
     return micro_batches(
@@ -97,8 +129,8 @@ def _batches(
     )
 
 
-def _held_out(dataset: ShardDataset, experiment: Experiment, task: CaptioningTask, seed: int) -> HeldOut:
-    """Micro-batches of the validation split in its order, one caption per image, always the same."""
+def _held_out(dataset: Any, experiment: Experiment, task: Any, seed: int) -> HeldOut:
+    """Micro-batches of the validation split in its order, one text per sample, always the same."""
     size = experiment.training.batch_size // experiment.training.micro_batches
 
     def read(batches: range) -> Iterator[Any]:

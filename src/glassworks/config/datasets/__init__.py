@@ -8,6 +8,7 @@ from glassworks.config.datasets.base import SPLITS, Dataset, LocalDataset, Split
 from glassworks.config.datasets.coco_captions import CocoCaptions
 from glassworks.config.datasets.flickr30k import Flickr30k
 from glassworks.config.datasets.folder import Folder
+from glassworks.config.datasets.kjv import KingJamesVersion
 from glassworks.config.datasets.openmoji import OpenMoji
 from glassworks.config.datasets.scenes import Scenes
 from glassworks.config.datasets.webdataset import WebDatasetTars
@@ -19,6 +20,7 @@ __all__ = [
     "Dataset",
     "Flickr30k",
     "Folder",
+    "KingJamesVersion",
     "LocalDataset",
     "OpenMoji",
     "Scenes",
@@ -40,6 +42,7 @@ AnyDataset = Annotated[
     | Annotated[Folder, Tag("source=folder")]
     | Annotated[Flickr30k, Tag("source=flickr30k")]
     | Annotated[CocoCaptions, Tag("source=coco_captions")]
+    | Annotated[KingJamesVersion, Tag("source=kjv")]
     | Annotated[WebDatasetTars, Tag("source=webdataset")],
     Discriminator(_tag),
 ]

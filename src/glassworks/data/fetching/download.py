@@ -1,4 +1,4 @@
-"""Downloads one file whose sha256 is known: what arrives is that file or an error, never something else.
+"""Downloads one file whose digest is known: what arrives is that file or an error, never something else.
 
 A cut or killed download leaves its part in the partial folder, and the next one asks only for the rest. Refuses private
 addresses unless asked for, other protocols than http and https, and files that are larger or slower than the limits.
@@ -6,6 +6,7 @@ addresses unless asked for, other protocols than http and https, and files that 
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import requests
@@ -30,9 +31,10 @@ class _Passing(Exception):
 def download(
     url: str,
     target: Path,
-    sha256: str,
+    digest: str,
     partial: Path,
     *,
+    digest_of: Callable[[Path], str] = sha256_file,
     session: requests.Session | None = None,
     allow_private: bool = False,
     max_bytes: int = 20 << 30,
@@ -42,27 +44,27 @@ def download(
 ) -> None:
     """Download `url` to `target`, through a file in the folder `partial` (on the same disk).
 
-    Raises `FetchError` when the network, the name, the server or the certificate fails, when the digest is not `sha256`
+    Raises `FetchError` when the network, the name, the server or the certificate fails, when the file's digest is not `digest`
     (the bad part is deleted), and when a limit is reached; `ResourceError` when the disk is full.
     """
     partial.mkdir(parents=True, exist_ok=True)
-    part = partial / f"{sha256[:16]}-{target.name}.part"
+    part = partial / f"{digest[:16]}-{target.name}.part"
     session = session or open_session(allow_private)
     deadline = time.monotonic() + max_seconds
     continued = part.exists()
     while True:
         with disk_errors(part):
             _transfer(url, part, session, target.name, max_bytes, deadline, stall_seconds, delays)
-        found = sha256_file(part)
-        if found == sha256:
+        found = digest_of(part)
+        if found == digest:
             part.replace(target)
             _mark(part).unlink(missing_ok=True)
             return
-        size = part.stat().st_size
+        kind, size = "sha256" if digest_of is sha256_file else "digest", part.stat().st_size
         part.unlink()
         if not continued:
             raise FetchError(
-                f"{target.name} ({shown(url)}): expected sha256 {sha256}, found {found} ({size:,} bytes); "
+                f"{target.name} ({shown(url)}): expected {kind} {digest}, found {found} ({size:,} bytes); "
                 f"the download was deleted: correct the pinned digest, or ask who publishes the file"
             )
         continued = False  # the earlier part may have been of another file: once more from the start

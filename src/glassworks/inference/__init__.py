@@ -1,0 +1,1 @@
+"""Trained models answer people: `glassworks generate` and `glassworks caption`."""

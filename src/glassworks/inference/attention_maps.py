@@ -1,0 +1,106 @@
+"""Where a captioner looked for every word of a caption: gated cross-attention, mean over heads and blocks, drawn over the image."""
+
+import math
+from pathlib import Path
+from textwrap import wrap
+from typing import NamedTuple
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn import functional as F
+
+from glassworks.data.reading.images import normalise
+from glassworks.data.reading.text import TextTokenizer
+from glassworks.errors import ConfigError
+from glassworks.generation.text import TextStream
+from glassworks.models.captioner import Captioner
+
+COLUMNS = 6
+"""Pictures side by side."""
+SIDE, TITLE, HEADING = 1.7, 0.26, 0.26
+"""Inches of a picture, of the line above it, and of the legend above them all."""
+LINE = 110
+"""Characters of a line of the caption."""
+LEGEND = "bright: where the model looked when it chose the word (cross-attention, mean over heads and blocks)"
+INK, MUTED = "#1d2023", "#62686e"
+
+
+class Word(NamedTuple):
+    """A word of a caption."""
+
+    text: str
+    attention: Tensor
+    """[I, I], adding to 1: where the model looked."""
+
+
+def word_attention(model: Captioner, image: Tensor, ids: list[int], tokenizer: TextTokenizer) -> list[Word]:
+    """The words of the caption `ids` of an image, uint8 [3, I, I]; a word of several tokens has the mean of theirs."""
+    if not ids:
+        return []
+    maps = token_attention(model, normalise(image)[None], [tokenizer.bos, *ids])
+    stream = TextStream(tokenizer.decode)
+    words: list[tuple[str, list[Tensor]]] = []
+    for token, attention in zip(ids, maps, strict=True):
+        piece = stream.add(token)
+        if not words or piece[:1].isspace():
+            words.append(("", []))
+        words[-1] = words[-1][0] + piece, [*words[-1][1], attention]
+    return [Word(text.strip(), torch.stack(parts).mean(0)) for text, parts in words]
+
+
+@torch.inference_mode()
+def token_attention(model: Captioner, image: Tensor, ids: list[int]) -> Tensor:
+    """[T - 1, I, I]: for every token after the first of `ids` (BOS) where the model looked when it chose it. `image` [1, 3, I, I]."""
+    seen: list[Tensor] = []
+    hooks = [
+        block.cross_attention.register_forward_hook(
+            lambda module, arguments, _: seen.append(_on_image(module.weights(*arguments), image.shape[-1]))
+        )
+        for block in model.decoder.blocks
+    ]
+    try:
+        model(image, torch.tensor([ids[:-1]]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(seen).mean(0)
+
+
+def _on_image(weights: Tensor, size: int) -> Tensor:
+    """Attention [1, H, T, N] as the mean over heads [T, I, I], smooth, each adding to 1; a class token is left out."""
+    places = weights[0].mean(0)  # [T, N]
+    side = math.isqrt(places.shape[1])
+    if side**2 + 1 == places.shape[1]:
+        places = places[:, 1:]
+    elif side**2 != places.shape[1]:
+        raise ConfigError(f"--attention: the {places.shape[1]} image tokens of this model form no square")
+    grid = F.interpolate(places.view(-1, 1, side, side), size=(size, size), mode="bicubic").clamp(min=0)[:, 0]
+    return grid / grid.sum((1, 2), keepdim=True)
+
+
+def draw_attention(file: Path, name: str, image: Tensor, caption: str, words: list[Word]) -> None:
+    """Write a PNG: the image, then for every word the image in grey under the attention, on one scale for all words."""
+    lines = wrap(f"“{caption.strip()}”", LINE)
+    rows, heading = math.ceil((len(words) + 1) / COLUMNS), HEADING + 0.2 * len(lines)
+    width, height = SIDE * COLUMNS, (SIDE + TITLE) * rows + heading
+    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
+    FigureCanvasAgg(figure)
+    edge = 0.08 / width
+    figure.text(edge, 1 - 0.1 / height, "\n".join(lines), va="top", fontsize=11, color=INK, parse_math=False)
+    figure.text(edge, 1 - heading / height, LEGEND, va="bottom", fontsize=8, color=MUTED)
+    figure.subplots_adjust(edge, 0.06 / height, 1 - edge, 1 - (heading + TITLE) / height, 0.05, TITLE / SIDE)
+    axes = figure.subplots(rows, COLUMNS, squeeze=False).flatten().tolist()
+    for place in axes:
+        place.set_axis_off()
+    pixels = image.permute(1, 2, 0).numpy() / 255
+    axes[0].imshow(pixels, interpolation="bilinear")
+    axes[0].set_title(name, fontsize=9, color=MUTED, pad=3, parse_math=False)
+    grey = 0.3 + 0.7 * pixels.mean(2)
+    most = max((float(word.attention.max()) for word in words), default=1.0)
+    for place, word in zip(axes[1:], words, strict=False):
+        place.imshow(grey, cmap="gray", vmin=0, vmax=1, interpolation="bilinear")
+        place.imshow(word.attention.numpy(), cmap="inferno", vmin=0, vmax=most, alpha=0.65, interpolation="bilinear")
+        place.set_title(word.text, fontsize=9, color=INK, pad=3, parse_math=False)
+    figure.savefig(file, metadata={"Software": None})

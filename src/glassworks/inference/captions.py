@@ -1,0 +1,109 @@
+"""`glassworks caption`: a captioner says what is in images, and where it looked for every word."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from glassworks.data.reading.images import EXTENSIONS, decode_image, normalise, resize
+from glassworks.data.reading.text import TextTokenizer, check_vocabulary
+from glassworks.errors import ArtifactError, DataError, ResourceError
+from glassworks.generation.decoding import caption
+from glassworks.generation.settings import Decoding
+from glassworks.inference.attention_maps import draw_attention, word_attention
+from glassworks.inference.model_folders import find_model, find_tokenizer
+from glassworks.models.captioner import KIND, Captioner
+
+BATCH = 16
+"""Images captioned at a time; never changes a caption."""
+
+
+class Describer:
+    """A captioner with its tokenizer."""
+
+    def __init__(self, directory: Path, project: Path) -> None:
+        config = find_model(directory, project)
+        if config.get("model") != KIND:
+            raise ArtifactError(
+                f"{directory}: this model writes text and sees no images; `glassworks generate {directory}` asks it"
+            )
+        self.tokenizer = TextTokenizer(find_tokenizer(directory))
+        self.model = Captioner.load(directory).eval()
+        check_vocabulary(self.tokenizer, self.model.vocabulary, directory)
+
+    def read(self, file: Path) -> Tensor:
+        """An image in the size of the model, uint8 [3, I, I]; a `DataError` names a file that is none."""
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise DataError(f"{file}: not readable ({error.strerror})") from None
+        return resize(decode_image(content, str(file)), self.model.config.vision.image_size)
+
+    def describe(self, files: list[Path], settings: Decoding) -> Iterator[tuple[Path, Tensor, list[int]]]:
+        """For every file its image, uint8 [3, I, I], and the ids of its caption."""
+        for start in range(0, len(files), BATCH):
+            part = files[start : start + BATCH]
+            images = [self.read(file) for file in part]
+            texts = caption(
+                self.model, normalise(torch.stack(images)), settings, self.tokenizer.bos, self.tokenizer.eos
+            )
+            yield from zip(part, images, texts, strict=True)
+
+
+def run(
+    directory: Path,
+    paths: list[Path],
+    settings: Decoding,
+    attention: Path | None,
+    as_json: bool,
+    show: Callable[[str], None],
+    project: Path,
+) -> None:
+    """`show` a line for every image, or a JSON object; with `attention`, write a figure for each into that folder."""
+    files = find_images(paths)
+    describer = Describer(directory, project)
+    if attention is not None:
+        try:
+            attention.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResourceError(f"{attention}: cannot be made a folder for figures ({error.strerror})") from None
+    figures = _figure_names(files)
+    for file, image, ids in describer.describe(files, settings):
+        text = describer.tokenizer.decode(ids)
+        if as_json:
+            show(json.dumps({"file": str(file), "caption": text}, ensure_ascii=False) + "\n")
+        else:
+            show(f"{file}: {' '.join(text.split())}\n")
+        if attention is not None:
+            words = word_attention(describer.model, image, ids, describer.tokenizer)
+            draw_attention(attention / figures[file], file.name, image, text, words)
+
+
+def find_images(paths: list[Path]) -> list[Path]:
+    """The files, and the images in the folders, each once; a `DataError` names what is not there."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            images = sorted(file for file in path.iterdir() if file.suffix.lower().removeprefix(".") in EXTENSIONS)
+            if not images:
+                raise DataError(f"{path}: no images in this folder ({', '.join(EXTENSIONS)})")
+            found += images
+        elif path.exists():
+            found.append(path)
+        else:
+            raise DataError(f"{path}: no such file")
+    return list(dict.fromkeys(found))
+
+
+def _figure_names(files: list[Path]) -> dict[Path, str]:
+    """NAME.png for every image; NAME-2.png and so on where names meet."""
+    names: dict[Path, str] = {}
+    for file in files:
+        name, number = f"{file.stem}.png", 1
+        while name in names.values():
+            number += 1
+            name = f"{file.stem}-{number}.png"
+        names[file] = name
+    return names

@@ -1,0 +1,113 @@
+"""`glassworks generate`: a language model continues prompts."""
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+
+from glassworks.data.reading.text import TextTokenizer, check_vocabulary
+from glassworks.errors import ArtifactError, DataError
+from glassworks.generation.decoding import generate, stream
+from glassworks.generation.settings import Decoding
+from glassworks.generation.text import TextStream
+from glassworks.inference.model_folders import begins_with, find_model, find_tokenizer
+from glassworks.models.captioner import KIND as CAPTIONER
+from glassworks.models.language_model import KIND
+from glassworks.models.pretrained.language_models import load_language_model
+
+BATCH = 16
+"""Texts decoded at a time; never changes a text."""
+
+
+class Writer:
+    """A language model with its tokenizer."""
+
+    def __init__(self, directory: Path, project: Path) -> None:
+        """`directory` holds a model that we saved, or one in transformers' layout."""
+        config = find_model(directory, project)
+        if config.get("model") == CAPTIONER:
+            raise ArtifactError(
+                f"{directory}: this model captions images; `glassworks caption {directory} IMAGE` asks it"
+            )
+        where = find_tokenizer(directory)
+        self.directory, self.tokenizer = directory, TextTokenizer(where)
+        self.beginning, self.begins_from_nothing = begins_with(where, self.tokenizer, config.get("model") == KIND)
+        self.model = load_language_model(directory).eval()
+        check_vocabulary(self.tokenizer, self.model.vocabulary, directory)
+
+    def encode(self, prompt: str) -> list[int]:
+        """The ids of a prompt; an empty one begins a new text, if the tokenizer names a BOS."""
+        ids = self.tokenizer.encode(prompt, len(prompt.encode()) + 2)[1:-1]
+        if not ids and not self.begins_from_nothing:
+            raise DataError(
+                f"the prompt is empty, and the tokenizer of {self.directory} names no BOS to begin with; write at least a word"
+            )
+        return [*self.beginning, *ids] or [self.tokenizer.bos]
+
+    def write(self, prompts: list[str], settings: Decoding, samples: int = 1) -> Iterator[tuple[str, int, list[int]]]:
+        """For every prompt `samples` texts: the prompt, the number of the text, its new ids."""
+        encoded = [self.encode(prompt) for prompt in prompts]
+        wanted = [(index, number) for index in range(len(prompts)) for number in range(samples)]
+        for start in range(0, len(wanted), BATCH):
+            part = wanted[start : start + BATCH]
+            texts = generate(
+                self.model,
+                [encoded[index] for index, _ in part],
+                settings,
+                self.tokenizer.eos,
+                [number for _, number in part],
+            )
+            for (index, number), ids in zip(part, texts, strict=True):
+                yield prompts[index], number, ids
+
+    def pieces(self, prompt: str, settings: Decoding) -> Iterator[str]:
+        """The continuation of one prompt, while it is made."""
+        text = TextStream(self.tokenizer.decode)
+        for step in stream(self.model, [self.encode(prompt)], settings, self.tokenizer.eos):
+            for _, token in step:
+                yield text.add(token)
+        yield text.end()
+
+
+def run(
+    directory: Path,
+    prompts: list[str],
+    settings: Decoding,
+    samples: int,
+    as_json: bool,
+    show: Callable[[str], None],
+    project: Path,
+) -> None:
+    """Continue the prompts and `show` the texts: one alone as it comes, several one after another, or a JSON object per line."""
+    writer = Writer(directory, project)
+    if len(prompts) == samples == 1 and not as_json:
+        pieces = writer.pieces(prompts[0], settings)
+        first = next(pieces)  # what is wrong with a prompt is said before anything is shown
+        for piece in chain([prompts[0], first], pieces, ["\n"]):
+            show(piece)
+        return
+    for index, (prompt, number, ids) in enumerate(writer.write(prompts, settings, samples)):
+        text = writer.tokenizer.decode(ids)
+        if as_json:
+            row = {"prompt": prompt, "number": number, "text": text, "tokens": len(ids)}
+            show(json.dumps(row, ensure_ascii=False) + "\n")
+        else:
+            show(("\n" if index else "") + prompt + text + "\n")
+
+
+def read_prompts(prompts: list[str], file: Path | None, stdin: Callable[[], str]) -> list[str]:
+    """Prompts of the command line, then those of a file (`-` is standard input), one a line; an empty one alone where there are none."""
+    if file is None:
+        return prompts or [""]
+    try:
+        text = stdin() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file of prompts") from None
+    except IsADirectoryError:
+        raise DataError(f"{file}: a folder, not a file of prompts") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{file}: not UTF-8 text; prompts stand one a line") from None
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines and not prompts:
+        raise DataError(f"{file}: no prompts there; write one a line")
+    return prompts + lines

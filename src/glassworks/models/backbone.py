@@ -1,0 +1,101 @@
+"""Image encoders of timm behind one interface: images to tokens of one or several layers.
+
+A ViT of timm gives its patch tokens, a convolutional network the places of its feature maps. Both are read before any final norm and pooling.
+"""
+
+import difflib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from glassworks.config.model import Backbone as Config
+from glassworks.errors import ConfigError
+
+
+class Backbone(nn.Module):
+    """Images [B, 3, I, I] in [-1, 1] to one tensor of tokens [B, N, C] for each of the chosen layers, all with the N of the finest.
+
+    Batch norm always normalises by its stored statistics: those of a batch would depend on how it is cut into micro-batches.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.network = create(config.name, config.image_size)
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("std", torch.ones(3))
+        self.standardise_by(self.network.pretrained_cfg["mean"], self.network.pretrained_cfg["std"])
+        self.train()
+        try:
+            with torch.no_grad():
+                maps = self._maps(torch.zeros(1, 3, config.image_size, config.image_size), None)
+        except (AssertionError, ValueError, RuntimeError) as error:
+            raise _refusal(config.name, config.image_size, error) from None
+        if not all(-len(maps) <= layer < len(maps) for layer in config.layers):
+            raise ConfigError(
+                f"model.backbone.layers: {config.name} has the layers 0 to {len(maps) - 1} (or -1 to -{len(maps)}), not {list(config.layers)}"
+            )
+        self.indices = [range(len(maps))[layer] for layer in config.layers]
+        self.widths = [maps[index].shape[1] for index in self.indices]
+        self.places = max(maps[index].shape[-1] for index in self.indices) ** 2
+        # What lies behind the last chosen layer would cost time and never get a gradient.
+        self.network.prune_intermediate_layers(sorted(set(self.indices)), prune_norm=True, prune_head=True)
+
+    def standardise_by(self, mean: Any, std: Any) -> None:
+        """Take the mean and the deviation of red, green and blue (0 … 1) that the network was trained with; they are saved with the weights."""
+        self.mean.copy_(torch.as_tensor(mean))
+        self.std.copy_(torch.as_tensor(std))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps = dict(zip(sorted(set(self.indices)), self._maps(images, sorted(set(self.indices))), strict=True))
+        finest = max(one.shape[-1] for one in maps.values())
+        tokens = {index: _tokens(one, finest) for index, one in maps.items()}
+        return [tokens[index] for index in self.indices]
+
+    def train(self, mode: bool = True) -> "Backbone":
+        super().train(mode)
+        for module in self.network.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
+
+    def _maps(self, images: Tensor, indices: list[int] | None) -> list[Tensor]:
+        """Feature maps [B, C, H, W]; of all layers without `indices`."""
+        scaled = ((images + 1) / 2 - self.mean[:, None, None]) / self.std[:, None, None]
+        return self.network.forward_intermediates(
+            scaled, indices=indices, intermediates_only=True, output_fmt="NCHW", norm=False
+        )
+
+
+def create(name: str, image_size: int) -> Any:
+    """A network of timm with random weights and no classifier; a `ConfigError` proposes names near to one it does not know."""
+    import timm
+
+    if not timm.is_model(name.partition(".")[0]):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else "; `timm.list_models()` lists them"
+        raise ConfigError(f"model.backbone.name: timm has no model {name!r}{hint}")
+    try:
+        try:
+            network = timm.create_model(name, pretrained=False, num_classes=0, img_size=image_size)
+        except TypeError:  # convolutional networks take images of any size and no such argument
+            network = timm.create_model(name, pretrained=False, num_classes=0)
+    except (AssertionError, ValueError, RuntimeError) as error:
+        raise _refusal(name, image_size, error) from None
+    if not hasattr(network, "forward_intermediates"):
+        raise ConfigError(f"model.backbone.name: timm gives no layers of {name}, only its end; choose another model")
+    return network
+
+
+def _refusal(name: str, image_size: int, error: Exception) -> ConfigError:
+    why = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ConfigError(f"model.backbone: timm's {name} does not take images of {image_size} pixels ({why})")
+
+
+def _tokens(maps: Tensor, side: int) -> Tensor:
+    """Feature maps [B, C, H, W] as tokens [B, side * side, C], each place of a coarser map several times."""
+    if maps.shape[-1] != side:
+        maps = nn.functional.interpolate(maps, size=(side, side), mode="nearest")
+    return maps.flatten(2).transpose(1, 2)

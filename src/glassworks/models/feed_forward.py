@@ -1,0 +1,32 @@
+"""The feed-forward part of a transformer block, in the forms that published models have."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+}
+"""gelu: exact (ViT, Whisper); gelu_tanh: GPT-2's; quick_gelu: CLIP's."""
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with a non-linearity between; "swiglu" multiplies SiLU of one half of the inner features with the other half (Llama, Qwen)."""
+
+    def __init__(self, width: int, inner: int, kind: str, bias: bool = True) -> None:
+        super().__init__()
+        self.gated = kind == "swiglu"
+        self.activation = F.silu if self.gated else ACTIVATIONS[kind]
+        self.inner = nn.Linear(width, (1 + self.gated) * inner, bias=bias)
+        self.out = nn.Linear(inner, width, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inner(x)
+        if self.gated:
+            gate, x = x.chunk(2, dim=-1)
+            return self.out(self.activation(gate) * x)
+        return self.out(self.activation(x))

@@ -1,0 +1,51 @@
+"""A language model by itself: a text decoder without a memory."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from glassworks.config.model import TextDecoder as Config
+from glassworks.models import saving
+from glassworks.models.attention import initialise, shrink_residual_outputs
+from glassworks.models.text_decoder import TextDecoder
+
+KIND = "language_model"
+
+
+class LanguageModel(nn.Module):
+    """Token ids [B, T] to logits [B, T, V]."""
+
+    def __init__(self, config: Config, vocabulary: int) -> None:
+        super().__init__()
+        self.config, self.vocabulary = config, vocabulary
+        self.decoder = TextDecoder(config, vocabulary)
+        self.apply(initialise)
+        shrink_residual_outputs(self.decoder, 2 * config.depth)
+
+    def forward(self, ids: Tensor, documents: Tensor | None = None) -> Tensor:
+        return self.decoder(ids, documents=documents)
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """The transformer blocks, in which nearly all activations arise (gradient checkpointing)."""
+        yield from self.decoder.blocks
+
+    def shards(self) -> Iterator[nn.Module]:
+        """Modules of which nothing but `forward` is called, so that FSDP2 can gather their weights when they run."""
+        yield from self.decoder.blocks
+
+    def save(self, directory: Path) -> None:
+        """Write config.json and model.safetensors."""
+        config = {"model": KIND, "vocabulary": self.vocabulary, **self.config.model_dump(mode="json")}
+        saving.save(self, directory, config)
+
+    @classmethod
+    def load(cls, directory: Path) -> "LanguageModel":
+        """The model that `save` wrote; an `ArtifactError` lists missing, extra and misshapen tensors."""
+        config, vocabulary = saving.read_settings(directory, KIND, Config)
+        tensors = saving.read_tensors(directory / saving.WEIGHTS)
+        with torch.device("meta"):
+            model = cls(config, vocabulary)
+        saving.assign(model, tensors, directory / saving.WEIGHTS)
+        return model

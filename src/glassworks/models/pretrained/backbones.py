@@ -1,0 +1,62 @@
+"""Weights of timm in the hub's layout, for a backbone: the state dict as it is, less what lies behind the chosen layers."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glassworks.artifacts.model_files import CONFIG, read_hub_config
+from glassworks.errors import ArtifactError
+from glassworks.models import saving
+from glassworks.models.backbone import Backbone
+from glassworks.models.pretrained.mapping import read_tensors
+
+
+def load_backbone(backbone: Backbone, directory: Path) -> None:
+    """Give `backbone` the weights of the same model of timm in a directory, and the mean and deviation they were trained with.
+
+    An `ArtifactError` says which other model it is, or lists missing, extra and misshapen tensors; a classifier may be missing, or of other classes.
+    """
+    import timm
+
+    hub = read_hub_config(directory)
+    wanted, found = (str(name).partition(".")[0] for name in (backbone.config.name, hub.get("architecture")))
+    if found != wanted:
+        what = found if "architecture" in hub else f"a model of type {hub.get('model_type')!r}, not of timm"
+        raise ArtifactError(f"{directory / CONFIG}: {what}, where model.backbone.name is {backbone.config.name}")
+    said = hub.get("pretrained_cfg") or {}
+    sized = (
+        {"img_size": said["input_size"][-1]}
+        if "input_size" in said and hasattr(backbone.network, "patch_embed")
+        else {}
+    )
+    with torch.device("meta"):
+        whole = timm.create_model(wanted, pretrained=False, **{**sized, **(hub.get("model_args") or {})})
+    heads = [whole.pretrained_cfg["classifier"]] if whole.pretrained_cfg.get("classifier") else []
+    heads = [name for entry in heads for name in ([entry] if isinstance(entry, str) else entry)]
+    tensors = {name: tensor for name, tensor in read_tensors(directory).items() if not _is_in(name, heads)}
+    expected = {name: tensor.shape for name, tensor in whole.state_dict().items() if not _is_in(name, heads)}
+    saving.check(expected, tensors, directory)
+    kept = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    names = backbone.network.state_dict().keys()
+    saving.assign(
+        backbone.network, {name: _resized(name, kept[name], backbone) for name in names if name in kept}, directory
+    )
+    statistics = whole.pretrained_cfg | {key: said[key] for key in ("mean", "std") if said.get(key)}
+    backbone.standardise_by(statistics["mean"], statistics["std"])
+
+
+def _is_in(name: str, modules: list[str]) -> bool:
+    return any(name.startswith(f"{module}.") for module in modules)
+
+
+def _resized(name: str, tensor: Tensor, backbone: Backbone) -> Tensor:
+    """Positions of a ViT that was trained with images of another size, by bicubic interpolation."""
+    from timm.layers import resample_abs_pos_embed
+
+    network: Any = backbone.network
+    if name != "pos_embed" or tensor.shape == network.pos_embed.shape:
+        return tensor
+    prefix = 0 if getattr(network, "no_embed_class", False) else network.num_prefix_tokens
+    return resample_abs_pos_embed(tensor, list(network.patch_embed.grid_size), num_prefix_tokens=prefix)

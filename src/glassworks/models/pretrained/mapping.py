@@ -1,0 +1,91 @@
+"""How our tensors are made of published ones: one list that serves both directions.
+
+Ours fuses what is computed together (queries, keys and values; gate and up), so a tensor of ours may be several published ones below each other.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from glassworks.artifacts.model_files import weight_files
+from glassworks.models import saving
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor of ours, and what it is made of."""
+
+    ours: str
+    theirs: tuple[str, ...]
+    """Names of the published tensors, in the order in which they stand below each other; "" for rows that are not published because they are 0."""
+    rows: tuple[int, ...] = ()
+    """Rows of each, where there are several."""
+    transposed: bool = False
+    """Whether the published one is [in, out], as GPT-2's are, and not [out, in]."""
+    shape: tuple[int, ...] = ()
+    """Shape of the published one where its numbers are the same but its shape is not."""
+
+    def shapes(self, ours: Sequence[int]) -> list[tuple[int, ...]]:
+        """Shapes of the published tensors, from that of ours."""
+        shapes = [(rows, *ours[1:]) for rows in self.rows or ours[:1]]
+        return [self.shape or (shape[::-1] if self.transposed else shape) for shape in shapes]
+
+    def join(self, theirs: Sequence[Tensor], ours: Sequence[int]) -> Tensor:
+        """Our tensor, in float32."""
+        parts = [(tensor.t() if self.transposed else tensor).float() for tensor in theirs]
+        return torch.cat(parts).reshape(tuple(ours)).contiguous()
+
+    def cut(self, ours: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The published tensors of ours, by name."""
+        parts = ours.split(self.rows) if self.rows else [ours]
+        for name, part in zip(self.theirs, parts, strict=True):
+            if name:
+                yield name, (part.t() if self.transposed else part.reshape(self.shape or part.shape)).contiguous()
+
+
+def layer(ours: str, theirs: str, parts: tuple[str, ...] = ("weight", "bias"), transposed: bool = False) -> list[Piece]:
+    """Weight and bias of a layer that is called something else; `transposed` where its matrix is [in, out]."""
+    return [
+        Piece(f"{ours}.{part}", (f"{theirs}.{part}",), transposed=transposed and part == "weight") for part in parts
+    ]
+
+
+def fused(
+    ours: str, theirs: Sequence[str], rows: Sequence[int], parts: tuple[str, ...] = ("weight", "bias")
+) -> list[Piece]:
+    """Layers that are one of ours."""
+    return [Piece(f"{ours}.{part}", tuple(f"{name}.{part}" for name in theirs), tuple(rows)) for part in parts]
+
+
+def load(module: torch.nn.Module, pieces: Sequence[Piece], tensors: Mapping[str, Tensor], where: Path | str) -> None:
+    """Make published tensors the weights of `module`; an `ArtifactError` lists, by their published names, the missing, extra and misshapen ones."""
+    ours = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    expected = {
+        name: shape
+        for piece in pieces
+        for name, shape in zip(piece.theirs, piece.shapes(ours[piece.ours]), strict=True)
+        if name
+    }
+    saving.check(expected, dict(tensors), where)
+    joined = {}
+    for piece in pieces:
+        shapes = piece.shapes(ours[piece.ours])
+        theirs = [
+            tensors[name] if name else torch.zeros(shape) for name, shape in zip(piece.theirs, shapes, strict=True)
+        ]
+        joined[piece.ours] = piece.join(theirs, ours[piece.ours])
+    saving.assign(module, joined, where)
+
+
+def published(module: torch.nn.Module, pieces: Sequence[Piece]) -> dict[str, Tensor]:
+    """The weights of `module` under their published names."""
+    state = module.state_dict()
+    return {name: tensor for piece in pieces for name, tensor in piece.cut(state[piece.ours])}
+
+
+def read_tensors(directory: Path) -> dict[str, Tensor]:
+    """All tensors of a model in the hub's layout, its shards together."""
+    return {name: tensor for file in weight_files(directory) for name, tensor in saving.read_tensors(file).items()}

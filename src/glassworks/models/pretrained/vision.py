@@ -1,0 +1,222 @@
+"""CLIP's image tower in transformers' layout and timm's ViT, as our Vision Transformer and back.
+
+Of CLIP the features that language models read are those of the last but one block, without the final norm: `encoder.layers(images, [-2])`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from glassworks.artifacts.model_files import CONFIG, read_hub_config
+from glassworks.config.model import VisionTransformer as Config
+from glassworks.errors import ArtifactError, ConfigError
+from glassworks.models import saving
+from glassworks.models.pretrained.mapping import Piece, fused, layer, load, published, read_tensors
+from glassworks.models.vision_transformer import VisionTransformer
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
+TOWER = "vision_model."
+"""What precedes the names of the image tower in files on the hub; transformers 5 leaves it away."""
+
+
+def load_vision_transformer(directory: Path) -> VisionTransformer:
+    """The image encoder in a directory: CLIP's (alone or beside its text tower) or a ViT of timm. In float32.
+
+    An `ArtifactError` lists missing, extra and misshapen tensors; a `ConfigError` says which setting our network does not have.
+    """
+    hub = read_hub_config(directory)
+    config = vision_config(hub, directory)
+    with torch.device("meta"):
+        encoder = VisionTransformer(config)
+    tensors = read_tensors(directory)
+    if "architecture" in hub:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+        load(encoder, _timm_pieces(config), tensors, directory)
+    else:
+        load(encoder, _clip_pieces(config), _tower(tensors), directory)
+    return encoder
+
+
+def vision_config(hub: Mapping[str, Any], where: Path | str = CONFIG) -> Config:
+    """The shape of our network that is the published model's, from its config.json."""
+    if "architecture" in hub:
+        return _timm_config(hub, where)
+    if hub.get("model_type") not in ("clip", "clip_vision_model"):
+        raise ArtifactError(
+            f"{where}: a model of type {hub.get('model_type')!r}; image encoders are read of CLIP and of timm's ViT"
+        )
+    said = hub["vision_config"] if hub["model_type"] == "clip" else hub
+    activation = said.get("hidden_act", "quick_gelu")
+    if activation not in ACTIVATIONS:
+        raise ConfigError(f"{where}: hidden_act is {activation!r}; our network has {', '.join(ACTIVATIONS)}")
+    return Config(
+        image_size=said.get("image_size", 224),
+        patch_size=said.get("patch_size", 32),
+        width=said.get("hidden_size", 768),
+        depth=said.get("num_hidden_layers", 12),
+        heads=said.get("num_attention_heads", 12),
+        class_token=True,
+        first_norm=True,
+        patch_bias=False,
+        norm_eps=said.get("layer_norm_eps", 1e-5),
+        feed_forward=ACTIVATIONS[activation],
+        feed_forward_width=said.get("intermediate_size", 3072),
+        mean=CLIP_MEAN,
+        std=CLIP_STD,
+    )
+
+
+def export_vision_transformer(encoder: VisionTransformer, directory: Path) -> None:
+    """Write an image encoder as transformers' CLIPVisionModel or as timm's ViT; a `ConfigError` when it is neither."""
+    config = encoder.config
+    if config.stem != "linear" or not config.class_token or config.first_norm == config.patch_bias:
+        raise ConfigError(
+            "model.encoder: neither CLIP's nor timm's: both have a linear stem and a class token, CLIP a first norm and no patch bias, timm the reverse"
+        )
+    if config.first_norm:
+        hub = {
+            "architectures": ["CLIPVisionModel"],
+            "model_type": "clip_vision_model",
+            "image_size": config.image_size,
+            "patch_size": config.patch_size,
+            "hidden_size": config.width,
+            "num_hidden_layers": config.depth,
+            "num_attention_heads": config.heads,
+            "intermediate_size": config.inner_width,
+            "layer_norm_eps": config.norm_eps,
+            "hidden_act": config.feed_forward,
+            "dtype": "float32",
+        }
+        tensors = {TOWER + name: tensor for name, tensor in published(encoder, _clip_pieces(config)).items()}
+    elif config.feed_forward == "gelu" and config.norm_eps == 1e-6:
+        hub = {
+            "architecture": "vit_base_patch16_224",
+            "num_classes": 0,
+            "model_args": {
+                "img_size": config.image_size,
+                "patch_size": config.patch_size,
+                "embed_dim": config.width,
+                "depth": config.depth,
+                "num_heads": config.heads,
+                "mlp_ratio": config.inner_width / config.width,
+            },
+            "pretrained_cfg": {
+                "input_size": [3, config.image_size, config.image_size],
+                "mean": list(config.mean),
+                "std": list(config.std),
+                "num_classes": 0,
+            },
+        }
+        tensors = published(encoder, _timm_pieces(config))
+    else:
+        raise ConfigError("model.encoder: timm's ViT has feed_forward gelu and norm_eps 1e-6")
+    saving.save_published(tensors, directory, hub)
+
+
+def _timm_config(hub: Mapping[str, Any], where: Path | str) -> Config:
+    """timm's names stand for shapes, so the network is asked; it is built without memory."""
+    import timm
+    from timm.models.vision_transformer import VisionTransformer as TimmViT
+
+    name = hub["architecture"].partition(".")[0]
+    if not timm.is_model(name):
+        raise ArtifactError(f"{where}: timm has no model {name!r}")
+    with torch.device("meta"):
+        network = timm.create_model(name, pretrained=False, **(hub.get("model_args") or {}))
+    if type(network) is not TimmViT or not _is_plain(network):
+        raise ConfigError(
+            f"{where}: {name} is not the plain Vision Transformer; use it as a backbone (model.backbone.name)"
+        )
+    said, block = hub.get("pretrained_cfg") or {}, network.blocks[0]
+    return Config(
+        image_size=network.patch_embed.img_size[0],
+        patch_size=network.patch_embed.patch_size[0],
+        width=network.embed_dim,
+        depth=len(network.blocks),
+        heads=block.attn.num_heads,
+        class_token=True,
+        first_norm=not isinstance(network.norm_pre, nn.Identity),
+        patch_bias=network.patch_embed.proj.bias is not None,
+        norm_eps=block.norm1.eps,
+        feed_forward_width=block.mlp.fc1.out_features,
+        mean=tuple(said.get("mean") or network.pretrained_cfg["mean"]),
+        std=tuple(said.get("std") or network.pretrained_cfg["std"]),
+    )
+
+
+def _is_plain(network: Any) -> bool:
+    """Whether a ViT of timm has a class token, all positions, exact GELU, and nothing that ours has not."""
+    block = network.blocks[0]
+    return (
+        network.cls_token is not None
+        and network.num_prefix_tokens == 1
+        and not network.no_embed_class
+        and isinstance(block.mlp.act, nn.GELU)
+        and block.mlp.act.approximate == "none"
+        and isinstance(block.attn.q_norm, nn.Identity)
+        and isinstance(block.ls1, nn.Identity)
+        and isinstance(network.norm, nn.LayerNorm)
+    )
+
+
+def _tower(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the image tower alone: no text tower, no projections, no constants."""
+    if any(name.startswith(TOWER) for name in tensors):
+        tensors = {name.removeprefix(TOWER): tensor for name, tensor in tensors.items() if name.startswith(TOWER)}
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith("embeddings.position_ids")}
+
+
+def _clip_pieces(config: Config) -> list[Piece]:
+    patch = (config.width, 3, config.patch_size, config.patch_size)
+    pieces = [
+        Piece("class_token", ("embeddings.class_embedding",)),
+        Piece("stem.project.weight", ("embeddings.patch_embedding.weight",), shape=patch),
+        Piece("positions", ("embeddings.position_embedding.weight",)),
+        *layer("first_norm", "pre_layrnorm"),  # spelt like this in every file
+        *layer("norm", "post_layernorm"),
+    ]
+    for index in range(config.depth):
+        ours, theirs = f"blocks.{index}", f"encoder.layers.{index}"
+        qkv = [f"{theirs}.self_attn.{name}_proj" for name in "qkv"]
+        pieces += [
+            *layer(f"{ours}.attention_norm", f"{theirs}.layer_norm1"),
+            *fused(f"{ours}.attention.qkv", qkv, (config.width,) * 3),
+            *layer(f"{ours}.attention.out", f"{theirs}.self_attn.out_proj"),
+            *layer(f"{ours}.feed_forward_norm", f"{theirs}.layer_norm2"),
+            *layer(f"{ours}.feed_forward.inner", f"{theirs}.mlp.fc1"),
+            *layer(f"{ours}.feed_forward.out", f"{theirs}.mlp.fc2"),
+        ]
+    return pieces
+
+
+def _timm_pieces(config: Config) -> list[Piece]:
+    places = (config.image_size // config.patch_size) ** 2 + 1
+    pieces = [
+        Piece("class_token", ("cls_token",), shape=(1, 1, config.width)),
+        Piece(
+            "stem.project.weight",
+            ("patch_embed.proj.weight",),
+            shape=(config.width, 3, config.patch_size, config.patch_size),
+        ),
+        Piece("positions", ("pos_embed",), shape=(1, places, config.width)),
+        *layer("norm", "norm"),
+    ]
+    if config.patch_bias:
+        pieces += layer("stem.project", "patch_embed.proj", ("bias",))
+    if config.first_norm:
+        pieces += layer("first_norm", "norm_pre")
+    for index in range(config.depth):
+        ours, theirs = f"blocks.{index}", f"blocks.{index}"
+        pieces += [
+            *layer(f"{ours}.attention_norm", f"{theirs}.norm1"),
+            *layer(f"{ours}.attention.qkv", f"{theirs}.attn.qkv"),
+            *layer(f"{ours}.attention.out", f"{theirs}.attn.proj"),
+            *layer(f"{ours}.feed_forward_norm", f"{theirs}.norm2"),
+            *layer(f"{ours}.feed_forward.inner", f"{theirs}.mlp.fc1"),
+            *layer(f"{ours}.feed_forward.out", f"{theirs}.mlp.fc2"),
+        ]
+    return pieces

@@ -1,0 +1,102 @@
+"""Trained models on disk: config.json and model.safetensors, nothing else, and a list of every tensor that does not fit."""
+
+import json
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from glassworks.artifacts.digests import write_json
+from glassworks.config.base import Settings
+from glassworks.errors import ArtifactError
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+S = TypeVar("S", bound=Settings)
+LISTED = 12
+"""Faults that an error lists of each kind."""
+
+
+def save(module: nn.Module, directory: Path, config: dict[str, Any]) -> None:
+    """Write config.json and model.safetensors."""
+    save_published(module.state_dict(), directory, config)
+
+
+def save_published(tensors: Mapping[str, Tensor], directory: Path, config: dict[str, Any]) -> None:
+    """Write config.json and model.safetensors of tensors under names of their own."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / CONFIG, config)
+    save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, directory / WEIGHTS)
+
+
+def save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+    """Write a safetensors file that other libraries accept as one of PyTorch."""
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def read_config(directory: Path, expected: str) -> dict[str, Any]:
+    """config.json of a saved model; an `ArtifactError` says what was expected where it is not one."""
+    try:
+        config = json.loads((directory / CONFIG).read_text())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{directory / CONFIG}: not the configuration of {expected} ({error})") from None
+    if not isinstance(config, dict):
+        raise ArtifactError(f"{directory / CONFIG}: not the configuration of {expected}")
+    return config
+
+
+def read_settings(directory: Path, kind: str, settings: type[S]) -> tuple[S, int]:
+    """The shape of a model that `save` wrote, and the size of its vocabulary; an `ArtifactError` where it is another kind, or from another version."""
+    named = kind.replace("_", " ")
+    saved = read_config(directory, f"a saved {named}")
+    if saved.get("model") != kind:
+        raise ArtifactError(f"{directory}: not a saved {named} (it is a {saved.get('model', 'foreign model')})")
+    try:
+        return settings.model_validate({name: saved[name] for name in settings.model_fields}), int(saved["vocabulary"])
+    except (KeyError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise ArtifactError(
+            f"{directory / CONFIG}: of another version of glassworks ({first}); train the model again"
+        ) from None
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file."""
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{file}: not a safetensors file ({error})") from None
+
+
+def assign(module: nn.Module, tensors: dict[str, Tensor], where: Path | str, optional: Set[str] = frozenset()) -> None:
+    """Make `tensors` the weights of `module`; an `ArtifactError` lists missing, extra and misshapen ones. Optional ones keep their values when they are missing."""
+    check({name: tensor.shape for name, tensor in module.state_dict().items()}, tensors, where, optional)
+    module.load_state_dict(tensors, assign=True, strict=False)
+
+
+def check(
+    expected: Mapping[str, Sequence[int]],
+    tensors: dict[str, Tensor],
+    where: Path | str,
+    optional: Set[str] = frozenset(),
+) -> None:
+    """Raise an `ArtifactError` that lists which of the expected tensors are missing or misshapen, and which others there are."""
+    wrong = [
+        f"{name} is {list(tensors[name].shape)}, not {list(expected[name])}"
+        for name in sorted(expected.keys() & tensors.keys())
+        if list(tensors[name].shape) != list(expected[name])
+    ]
+    faults = [
+        *_listed([f"missing {name}" for name in sorted(expected.keys() - tensors.keys() - optional)]),
+        *_listed([f"extra {name}" for name in sorted(tensors.keys() - expected.keys())]),
+        *_listed(wrong),
+    ]
+    if faults:
+        raise ArtifactError(f"{where}: {'; '.join(faults)}")
+
+
+def _listed(faults: list[str]) -> list[str]:
+    more = len(faults) - LISTED
+    return [*faults[:LISTED], f"and {more} more like this"] if more > 0 else faults

@@ -1,0 +1,62 @@
+"""Sentences to vectors by a published encoder, such as all-MiniLM-L6-v2: the mean of the token features, of length 1. Reads a local directory; never downloads."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glassworks.artifacts.model_files import read_hub_config
+from glassworks.errors import ArtifactError
+
+
+class SentenceEncoder(nn.Module):
+    """Token ids [B, T] and their mask [B, T] to unit vectors [B, C], by mean pooling over the tokens that the mask keeps."""
+
+    def __init__(self, network: nn.Module, tokenizer: Any, max_tokens: int) -> None:
+        super().__init__()
+        self.network, self.tokenizer, self.max_tokens = network, tokenizer, max_tokens
+
+    @classmethod
+    def load(cls, directory: Path) -> "SentenceEncoder":
+        """The encoder in a directory in transformers' layout; an `ArtifactError` when its model or its tokenizer cannot be read."""
+        from transformers import AutoModel, AutoTokenizer
+
+        config = read_hub_config(directory)
+        try:
+            network = AutoModel.from_pretrained(
+                directory, local_files_only=True, use_safetensors=True, trust_remote_code=False
+            )
+            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            raise ArtifactError(
+                f"{directory}: transformers cannot read it as an encoder ({str(error).splitlines()[0]})"
+            ) from None
+        if hasattr(network, "pooler"):
+            network.pooler = None  # sentence vectors come from the tokens, so this part would be idle
+        said = directory / "sentence_bert_config.json"
+        limit = read_hub_config(directory, said.name).get("max_seq_length") if said.is_file() else None
+        return cls(network, tokenizer, limit or config.get("max_position_embeddings", 512)).eval()
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        tokens = self.network(input_ids=ids, attention_mask=mask).last_hidden_state  # [B, T, C]
+        weights = mask[..., None].to(tokens.dtype)
+        return F.normalize((tokens * weights).sum(1) / weights.sum(1).clamp(min=1e-9), dim=-1)
+
+    @torch.no_grad()
+    def encode(self, sentences: Sequence[str], batch_size: int = 64) -> Tensor:
+        """Unit vectors [N, C] of sentences, cut to `max_tokens`; their dot product is their similarity."""
+        vectors = []
+        for start in range(0, len(sentences), batch_size):
+            batch = self.tokenizer(
+                list(sentences[start : start + batch_size]),
+                padding=True,
+                truncation=True,
+                max_length=self.max_tokens,
+                return_tensors="pt",
+            )
+            device = next(self.parameters()).device
+            vectors.append(self(batch["input_ids"].to(device), batch["attention_mask"].to(device)))
+        return torch.cat(vectors)

@@ -1,0 +1,41 @@
+"""The encoder of Whisper (Radford et al., 2022): log-mel frames to features, one for every two frames (20 ms).
+
+Whisper's keys have no bias. Ours have one that is 0: adding a number to all scores of a query changes nothing.
+Shapes: B batch, M mel bands, F frames, C width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glassworks.config.model import WhisperEncoder as Config
+from glassworks.models.vision_transformer import EncoderBlock
+
+
+class WhisperEncoder(nn.Module):
+    """Log-mel frames [B, M, F] to features [B, F / 2, C]."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config, self.widths = config, [config.width]
+        self.first = nn.Conv1d(config.mels, config.width, 3, padding=1)
+        self.second = nn.Conv1d(config.width, config.width, 3, stride=2, padding=1)
+        self.register_buffer("positions", sinusoids(config.frames // 2, config.width))
+        self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Raises `ValueError` for another number of frames than the model has positions for: `LogMel` makes it right."""
+        if frames.shape[1:] != (self.config.mels, self.config.frames):
+            raise ValueError(f"expected [B, {self.config.mels}, {self.config.frames}] frames, not {list(frames.shape)}")
+        x = F.gelu(self.second(F.gelu(self.first(frames)))).transpose(1, 2) + self.positions
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """Fixed positions [length, width]: sines, then cosines, of wavelengths from 2 pi to 20,000 pi in a geometric row."""
+    scales = torch.exp(-torch.arange(width // 2) * (torch.log(torch.tensor(10_000.0)) / (width // 2 - 1)))
+    angles = torch.arange(length)[:, None] * scales
+    return torch.cat([angles.sin(), angles.cos()], dim=1)

@@ -1,0 +1,89 @@
+"""The language modelling objective: shifted labels, packed texts that do not see each other, losses weighted by token."""
+
+import numpy as np
+import pytest
+import torch
+
+from glassworks.config.model import TextDecoder
+from glassworks.data.reading.packing import Row
+from glassworks.tasks.language_modelling import IGNORED, LanguageModellingTask
+
+MODELS = {
+    "GPT-2": TextDecoder(width=24, depth=2, heads=2, max_tokens=12),
+    "Llama": TextDecoder(
+        width=24,
+        depth=2,
+        heads=4,
+        kv_heads=2,
+        max_tokens=12,
+        position="rotary",
+        norm="rms",
+        feed_forward="swiglu",
+        biases="none",
+    ),
+}
+
+
+class Letters:
+    pad, bos, eos, size = 0, 0, 2, 40  # padding has the id of a token that matters
+
+
+def row(*texts: list[int]) -> Row:
+    inputs = [np.array(text[:-1]) for text in texts]
+    targets = [np.array(text[1:]) for text in texts]
+    numbers = [np.full(len(text) - 1, number) for number, text in enumerate(texts)]
+    return Row("k", *(np.concatenate(parts).astype(np.int64) for parts in (inputs, targets, numbers)))
+
+
+@pytest.fixture(params=MODELS)
+def task(request) -> LanguageModellingTask:
+    return LanguageModellingTask(MODELS[request.param], Letters())
+
+
+ONE, OTHER = [0, 7, 8, 9, 2], [0, 5, 4, 2]
+
+
+def test_packed_logits_equal_unpacked_ones(task):
+    torch.manual_seed(0)
+    model = task.build().eval()
+    packed = task.collate([row(ONE, OTHER)])
+    together = model(packed.inputs, packed.documents)[0]
+    apart = [model(torch.tensor([text[:-1]]))[0] for text in (ONE, OTHER)]
+    torch.testing.assert_close(together[:7], torch.cat(apart), rtol=1e-5, atol=1e-5)
+
+
+def test_defect_003_5_1_labels_are_shifted_and_padding_is_masked_by_place_not_by_id(task):
+    """The handbook compares unshifted logits with labels and ignores the padding id, which may be a token that matters."""
+    batch = task.collate([row(ONE), row(OTHER)])
+    assert batch.targets.tolist()[1] == [5, 4, 2] + [IGNORED] * 9
+    assert batch.inputs.tolist()[1][:3] == [0, 5, 4]
+    torch.manual_seed(0)
+    model = task.build().eval()
+    total, count = task.loss(model, batch)
+    assert count == 7
+    expected = sum(
+        -model(torch.tensor([text[:-1]]))[0].log_softmax(-1)[range(len(text) - 1), text[1:]].sum()
+        for text in (ONE, OTHER)
+    )
+    torch.testing.assert_close(total, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_defect_003_5_1_perplexity_weighs_tokens_not_batches(task):
+    """The exponential of the mean of batch means is not the perplexity when batches have different numbers of tokens."""
+    torch.manual_seed(0)
+    model = task.build().eval()
+    parts = [task.validate(model, task.collate([row(text)]))["loss"] for text in (ONE, OTHER)]
+    whole = task.validate(model, task.collate([row(ONE), row(OTHER)]))["loss"]
+    assert whole[0] == pytest.approx(sum(total for total, _ in parts), rel=1e-5) and whole[1] == 7
+    assert whole[0] / whole[1] != pytest.approx(sum(total / count for total, count in parts) / 2, rel=1e-4)
+
+
+def test_defect_003_9_2_no_token_sees_a_later_one_and_order_matters(task):
+    """The handbook's language model has no causal mask, and a positional encoder that knows no positions."""
+    torch.manual_seed(0)
+    model = task.build().eval()
+    ids = torch.tensor([[0, 7, 8, 9, 10]])
+    changed = torch.tensor([[0, 7, 8, 9, 11]])
+    torch.testing.assert_close(model(ids)[:, :4], model(changed)[:, :4])
+    swapped = model(torch.tensor([[0, 8, 7, 9, 10]]))
+    assert not torch.allclose(model(ids)[:, 4], swapped[:, 4], atol=1e-4)

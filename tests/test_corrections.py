@@ -1,0 +1,22 @@
+"""Every test that docs/corrections.md names is there, and every test of a defect is named there."""
+
+import re
+
+from .small_pipeline import REPOSITORY
+
+NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (REPOSITORY / "docs/corrections.md").read_text())
+
+
+def test_every_named_test_exists():
+    assert len(NAMED) >= 19
+    for file, name in NAMED:
+        assert f"def {name}(" in (REPOSITORY / file).read_text(), f"{file}::{name}"
+
+
+def test_every_test_of_a_defect_of_003_and_004_is_named():
+    found = {
+        name
+        for file in (REPOSITORY / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_defect_00[34]_\w+)\(", file.read_text(), re.MULTILINE)
+    }
+    assert found == {name for _, name in NAMED}
