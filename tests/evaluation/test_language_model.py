@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -106,3 +107,13 @@ def test_a_bigram_model_gives_every_token_a_share():
 def test_compressors_are_given_nothing_but_the_text():
     assert compressed_bits_per_byte(b"a" * 100_000)["gzip -9"] < 0.02
     assert compressed_bits_per_byte(np.random.default_rng(0).bytes(10_000))["xz -9"] > 8
+
+
+@pytest.mark.parametrize("trained", [("bpe", "documents")], indirect=True)
+def test_two_workers_train_the_same_bytes(trained):
+    manifest = trained.root / "models/lm/manifest.json"
+    one = manifest.read_bytes()
+    shutil.rmtree(trained.root / "models/lm")
+    trained.run("train-lm", threads=2)
+    assert manifest.read_bytes() == one
+    assert json.loads((trained.root / "provenance/train-lm.json").read_text())["workers"] == 2

@@ -254,6 +254,30 @@ def test_several_experiments_stand_side_by_side(made: MadeProject, texts: Texts)
     assert all(name in (output / "metrics.svg").read_text() for name in (">first<", ">second<"))
 
 
+def test_a_language_model_has_bits_per_byte_baselines_and_what_it_wrote(made: MadeProject, texts: Texts) -> None:
+    made.make_all()
+    made.small.configure(PARAMS, first={**EXPERIMENT, "task": "language_modelling", "model": {}})
+    metrics = {
+        "samples": 12,
+        "split": "test",
+        "tokens": 3456,
+        "bytes": 12345,
+        "bits_per_byte": {"value": 1.4321, "low": 1.41, "high": 1.45},
+        "baselines": {"xz -9": 2.0186, "gzip -9": 2.3506, "token bigram": 1.588},
+    }
+    rows = [{"prompt": "And", "temperature": 0.7, "text": " <it> came to pass"}]
+    made.make(
+        "evaluate-first",
+        {"metrics.json": json.dumps(metrics), "samples.jsonl": "".join(json.dumps(row) + "\n" for row in rows)},
+    )
+    html = page(made.report())
+    shown = texts(html)
+    assert "12 texts of the test split" in " ".join(shown.split())
+    assert all(number in shown for number in ("1.432", "1.410–1.450", "2.019", "2.351", "1.588", "12,345", "3,456"))
+    assert shown.index("1.432") < shown.index("token bigram") < shown.index("xz -9") < shown.index("gzip -9")
+    assert "temperature 0.7" in shown and "&lt;it&gt; came to pass" in html
+
+
 def test_a_loss_that_diverged_is_drawn_as_far_as_it_goes(made: MadeProject) -> None:
     rows = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": float("nan")}, {"step": 3, "loss": float("inf")}]
     made.make_all(log="".join(json.dumps(row) + "\n" for row in rows))
