@@ -1,5 +1,6 @@
 """One DAG, two entrances, the same bytes: the real snakemake and the real dvc on a small pipeline in a git repository."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -232,3 +233,11 @@ def test_the_committed_dvc_yaml_is_current():
 
     assert (REPOSITORY / "dvc.yaml").read_text() == compile_dvc(Table(load_project(REPOSITORY))), "run `make dvc.yaml`"
     assert (REPOSITORY / ".dvc").is_dir()
+
+
+def test_more_cores_than_there_are_are_not_used(repository):
+    """Jobs would share them, and two trainings at once are slower than one after the other."""
+    there = len(os.sched_getaffinity(0))
+    repository.edit("params.yaml", lambda p: p["report"].update(title="another"))
+    run = repository.command("snakemake", "--cores", str(there + 62), "all")
+    assert f"Provided cores: {there}" in run.stdout

@@ -4,7 +4,6 @@
 nothing: durations, host, git revision, peak memory. The report shows it.
 """
 
-import os
 import platform
 import resource
 import subprocess
@@ -13,6 +12,8 @@ import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from glassworks.artifacts.machine import available_cores
 
 BIT_CHANGING = (
     "torch",
@@ -74,7 +75,7 @@ class Provenance:
             "peak_memory_bytes": max(own, children) * unit,
             "host": platform.node(),
             "platform": platform.platform(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": available_cores(),
             "git_revision": git_revision(self.root),
             **self.notes,
         }

@@ -23,6 +23,7 @@ from torch.profiler import ProfilerActivity, schedule
 from torch.profiler import profile as torch_profiler
 
 from glassworks.artifacts.digests import disk_errors, write_bytes
+from glassworks.artifacts.machine import available_cores
 from glassworks.config.training import Execution, Training
 from glassworks.data.reading.loader import PREFETCH
 from glassworks.errors import ConfigError, Interrupted, ResourceError
@@ -326,7 +327,7 @@ def _operator_rows(found: dict[str, Any]) -> Iterator[str]:
 def what_bounds(parts: dict[str, float], waiting: float, loader_workers: int, workers: int, device: str) -> str:
     """One line: what takes time that could be saved, or else that it is the model."""
     total = sum(parts.values())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     spare = cores - workers * (loader_workers + (device == "cpu"))
     reading = f"raise execution.loader_workers (now {loader_workers})"
     if spare < workers:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from glassworks.artifacts.machine import available_cores
 from glassworks.config.project import load_project
 from glassworks.errors import UserError
 from glassworks.pipeline.dvc import check_dvc, record
@@ -39,6 +40,7 @@ class Pipeline:
                 sync(self.table)
         except UserError as error:
             _stop(error.exit_code, str(error))
+        _use_no_more_cores_than_there_are(workflow)
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.final_manifest = self.table.final_manifest()
 
@@ -87,6 +89,13 @@ class Pipeline:
     def _stage(self, kind: str, wildcards: Any) -> Stage:
         subject = next((getattr(wildcards, name) for name in SUBJECTS if hasattr(wildcards, name)), "")
         return self.table[f"{kind}-{subject}" if subject else kind]
+
+
+def _use_no_more_cores_than_there_are(workflow: Any) -> None:
+    """`--cores 8` on a machine of two would run four trainings on them at once, each slower than alone by more than four times."""
+    granted, there = workflow.resource_settings.cores, available_cores()
+    if granted and granted > there and not workflow.non_local_exec:
+        workflow.register_resource("_cores", there)
 
 
 def _stop(code: int, message: str) -> None:

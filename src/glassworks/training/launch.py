@@ -22,6 +22,7 @@ import torch
 
 from glassworks import errors
 from glassworks.artifacts.digests import write_json
+from glassworks.artifacts.machine import available_cores
 from glassworks.console import appended_to_log
 from glassworks.errors import ConfigError, Interrupted, ResourceError, UserError
 from glassworks.training import fork_server
@@ -54,8 +55,7 @@ def worker_count(micro_batches: int, threads: int, device: str, wanted: int | No
                 f"--workers {wanted}: with {micro_batches} micro-batches it may be {', '.join(map(str, powers))}"
             )
         return wanted
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limit = torch.cuda.device_count() if device == "cuda" else min(threads, cores)
+    limit = torch.cuda.device_count() if device == "cuda" else min(threads, available_cores())
     return 1 << (max(1, min(limit, micro_batches)).bit_length() - 1)
 
 
