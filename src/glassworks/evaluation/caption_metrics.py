@@ -6,6 +6,7 @@ in [0, 1], CIDEr-D in [0, 10].
 """
 
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ def meteor_scorer() -> Iterator[Any]:
     finally:
         scorer.meteor_p.kill()
         scorer.meteor_p.communicate()
+        scorer.lock = threading.Lock()  # an interrupted score still holds its own, and its end would wait for it for ever
 
 
 def score(references: Mapping[str, list[str]], hypotheses: Mapping[str, str], meteor: Any = None) -> Scores:
