@@ -73,7 +73,8 @@ def meteor_scorer() -> Iterator[Any]:
     finally:
         scorer.meteor_p.kill()
         scorer.meteor_p.communicate()
-        scorer.lock = threading.Lock()  # an interrupted score still holds its own, and its end would wait for it for ever
+        # An interrupted score still holds the scorer's own lock, for which the scorer's end would wait for ever.
+        scorer.lock = threading.Lock()
 
 
 def score(references: Mapping[str, list[str]], hypotheses: Mapping[str, str], meteor: Any = None) -> Scores:
