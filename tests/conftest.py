@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 import yaml
 
-from glassworks.cli import _runner
+from glassworks.cli.running import runner
 from glassworks.config.project import load_project
 from glassworks.pipeline.execution import Context, execute, execute_job
 from glassworks.pipeline.table import Table
@@ -43,11 +43,11 @@ class SmallProject:
     def run(self, name: str, threads: int = 1) -> Path:
         """Run a stage as the command line does; returns its artefact."""
         stage = self.table[name]
-        return execute(self.table, stage, _runner(stage.kind), threads)
+        return execute(self.table, stage, runner(stage.kind), threads)
 
     def run_job(self, name: str, job: int) -> None:
         stage = self.table[name]
-        execute_job(self.table, stage, job, _runner(stage.kind, "run_job"))
+        execute_job(self.table, stage, job, runner(stage.kind, "run_job"))
 
     def context(self, name: str, work: Path) -> Context:
         """The context of a stage, for calling parts of it directly."""

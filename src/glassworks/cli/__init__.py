@@ -1,0 +1,48 @@
+"""`glassworks VERB …`: one verb per stage, which Snakemake calls, and verbs for people.
+
+This is the one place where errors are caught: what a user can put right is printed as one line and ends with a stable exit code (docs/errors.md).
+"""
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+
+import typer
+
+from glassworks.cli import models, project, stages  # noqa: F401  they register their verbs, in the order of --help
+from glassworks.cli.app import app
+from glassworks.errors import UserError
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells use it."""
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    """The entry point: errors a user can put right become one line and a stable exit code."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminated)
+    try:
+        code = app(standalone_mode=False)  # an exit code where typer itself ended the command
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception as error:
+        if not (hasattr(error, "show") and hasattr(error, "exit_code")):
+            raise
+        error.show()  # a usage error of the command line
+        code = error.exit_code
+    if code == INTERRUPTED:
+        print("interrupted; the same command continues where it can", file=sys.stderr)
+    sys.exit(code)

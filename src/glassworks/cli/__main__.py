@@ -1,0 +1,5 @@
+"""`python -m glassworks.cli`, as `glassworks`."""
+
+from glassworks.cli import main
+
+main()

@@ -1,0 +1,16 @@
+"""The command line and the options that several verbs have."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="`glassworks VERB …`: one verb per stage, which Snakemake calls, and verbs for people.",
+)
+
+Threads = Annotated[int, typer.Option(min=1, help="Cores to use.")]
+Log = Annotated[Path | None, typer.Option(help="Write a copy of what is shown to this file.")]

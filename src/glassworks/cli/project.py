@@ -1,0 +1,131 @@
+"""Verbs about the project and its artefacts."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from glassworks.cli.app import Threads, app
+from glassworks.cli.running import open_table, runner, set_instruction_set
+from glassworks.errors import ConfigError
+
+Stages = Annotated[
+    list[str] | None, typer.Argument(help="Stages such as train-caption_scenes; all when none is named.")
+]
+
+
+@app.command(rich_help_panel="Project")
+def status() -> None:
+    """Show which stages are fresh, stale or missing."""
+    from glassworks.artifacts.manifest import read_recipe
+    from glassworks.pipeline.freshness import Keys
+
+    table = open_table()
+    fresh = Keys(table).fresh()
+    for stage in table:
+        if fresh[stage.name]:
+            word = "fresh"
+        elif read_recipe(table.project.root / stage.directory) is None:
+            word = "missing"
+        else:
+            word = "stale"
+        typer.echo(f"{word:8} {stage.name:36} {stage.directory}")
+
+
+@app.command(rich_help_panel="Project")
+def verify(
+    stages: Stages = None,
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="Run each named stage again in a scratch directory and compare every byte.")
+    ] = False,
+    threads: Threads = 1,
+) -> None:
+    """Check every file of the artefacts against its manifest; with --rerun, prove that running a stage again gives the same bytes."""
+    from glassworks.pipeline import verification
+
+    table = open_table()
+    if rerun and not stages:
+        raise ConfigError(
+            "verify --rerun: name the stages to run again, such as `glassworks verify --rerun train-caption_scenes`"
+        )
+    chosen = [table[name] for name in stages] if stages else list(table)
+    for stage in chosen:
+        if rerun:
+            set_instruction_set(table.project.params.determinism.cpu_isa)
+            line = verification.rerun_and_compare(table, stage, runner(stage.kind), threads)
+        else:
+            line = verification.check(table, stage)
+        typer.echo(line)
+
+
+@app.command(rich_help_panel="Project")
+def compare(
+    run_a: Annotated[
+        Path, typer.Argument(help="A trained model (models/NAME) or work in progress (.work/train-NAME-KEY).")
+    ],
+    run_b: Annotated[Path, typer.Argument(help="The other one, such as a copy of models/NAME from another machine.")],
+) -> None:
+    """Find where two training runs part: the step, the first tensor, the first number that differs, and how their recipes differ.
+
+    Weights are compared by digests.jsonl, which holds a digest of every tensor each training.digest_every steps; metrics.jsonl, with a row for every
+    step, narrows it down: other tokens mean other data; the same tokens with another loss or gradient_norm, most often, other arithmetic.
+
+    Ends with 0 when the runs are equal as far as both go, with 1 when they differ, with 4 when they cannot be compared.
+    """
+    from glassworks.diagnosis.compare import compare as compare_runs
+
+    comparison = compare_runs(run_a, run_b)
+    typer.echo("\n".join(comparison.lines))
+    if not comparison.equal:
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel="Project")
+def accept(
+    stages: Annotated[list[str], typer.Argument(help="Stages whose result you vouch for after a change of code.")],
+) -> None:
+    """Re-stamp artefacts after a change that does not alter their bytes (a refactoring); the provenance says so, `verify --rerun` can hold you to it."""
+    from glassworks.pipeline import verification
+
+    table = open_table()
+    for name in stages:
+        typer.echo(verification.accept(table, table[name]))
+    _record(table)
+
+
+@app.command(rich_help_panel="Project")
+def record() -> None:
+    """Record every fresh stage in dvc.lock (Snakemake's onsuccess does this), and bring dvc.yaml and results/report.html up to date."""
+    from glassworks.report.view import write_view
+
+    table = open_table()
+    _record(table)
+    write_view(table.project.root, table)
+
+
+@app.command("dvc-yaml", rich_help_panel="Project")
+def dvc_yaml() -> None:
+    """Compile dvc.yaml from the stage table."""
+    from glassworks.artifacts.digests import write_text
+    from glassworks.pipeline.dvc import compile_dvc
+
+    table = open_table()
+    write_text(table.project.root / "dvc.yaml", compile_dvc(table))
+
+
+@app.command(rich_help_panel="Project")
+def schemas() -> None:
+    """Write the JSON Schemas that editors use to complete and check params.yaml and experiments/*.yaml."""
+    from glassworks.artifacts.digests import write_text
+    from glassworks.config.project import SCHEMAS, schema_text
+
+    Path("schemas").mkdir(exist_ok=True)
+    for name in SCHEMAS:
+        write_text(Path("schemas", f"{name}.schema.json"), schema_text(name))
+
+
+def _record(table: Any) -> None:
+    from glassworks.pipeline.dvc import record as record_in_dvc
+
+    names = record_in_dvc(table)
+    typer.echo(f"{len(names)} fresh stages recorded in dvc.lock", err=True)

@@ -1,0 +1,76 @@
+"""The project in the current folder, and how a stage of it is run."""
+
+import importlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from glassworks.console import copied_to
+from glassworks.errors import ConfigError
+
+RUNNERS = {
+    "fetch": "glassworks.data.fetch",
+    "records": "glassworks.data.records",
+    "shards": "glassworks.data.shards",
+    "weights": "glassworks.data.weights",
+    "tokenizer": "glassworks.data.tokenizer",
+    "train": "glassworks.training.run",
+    "evaluate": "glassworks.evaluation.run",
+    "report": "glassworks.report.run",
+}
+"""The module of each kind of stage: `run(context)`, and `run_job(context, job)` where parts are prepared in parallel."""
+
+
+def open_table(root: Path | None = None) -> Any:
+    """The stage table of the project in the current folder; refuses when the code that runs is not the code that is digested."""
+    from glassworks.config.project import load_project
+    from glassworks.pipeline.table import PACKAGE, Table
+
+    root = root or Path.cwd()
+    here, running = (root / PACKAGE).resolve(), Path(__file__).resolve().parents[1]
+    if here.is_dir() and here != running:
+        raise ConfigError(
+            f"this glassworks runs from {running}, but this project's code is in {here}; use this project's .venv/bin/glassworks"
+        )
+    return Table(load_project(root))
+
+
+def run_stage(
+    name: str,
+    threads: int = 1,
+    log: Path | None = None,
+    job: int | None = None,
+    root: Path | None = None,
+    workers: int | None = None,
+) -> None:
+    """Run one stage of the project, or part `job` of it."""
+    from glassworks.pipeline.execution import execute, execute_job
+    from glassworks.training import fork_server
+
+    with copied_to(log):
+        table = open_table(root)
+        stage = table[name]
+        set_instruction_set(table.project.params.determinism.cpu_isa)
+        if stage.kind == "train" and max(threads, workers or 1) > 1:
+            fork_server.start()
+        if job is None:
+            execute(table, stage, runner(stage.kind), threads, workers)
+        elif job < stage.jobs:
+            execute_job(table, stage, job, runner(stage.kind, "run_job"), threads)
+        else:
+            raise ConfigError(f"{name} has {stage.jobs} jobs, 0 to {stage.jobs - 1}; there is no job {job}")
+
+
+def set_instruction_set(cpu_isa: str) -> None:
+    """Fix what changes bits: the instruction set of the CPU kernels, one thread per process, cuBLAS's workspace. Must come before torch is imported."""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+    if cpu_isa == "avx2":
+        os.environ["ATEN_CPU_CAPABILITY"], os.environ["ONEDNN_MAX_CPU_ISA"] = "avx2", "AVX2"
+        os.environ["MKL_ENABLE_INSTRUCTIONS"], os.environ["OPENBLAS_CORETYPE"] = "AVX2", "Haswell"
+
+
+def runner(kind: str, function: str = "run") -> Callable[..., dict[str, Any]]:
+    """What runs stages of a kind; imports torch where the stage needs it."""
+    return getattr(importlib.import_module(RUNNERS[kind]), function)

@@ -1,0 +1,100 @@
+"""A verb for each kind of stage, which Snakemake calls."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glassworks.cli.app import Log, Threads, app
+from glassworks.cli.running import open_table, run_stage, set_instruction_set
+from glassworks.console import copied_to
+
+Subject = Annotated[str, typer.Argument(help="A dataset or an experiment, as params.yaml names it.")]
+
+
+@app.command(rich_help_panel="Stages")
+def fetch(dataset: Subject, threads: Threads = 1, log: Log = None) -> None:
+    """Fetch the raw files of a dataset; a partial download continues."""
+    run_stage(f"fetch-{dataset}", threads, log)
+
+
+@app.command(rich_help_panel="Stages")
+def records(dataset: Subject, threads: Threads = 1, log: Log = None) -> None:
+    """Turn raw files into a table of records: key, split, captions, labels."""
+    run_stage(f"records-{dataset}", threads, log)
+
+
+@app.command(rich_help_panel="Stages")
+def shards(
+    dataset: Subject,
+    job: Annotated[
+        int | None,
+        typer.Option(min=0, help="Build only the shards of this job, for a later call without --job to collect."),
+    ] = None,
+    threads: Threads = 1,
+    log: Log = None,
+) -> None:
+    """Write records and their media as WebDataset tars with sidecars."""
+    run_stage(f"shards-{dataset}", threads, log, job)
+
+
+@app.command(rich_help_panel="Stages")
+def weights(
+    name: Annotated[str, typer.Argument(help="An entry under `weights` in params.yaml.")],
+    threads: Threads = 1,
+    log: Log = None,
+) -> None:
+    """Fetch published weights and convert them to the hub's layout; a partial download continues."""
+    run_stage(f"weights-{name}", threads, log)
+
+
+@app.command(rich_help_panel="Stages")
+def tokenizer(experiment: Subject, threads: Threads = 1, log: Log = None) -> None:
+    """Train the tokenizer of an experiment on its training split."""
+    run_stage(f"tokenizer-{experiment}", threads, log)
+
+
+@app.command(rich_help_panel="Stages")
+def train(
+    experiment: Subject,
+    threads: Threads = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Training processes, a power of two; as many as --threads allows by default."),
+    ] = None,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Do not train: run a few steps in a scratch folder, say where their time goes and what would make them faster, and leave a trace in "
+            "logs/profile/. Publishes nothing; can run beside the training itself.",
+        ),
+    ] = False,
+    log: Log = None,
+) -> None:
+    """Train the model of an experiment; an interrupted run continues from its last checkpoint, with any number of workers to the same bytes."""
+    if not profile:
+        run_stage(f"train-{experiment}", threads, log, workers=workers)
+        return
+    with copied_to(log):
+        table = open_table()
+        stage = table[f"train-{experiment}"]
+        set_instruction_set(table.project.params.determinism.cpu_isa)
+        from glassworks.diagnosis.profile import profile as profile_stage
+
+        typer.echo(profile_stage(table, stage, threads, workers))
+
+
+@app.command(rich_help_panel="Stages")
+def evaluate(experiment: Subject, threads: Threads = 1, log: Log = None) -> None:
+    """Score a trained model on a held-out split, beside controls."""
+    run_stage(f"evaluate-{experiment}", threads, log)
+
+
+@app.command(rich_help_panel="Stages")
+def report(threads: Threads = 1, log: Log = None) -> None:
+    """Write results/report.html: one file that opens offline."""
+    from glassworks.report.view import write_view
+
+    run_stage("report", threads, log)
+    write_view(Path.cwd(), open_table())
