@@ -52,10 +52,10 @@ class Cost(NamedTuple):
 class Sides:
     """One model twice: ours, and transformers'."""
 
-    def __init__(self, model: LanguageModel, directory: Path) -> None:
+    def __init__(self, directory: Path) -> None:
         from transformers import AutoModelForCausalLM
 
-        self.model = model.eval()
+        self.model = load_language_model(directory).eval()
         self.peer = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
         self.peer.generation_config.eos_token_id = None
         self.peer.generation_config.pad_token_id = 0
@@ -91,7 +91,7 @@ def small_sides(folder: Path) -> Sides:
         for parameter in model.parameters():
             parameter.mul_(1.5)
     export_language_model(model, folder)
-    return Sides(model, folder)
+    return Sides(folder)
 
 
 def draw_prompts(rows: int, vocabulary: int) -> list[list[int]]:
@@ -231,7 +231,7 @@ def read_bandwidth() -> float:
 
 
 def benchmark_smollm2(directory: Path, rounds: int, new: int) -> None:
-    sides = Sides(load_language_model(directory), directory)
+    sides = Sides(directory)
     model = sides.model
     prompts = draw_prompts(1, model.vocabulary)
     costs = take_turns({"ours": lambda: sides.ours(prompts, new), "theirs": lambda: sides.theirs(prompts, new)}, rounds)

@@ -1,10 +1,11 @@
 """One more token for every text of a batch: what `TextDecoder.hidden` and `logits` compute for T = 1, written out for a CPU.
 
 Decoding multiplies a handful of rows with every weight, and is bound by how fast weights stream from memory and by the number of operations called. PyTorch
-multiplies a few rows with the routines that it has for many. NumPy's BLAS (OpenBLAS) multiplies one row about twice as fast; oneDNN, which PyTorch brings
-along, several rows more than twice as fast, when a matrix is repacked for it once. benchmarks/decoding.py measures both.
+multiplies a few rows with the routines that it has for many. NumPy's BLAS (OpenBLAS) multiplies one row about twice as fast, and attends with one query about
+three times as fast; oneDNN, which PyTorch brings along, multiplies several rows nearly twice as fast, when a matrix is repacked for it once.
+benchmarks/decoding.py measures the whole.
 
-Shapes: B rows, C width, H heads, K heads of keys and values, D size of a head, V vocabulary.
+Shapes: B rows, C width, H heads, K heads of keys and values, D size of a head, S tokens so far, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -41,13 +42,15 @@ class DecoderStep:
     def __call__(self, ids: Tensor, memory: Any, cache: Any) -> Tensor:
         x = self.tokens.index_select(0, ids)
         if self.positions is not None:
-            x = x + self.positions.index_select(0, cache.positions(1).view(-1))
+            x = x.add_(self.positions.index_select(0, cache.positions(1).view(-1)))
         bias, rotation, past = cache.mask(1), cache.rotation(1), cache.length
-        new, seen = cache.kept.narrow(3, past, 1).unbind(), cache.kept.narrow(3, 0, past + 1).unbind()
+        bias = None if bias is None else bias.numpy()
+        kept = cache.kept.numpy()
+        new, seen = kept[:, :, :, past], kept[:, :, :, : past + 1]
         for index, block in enumerate(self.blocks):
-            x = block(x, new[index], seen[index], bias, rotation, memory and memory[index])
+            block(x, new[index], seen[index], bias, rotation, memory and memory[index])
         cache.length += 1
-        return self.head(self.norm(x))
+        return self.head(self.norm(x)).clone()
 
 
 class _BlockStep:
@@ -60,39 +63,43 @@ class _BlockStep:
         self.inner, self.outer = (linear(part.weight, part.bias) for part in (forward.inner, forward.out))
         self.activation, self.gated = forward.activation, forward.gated
         self.heads, self.kv_heads, self.size = attention.heads, attention.kv_heads, attention.size
-        self.cross = _CrossStep(block, linear) if block.sees else None
+        self.cross = None
+        if block.sees:
+            self.cross, self.cross_norm = _CrossStep(block, linear), _norm(block.cross_norm)
 
     def __call__(
         self,
         x: Tensor,
-        new: Tensor,
-        seen: Tensor,
-        bias: Tensor | None,
+        new: np.ndarray,
+        seen: np.ndarray,
+        bias: np.ndarray | None,
         rotation: Rotation | None,
         memory: KeysValues | None,
-    ) -> Tensor:
-        """`new` [B, 2 K, 1, D] is where the keys and values of these tokens go, `seen` [B, 2 K, S, D] all that they may attend to, themselves included."""
-        x = x + self.attend(self.norm(x), new, seen, bias, rotation)
+    ) -> None:
+        """Changes `x` [B, C]. `new` [B, 2 K, D] is where the keys and values of these tokens go, `seen` [B, 2 K, S, D] all that they may attend to, themselves
+        included."""
+        x.add_(self.attend(self.norm(x), new, seen, bias, rotation))
         if self.cross is not None:
-            x = x + self.cross(x, memory)
+            x.add_(self.cross(self.cross_norm(x), memory))
         inner = self.inner(self.forward_norm(x))
         if self.gated:
             gate, inner = inner.chunk(2, dim=-1)
-            return x + self.outer(self.activation(gate) * inner)
-        return x + self.outer(self.activation(inner))
+            x.add_(self.outer(self.activation(gate) * inner))
+        else:
+            x.add_(self.outer(self.activation(inner)))
 
-    def attend(self, x: Tensor, new: Tensor, seen: Tensor, bias: Tensor | None, rotation: Rotation | None) -> Tensor:
+    def attend(
+        self, x: Tensor, new: np.ndarray, seen: np.ndarray, bias: np.ndarray | None, rotation: Rotation | None
+    ) -> Tensor:
         """Self-attention [B, C]."""
-        heads = self.qkv(x).view(len(x), -1, 1, self.size)  # [B, H + 2 K, 1, D]
+        heads = self.qkv(x).view(x.shape[0], -1, 1, self.size)  # [B, H + 2 K, 1, D]
         if rotation is not None:
             turned = heads.narrow(1, 0, self.heads + self.kv_heads)
             turned.copy_(rotate(turned, rotation))
-        new.copy_(heads.narrow(1, self.heads, 2 * self.kv_heads))
-        keys, values = seen.chunk(2, 1)
-        grouped = self.heads != self.kv_heads
-        query = heads.narrow(1, 0, self.heads)
-        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, enable_gqa=grouped)
-        return self.out(mixed.reshape(x.shape))
+        array = heads.numpy()
+        new[:] = array[:, self.heads :, 0]
+        query = array[:, : self.heads].reshape(x.shape[0], self.kv_heads, -1, self.size)
+        return self.out(_attention(query, seen[:, : self.kv_heads], seen[:, self.kv_heads :], bias))
 
 
 class _CrossStep:
@@ -100,31 +107,48 @@ class _CrossStep:
 
     def __init__(self, block: Any, linear: Callable[[Tensor, Tensor | None], Map]) -> None:
         attention = block.cross_attention
-        self.norm, self.gate, self.heads = _norm(block.cross_norm), torch.tanh(block.gate.detach()), attention.heads
+        self.gate, self.heads = torch.tanh(block.gate.detach()), attention.heads
         self.query, self.out = (linear(part.weight, part.bias) for part in (attention.query, attention.out))
 
     def __call__(self, x: Tensor, memory: KeysValues) -> Tensor:
-        query = self.query(self.norm(x)).view(len(x), self.heads, 1, -1)
-        mixed = F.scaled_dot_product_attention(query, *memory)
-        return self.gate * self.out(mixed.reshape(x.shape))
+        query = self.query(x).view(x.shape[0], self.heads, 1, -1).numpy()
+        return self.out(_attention(query, memory[0].numpy(), memory[1].numpy(), None)).mul_(self.gate)
+
+
+def _attention(query: np.ndarray, keys: np.ndarray, values: np.ndarray, bias: np.ndarray | None) -> Tensor:
+    """Attention of queries [B, K, H / K, D] to keys and values [B, K, S, D], with `bias` [B, 1, 1, S] added to the scores: [B, C]."""
+    scores = np.matmul(query, keys.swapaxes(2, 3))
+    scores *= query.shape[-1] ** -0.5
+    if bias is not None:
+        scores += bias
+    mixed = np.matmul(torch.from_numpy(scores).softmax(-1).numpy(), values)
+    return torch.from_numpy(mixed.reshape(len(query), -1))
 
 
 def few_rows(weight: Tensor, bias: Tensor | None, rows: int, repack: bool) -> Map:
-    """The linear map of `rows` rows, in whatever way is fastest; it is right for any number."""
+    """The linear map of `rows` rows, in whatever way is fastest; made for more than one, it is right for any number. What it gives for one lasts until the next."""
     weight, bias = weight.detach(), None if bias is None else bias.detach()
     if rows == 1:
-        return partial(_by_numpy, transposed=weight.numpy().T, bias=None if bias is None else bias.numpy())
+        return _by_numpy(weight, bias)
     if repack and torch.backends.mkldnn.is_available():
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
         return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
     return lambda x: F.linear(x, weight, bias)
 
 
-def _by_numpy(x: Tensor, transposed: np.ndarray, bias: np.ndarray | None) -> Tensor:
-    product = np.dot(x.numpy(), transposed)
-    if bias is not None:
-        product += bias
-    return torch.from_numpy(product)
+def _by_numpy(weight: Tensor, bias: Tensor | None) -> Map:
+    """As `few_rows`."""
+    transposed, added = weight.numpy().T, None if bias is None else bias.numpy()
+    product = np.empty((1, len(weight)), dtype=np.float32)
+    result = torch.from_numpy(product)
+
+    def apply(x: Tensor) -> Tensor:
+        np.dot(x.numpy(), transposed, out=product)
+        if added is not None:
+            np.add(product, added, out=product)
+        return result
+
+    return apply
 
 
 def _norm(norm: nn.LayerNorm | nn.RMSNorm) -> Map:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from glassworks.artifacts.digests import write_json
 from glassworks.config.base import Settings
 from glassworks.errors import ArtifactError
+from glassworks.models.memory import gather
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 S = TypeVar("S", bound=Settings)
@@ -71,9 +72,13 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def assign(module: nn.Module, tensors: dict[str, Tensor], where: Path | str, optional: Set[str] = frozenset()) -> None:
-    """Make `tensors` the weights of `module`; an `ArtifactError` lists missing, extra and misshapen ones. Optional ones keep their values when they are missing."""
+    """Make `tensors` the weights of `module`; an `ArtifactError` lists missing, extra and misshapen ones. Optional ones keep their values when they are missing.
+
+    Afterwards they lie in one block of memory (`glassworks.models.memory`).
+    """
     check({name: tensor.shape for name, tensor in module.state_dict().items()}, tensors, where, optional)
     module.load_state_dict(tensors, assign=True, strict=False)
+    gather(module)
 
 
 def check(

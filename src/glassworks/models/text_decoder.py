@@ -21,6 +21,7 @@ from glassworks.models.attention import (
 )
 from glassworks.models.decoder_step import DecoderStep
 from glassworks.models.feed_forward import FeedForward
+from glassworks.models.memory import empty
 from glassworks.models.rotary import Rotation, rotation
 
 Memory = list[KeysValues]
@@ -169,7 +170,8 @@ class TextDecoder(nn.Module):
         rotations = None
         if config.position == "rotary":
             rotations = self._rotation(torch.arange(tokens, device=weight.device))
-        kept = weight.new_empty(len(self.blocks), rows, 2 * heads, tokens, size)
+        shape = (len(self.blocks), rows, 2 * heads, tokens, size)
+        kept = empty(*shape, dtype=weight.dtype) if weight.device.type == "cpu" else weight.new_empty(shape)
         return Cache(kept, padding, 0, rotations, self.max_tokens - 1)
 
     def forward(
