@@ -45,7 +45,8 @@ _WEIGHTS = ("data/weights/__init__.py", "data/weights/layout.py")
 
 
 _MODELS = tuple(
-    f"models/{name}.py" for name in ("attention", "decoder_step", "feed_forward", "rotary", "saving", "text_decoder")
+    f"models/{name}.py"
+    for name in ("attention", "decoder_step", "feed_forward", "memory", "rotary", "saving", "text_decoder")
 )
 _NETWORKS = {
     "captioning": ("models/captioner.py", "models/vision_transformer.py", "models/backbone.py"),

@@ -5,6 +5,7 @@ DDP (Li et al., 2020) keeps whole weights on every worker. FSDP2 (`fully_shard`,
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ class DataParallel:
     def __init__(
         self, objective: nn.Module, parameters: Sequence[nn.Parameter], workers: Workers, partly_used: bool
     ) -> None:
-        self.parameters, self.size = list(parameters), workers.size
+        self.parameters, self.workers = list(parameters), workers
         devices = [workers.device] if workers.device.type == "cuda" else None
         self.module = DistributedDataParallel(objective, device_ids=devices, find_unused_parameters=partly_used)
 
@@ -31,9 +32,13 @@ class DataParallel:
     def add(self, backward: Callable[[], None], last: bool) -> None:
         backward()
 
+    def agree(self, values: Tensor) -> Callable[[], Tensor]:
+        """What adds `values` over all workers, after torch's own exchange."""
+        return partial(self.workers.add, values)
+
     def total(self) -> list[Tensor]:
         """The summed gradients: DDP gives their mean over workers, and workers are a power of two."""
-        return _sums(self.parameters, self.size)
+        return _sums(self.parameters, self.workers.size)
 
     def close(self) -> None:
         del self.module
@@ -45,7 +50,7 @@ class ShardedDataParallel:
     def __init__(
         self, objective: nn.Module, model: nn.Module, parameters: Sequence[nn.Parameter], workers: Workers
     ) -> None:
-        self.module, self.model, self.parameters, self.size = objective, model, list(parameters), workers.size
+        self.module, self.model, self.parameters, self.workers = objective, model, list(parameters), workers
 
     @contextmanager
     def passing(self, last: bool) -> Iterator[None]:
@@ -56,9 +61,13 @@ class ShardedDataParallel:
     def add(self, backward: Callable[[], None], last: bool) -> None:
         backward()
 
+    def agree(self, values: Tensor) -> Callable[[], Tensor]:
+        """What adds `values` over all workers, after torch's own exchange."""
+        return partial(self.workers.add, values)
+
     def total(self) -> list[Tensor]:
         """The summed gradients, each worker's part of them."""
-        return _sums(self.parameters, self.size)
+        return _sums(self.parameters, self.workers.size)
 
     def close(self) -> None:
         pass

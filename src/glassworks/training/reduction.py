@@ -105,6 +105,10 @@ class ExactReduction:
                 gradient.add_(0.0)  # not reached this time: what adding zeros does, -0.0 becomes 0.0
         self.tree.add([_take_gradient(parameter) for parameter in self.parameters], leaves=2 if before else 1)
 
+    def agree(self, values: Tensor) -> Callable[[], Tensor]:
+        """Begin to add `values` over all workers while a backward pass runs; gives what waits for the sum."""
+        return self.thread.submit(self.workers.add, values).result if self.workers.size > 1 else lambda: values
+
     def total(self) -> list[Tensor]:
         """The sums over all workers, and a fresh start for the next step."""
         tree, self.tree = self.tree, TreeSum()

@@ -23,6 +23,9 @@ from glassworks.training.reduction import ExactReduction, TreeSum, clip_by_norm
 from glassworks.training.sharding import shard
 from glassworks.training.workers import Workers
 
+Signals = Callable[[], Sequence[int]]
+"""Counts of signals received."""
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -73,7 +76,7 @@ class Trainer:
         self.parameters: list[nn.Parameter] = []
         self.reduction: ExactReduction | DataParallel | ShardedDataParallel
 
-    def step(self, batches: Sequence[Any], step: int, signals: Callable[[], Sequence[int]] = tuple) -> StepResult:
+    def step(self, batches: Sequence[Any], step: int, signals: Signals = tuple) -> StepResult:
         """Step number `step` (from 0) on one global batch, of which `batches` are this worker's micro-batches in order.
 
         Gradients of loss sums are added in a fixed tree and divided by the total weight: a token counts the same in whichever micro-batch it is. Raises
@@ -83,23 +86,26 @@ class Trainer:
             self._prepare_reduction(step)
         batches = [to_device(batch, self.workers.device) for batch in batches]
         first = self.workers.rank * len(batches)
+        direct = None
         if isinstance(self.task, CoupledTask):
-            sums, direct = self._coupled_pass(batches, step, first)
+            agreed, direct = self._coupled_pass(batches, step, first, signals)
         else:
-            sums, direct = self._plain_pass(batches, step, first), None
+            agreed = self._plain_pass(batches, step, first, signals)
         with record_function("reduce"):
             gradients = self.reduction.total()
-            # every worker has a loss of its own unless the loss couples the batch; signals are counted on the way
-            values = torch.tensor([*sums, *signals()], dtype=torch.float64, device=self.workers.device)
-            if isinstance(self.task, CoupledTask):
-                values[:2] /= self.workers.size  # a power of two: exact
-            total, weight, *seen = self.workers.add(values).tolist()
+            total, weight, *seen = agreed().tolist()
         with record_function("optimize"):
             norm, rates, scale = self._update(gradients, direct, weight, step)
         return StepResult(total / weight, int(weight), rates, norm, scale, [int(count) for count in seen])
 
-    def _plain_pass(self, batches: Sequence[Any], step: int, first: int) -> tuple[float, int]:
-        """Forward and backward pass of every micro-batch; the sum of losses and of weights."""
+    def _agree(self, loss: float, weight: float, signals: Signals) -> Callable[[], Tensor]:
+        """Begin to add losses and weights over all workers, and to count signals on the way."""
+        return self.reduction.agree(
+            torch.tensor([loss, weight, *signals()], dtype=torch.float64, device=self.workers.device)
+        )
+
+    def _plain_pass(self, batches: Sequence[Any], step: int, first: int, signals: Signals) -> Callable[[], Tensor]:
+        """Forward and backward pass of every micro-batch; gives what waits for the sums of losses and of weights."""
         losses, weight = TreeSum(), 0
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
@@ -108,15 +114,17 @@ class Trainer:
                 with self.precision.autocast(), record_function("forward"):
                     loss, count = self.reduction.module(batch)
                 self._check(loss, step, first + index, batch)
+                losses.add([loss.detach().double()])
+                weight += count
+                if last:
+                    agreed = self._agree(losses.total()[0].item(), weight, signals)
                 with record_function("backward"):
                     self.reduction.add(self.precision.scaled(loss).backward, last)
-            losses.add([loss.detach().double()])
-            weight += count
-        return losses.total()[0].item(), weight
+        return agreed
 
     def _coupled_pass(
-        self, batches: Sequence[Any], step: int, first: int
-    ) -> tuple[tuple[float, int], list[Tensor | None]]:
+        self, batches: Sequence[Any], step: int, first: int, signals: Signals
+    ) -> tuple[Callable[[], Tensor], list[Tensor | None]]:
         """The two passes of a loss that couples the batch."""
         embeddings = []
         for index, batch in enumerate(batches):
@@ -127,6 +135,8 @@ class Trainer:
             seed_generators(self.seed, step, "loss")
             coupling: Coupling = couple(self.model, self.task, embeddings, self.parameters, self.workers)
         self._check(coupling.loss, step, first, *batches)
+        size = self.workers.size  # a power of two: division is exact
+        agreed = self._agree(coupling.loss.double().item() / size, coupling.weight / size, signals)
         scale = self.precision.scaled(torch.ones((), device=self.workers.device))
         for index, (batch, gradients) in enumerate(zip(batches, coupling.embedding_gradients, strict=True)):
             last = index == len(batches) - 1
@@ -137,7 +147,7 @@ class Trainer:
                 pairs = [(again[name], gradients[name] * scale) for name in again if again[name].requires_grad]
                 with record_function("backward"):
                     self.reduction.add(partial(_backward, pairs), last)
-        return (coupling.loss.double().item(), coupling.weight), coupling.direct
+        return agreed, coupling.direct
 
     def _update(
         self, gradients: list[Tensor], direct: list[Tensor | None] | None, weight: float, step: int
