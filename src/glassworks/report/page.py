@@ -18,7 +18,7 @@ from markupsafe import Markup
 from glassworks.artifacts.digests import canonical_json
 from glassworks.config.datasets import SPLITS
 from glassworks.report import wording
-from glassworks.report.attribution import Attribution, attribution
+from glassworks.report.attribution import Attribution, attribution, weights_attribution
 from glassworks.report.reading import Artefact, Run
 from glassworks.report.wording import BASELINES, METRICS, is_control, system
 
@@ -61,6 +61,19 @@ class DataCard:
 
 
 _NOTHING = Artefact("", "", 0, 0, {}, {})
+
+
+@dataclass(frozen=True)
+class WeightsCard:
+    """What the page says of published weights."""
+
+    name: str
+    settings: dict[str, Any]
+    artefact: Artefact
+
+    @property
+    def attribution(self) -> Attribution:
+        return weights_attribution(self.settings)
 
 
 @dataclass(frozen=True)
@@ -159,6 +172,7 @@ class Page:
     title: str
     params: dict[str, Any]
     data: Sequence[DataCard]
+    weights: Sequence[WeightsCard]
     sections: Sequence[Section]
     artefacts: Sequence[Artefact]
     fingerprints: list[tuple[dict[str, Any], list[str]]] = field(init=False)

@@ -11,7 +11,7 @@ from glassworks.artifacts.digests import write_text
 from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
 from glassworks.report import figures
-from glassworks.report.page import DataCard, Page, Section, render_page
+from glassworks.report.page import DataCard, Page, Section, WeightsCard, render_page
 from glassworks.report.reading import REMEDY, Run, read_artefact, read_run
 
 PAGE, LOSS, METRICS = "report.html", "loss.svg", "metrics.svg"
@@ -29,6 +29,11 @@ def run(context: Context) -> dict[str, Any]:
         title=params["report"]["title"],
         params=params,
         data=cards,
+        weights=[
+            WeightsCard(name, settings, read_artefact(f"weights-{name}", context.inputs[f"weights-{name}"]))
+            for name, settings in params["weights"].items()
+            if f"weights-{name}" in context.inputs
+        ],
         sections=[_section(run, number) for number, run in enumerate(runs)],
         artefacts=[read_artefact(name, directory) for name, directory in context.inputs.items()],
     )
