@@ -45,3 +45,9 @@ class Interrupted(UserError):
     """Stopped by a signal with everything saved; running the same command again continues. 75 is EX_TEMPFAIL: a workflow retries it."""
 
     exit_code = 75
+
+
+class Stalled(UserError):
+    """Ended by the watchdog, since nothing moved any more; a workflow retries it."""
+
+    exit_code = 75

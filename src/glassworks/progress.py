@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TypeVar
 
+from glassworks.watchdog import beat
+
 T = TypeVar("T")
 LINE_SECONDS = 5.0
 
@@ -64,6 +66,7 @@ class Progress:
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Count `count` more units as done; `note` is shown beside the bar (a loss, a file name)."""
+        beat()
         self.done += count
         now = time.monotonic()
         rate = (self.done - self.initial) / max(now - self.start, 1e-9)

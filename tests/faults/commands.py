@@ -28,13 +28,18 @@ class Command:
     started: ClassVar[list["Command"]] = []
 
     def __init__(
-        self, repository: Repository, *command: str, rig: dict[str, Any] | None = None, file_limit: int | None = None
+        self,
+        repository: Repository,
+        *command: str,
+        rig: dict[str, Any] | None = None,
+        file_limit: int | None = None,
+        environment: dict[str, str] | None = None,
     ) -> None:
         self.root = repository.root
         self.announcements = self.root.with_name(f"announcements-{time.monotonic_ns()}")
         self.shown = self.root.with_name(f"output-{time.monotonic_ns()}")
         self.announcements.touch()
-        environment = dict(repository.environment)
+        environment = repository.environment | (environment or {})
         if rig is not None:
             environment["PYTHONPATH"] += f"{os.pathsep}{RIG}"
             environment["GLASSWORKS_RIG"] = json.dumps({"announce": str(self.announcements), **rig})

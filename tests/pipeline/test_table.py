@@ -32,6 +32,7 @@ PLUMBING = (
     "pipeline/",
     "errors.py",
     "progress.py",
+    "watchdog.py",
     "console.py",
     "config/base.py",
     "config/project.py",

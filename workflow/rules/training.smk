@@ -11,7 +11,9 @@ rule train:
     threads: pipeline.threads("train")
     resources:
         **pipeline.resources("train"),
+    params:
+        launcher=pipeline.launcher("train"),
     message:
         "Training {wildcards.experiment}"
     shell:
-        "glassworks train {wildcards.experiment} --threads {threads} --log {log}"
+        "{params.launcher}glassworks train {wildcards.experiment} --threads {threads} --log {log}"

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from glassworks.artifacts.machine import unique_name
 from glassworks.errors import ResourceError, UserError
+from glassworks.watchdog import beat
 
 OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -18,7 +20,9 @@ OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    beat()
+    return digest
 
 
 def canonical_json(value: Any) -> str:
@@ -121,11 +125,12 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    beat()
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file that is whole or absent: temporary sibling, flush, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{unique_name()}.tmp")
     try:
         with disk_errors(path), temporary.open("wb") as file:
             file.write(content)

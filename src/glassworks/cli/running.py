@@ -1,13 +1,18 @@
 """The project in the current folder, and how a stage of it is run."""
 
 import importlib
+import multiprocessing
 import os
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from glassworks.artifacts.machine import place
 from glassworks.console import copied_to
-from glassworks.errors import ConfigError
+from glassworks.errors import ConfigError, Stalled
+from glassworks.watchdog import Watchdog
 
 RUNNERS = {
     "fetch": "glassworks.data.fetch",
@@ -48,18 +53,37 @@ def run_stage(
     from glassworks.pipeline.execution import execute, execute_job
     from glassworks.training import fork_server
 
-    with copied_to(log):
+    with copied_to(_own_log(log)):
         table = open_table(root)
         stage = table[name]
         set_instruction_set(table.project.params.determinism.cpu_isa)
         if stage.kind == "train" and max(threads, workers or 1) > 1:
             fork_server.start()
-        if job is None:
-            execute(table, stage, runner(stage.kind), threads, workers)
-        elif job < stage.jobs:
-            execute_job(table, stage, job, runner(stage.kind, "run_job"), threads)
-        else:
-            raise ConfigError(f"{name} has {stage.jobs} jobs, 0 to {stage.jobs - 1}; there is no job {job}")
+        with Watchdog(_seconds(table.project.params.watchdog_minutes), partial(_end_stalled, name)):
+            if job is None:
+                execute(table, stage, runner(stage.kind), threads, workers)
+            elif job < stage.jobs:
+                execute_job(table, stage, job, runner(stage.kind, "run_job"), threads)
+            else:
+                raise ConfigError(f"{name} has {stage.jobs} jobs, 0 to {stage.jobs - 1}; there is no job {job}")
+
+
+def _own_log(log: Path | None) -> Path | None:
+    """Nodes do not write to one file: appending is not atomic on shared file systems."""
+    node = place().node
+    return log.with_suffix(f".node{node}{log.suffix}") if log and node else log
+
+
+def _seconds(minutes: float | None) -> float | None:
+    return None if minutes is None else minutes * 60
+
+
+def _end_stalled(name: str, message: str) -> None:
+    """What the watchdog does: the main thread cannot be asked to end, it hangs."""
+    print(f"error: {name}: {message}", file=sys.stderr, flush=True)
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(Stalled.exit_code)
 
 
 def set_instruction_set(cpu_isa: str) -> None:

@@ -61,6 +61,13 @@ class Experiment(Settings):
     execution: Execution = Execution()
     """How the run is carried out; never changes a byte."""
 
+    @model_validator(mode="after")
+    def _a_part_for_every_node(self) -> "Experiment":
+        nodes, parts = self.execution.nodes, self.training.micro_batches
+        if nodes > parts:
+            raise ValueError(f"execution.nodes {nodes}: training.micro_batches {parts} gives work to {parts} at most")
+        return self
+
     def reads(self) -> dict[str, str]:
         """What it takes over from elsewhere: names of experiments or weights by the key that names them."""
         return {"data.tokenizer.of": self.data.tokenizer.of} if self.data.tokenizer.of else {}

@@ -44,3 +44,5 @@ class Params(Settings):
     """Names of files in experiments/ (without .yaml) that `all` trains and evaluates."""
     report: Report = Report()
     """What the report shows."""
+    watchdog_minutes: Annotated[float, Field(gt=0)] | None = 30
+    """A stage that makes no progress for so long is ended, to be tried again; null waits for ever. Makes nothing stale but the report."""

@@ -71,7 +71,18 @@ class Execution(Settings):
     """Newest checkpoints kept while the run lasts; the best one is kept beside them."""
     loader_workers: Annotated[int, Field(ge=0, le=64)] = 0
     """Processes that read and decode, for each training worker."""
+    nodes: Count = 1
+    """Machines on which the run is spread when it is submitted to SLURM, a power of two; elsewhere it runs on one."""
+    workers_per_node: Count | None = None
+    """Training processes on each machine at most, a power of two; null takes as many as there are granted cores or free devices."""
     gradient_checkpointing: bool = False
     """Keep only the inputs of transformer blocks and compute the rest again in the backward pass: less memory, more time, the same bits."""
     loggers: list[Literal["tensorboard", "wandb"]] = Field(default=[])
     """Where metrics go beside metrics.jsonl: logs/tensorboard/, and Weights & Biases (logs/wandb/ when WANDB_MODE=offline)."""
+
+    @model_validator(mode="after")
+    def _powers_of_two(self) -> "Execution":
+        for name in ("nodes", "workers_per_node"):
+            if (number := getattr(self, name)) and number & (number - 1):
+                raise ValueError(f"{name} {number} is not a power of two")
+        return self

@@ -9,6 +9,7 @@ from glassworks.artifacts.digests import write_json
 from glassworks.data.records import read_table
 from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
+from glassworks.watchdog import unwatched
 
 UNKNOWN = "<|unk|>"
 SPECIAL = {"pad_token": "<|pad|>", "bos_token": "<|bos|>", "eos_token": "<|eos|>"}
@@ -37,7 +38,8 @@ def _bytes(texts: list[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    with unwatched():
+        tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 

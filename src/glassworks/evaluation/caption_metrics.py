@@ -16,6 +16,7 @@ import numpy as np
 
 from glassworks.errors import DataError
 from glassworks.evaluation.caption_tokens import words
+from glassworks.watchdog import unwatched
 
 ORDERS = 4
 """BLEU-1 to BLEU-4."""
@@ -103,7 +104,8 @@ def score(references: Mapping[str, list[str]], hypotheses: Mapping[str, str], me
     image_meteor = None
     if meteor is not None:
         try:
-            image_meteor = np.array(meteor.compute_score(truth, said)[1])
+            with unwatched():
+                image_meteor = np.array(meteor.compute_score(truth, said)[1])
         except (ValueError, OSError):
             raise DataError("METEOR's Java program ended without a score; does `java -version` work?") from None
     return Scores(keys, bleu, float(rouge_l), float(cider), statistics, image_rouge_l, image_cider, image_meteor)

@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from glassworks.artifacts.digests import disk_errors, write_json
+from glassworks.artifacts.machine import Place, place
 from glassworks.artifacts.manifest import MANIFEST, read_manifest
 from glassworks.artifacts.provenance import Provenance, fingerprint
 from glassworks.artifacts.publication import publish, seal
 from glassworks.config.experiment import Experiment
 from glassworks.config.project import Project
-from glassworks.errors import ArtifactError
+from glassworks.errors import ArtifactError, ConfigError
 from glassworks.pipeline.freshness import Ingredients, Keys
 from glassworks.pipeline.table import Stage, Table
 
@@ -38,7 +39,9 @@ class Context:
     threads: int = 1
     """Cores the scheduler granted."""
     workers: int | None = None
-    """Training processes that the user asked for; None leaves it to the granted cores or devices."""
+    """Training processes on each node that the user asked for; None leaves it to the granted cores or devices."""
+    place: Place = field(default_factory=Place)
+    """Which of several nodes this is."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What should stand in the provenance (never in the artefact): timings, resumed steps."""
     fingerprint: dict[str, Any] = field(default_factory=dict)
@@ -64,7 +67,9 @@ Runner = Callable[[Context], dict[str, Any]]
 
 
 def execute(table: Table, stage: Stage, run: Runner, threads: int = 1, workers: int | None = None) -> Path:
-    """Run `stage` and publish its artefact; returns its directory."""
+    """Run `stage` and publish its artefact; returns its directory. On every node but the first, `run` only takes part, and ends the process."""
+    if not _place(stage).first:
+        _take_part(table, stage, run, threads, workers)
     with _opened(table, stage, threads, workers) as (context, ingredients, provenance):
         target = table.project.root / stage.directory
         _produce(context, run, ingredients)
@@ -128,6 +133,13 @@ def recipe(table: Table, stage: Stage, ingredients: Ingredients, **more: Any) ->
     }
 
 
+def _take_part(table: Table, stage: Stage, run: Runner, threads: int, workers: int | None) -> NoReturn:
+    """Neither lock nor publication: both are the first node's."""
+    check_inputs(table, stage)
+    run(_context(table, stage, _work_directory(table, stage, Keys(table).ingredients(stage)), threads, workers))
+    raise AssertionError(f"{stage.name} went on where only its first node should")
+
+
 @contextmanager
 def _opened(
     table: Table, stage: Stage, threads: int, workers: int | None = None, lock: str | None = None
@@ -135,7 +147,7 @@ def _opened(
     root = table.project.root
     check_inputs(table, stage)
     provenance, ingredients = Provenance(root, stage.name), Keys(table).ingredients(stage)
-    work = root / ".work" / f"{stage.name}-{ingredients.key[:16]}"
+    work = _work_directory(table, stage, ingredients)
     work.mkdir(parents=True, exist_ok=True)
     with (root / ".work" / f"{lock or stage.name}.lock").open("w") as held:
         try:
@@ -148,7 +160,23 @@ def _opened(
 
 def _context(table: Table, stage: Stage, work: Path, threads: int, workers: int | None = None) -> Context:
     inputs = {role: table.project.root / table[name].directory for role, name in stage.inputs.items()}
-    return Context(table.project, stage, inputs, work, work / "output", threads, workers)
+    return Context(table.project, stage, inputs, work, work / "output", threads, workers, _place(stage))
+
+
+def _work_directory(table: Table, stage: Stage, ingredients: Ingredients) -> Path:
+    return table.project.root / ".work" / f"{stage.name}-{ingredients.key[:16]}"
+
+
+def _place(stage: Stage) -> Place:
+    """Which of its nodes this is; a stage of one node may run on the first of more."""
+    here, nodes = place(), stage.resources.nodes
+    if here.nodes in (1, nodes):
+        return here
+    if nodes == 1 and here.first:
+        return Place()
+    raise ConfigError(
+        f"{stage.name} runs on {nodes} nodes, but srun started it on {here.nodes}; execution.nodes of its experiment says on how many"
+    )
 
 
 def _produce(context: Context, run: Runner, ingredients: Ingredients) -> None:

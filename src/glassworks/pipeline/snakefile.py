@@ -14,17 +14,18 @@ from glassworks.config.project import load_project
 from glassworks.errors import UserError
 from glassworks.pipeline.dvc import check_dvc, record
 from glassworks.pipeline.freshness import drop_stale_locks, sync
-from glassworks.pipeline.table import Resources, Stage, Table
+from glassworks.pipeline.table import Stage, Table
 
 SUBJECTS = ("dataset", "experiment", "weights")
 """The wildcards of rules that say what a stage is for."""
+SRUN = "srun --overlap --nodes {0} --ntasks-per-node 1 --cpus-per-task {1} "
 
 
 class Pipeline:
     """The stage table as Snakemake sees it. Raises nothing a user can cause: prints the line and ends Snakemake with its exit code."""
 
     def __init__(self, workflow: Any, config: dict[str, Any]) -> None:
-        self.under_dvc = "DVC_STAGE" in os.environ
+        self.under_dvc, self.workflow = "DVC_STAGE" in os.environ, workflow
         if config:
             _stop(
                 2,
@@ -69,13 +70,32 @@ class Pipeline:
     def threads(self, kind: str) -> Callable[[Any], int]:
         return lambda wildcards: self._stage(kind, wildcards).resources.threads
 
-    def resources(self, kind: str) -> dict[str, Callable[[Any], int]]:
-        """Memory and minutes of the stage, as Snakemake's resources."""
+    def resources(self, kind: str) -> dict[str, Callable[[Any], Any]]:
+        """Memory and minutes of the stage and, where SLURM spreads it over nodes, one task on each, as Snakemake's resources."""
 
         def asker(name: str) -> Callable[[Any], int]:
             return lambda wildcards: getattr(self._stage(kind, wildcards).resources, name)
 
-        return {name: asker(name) for name in Resources.__dataclass_fields__ if name != "threads"}
+        def spread(value: Callable[[int], Any]) -> Callable[[Any], Any]:
+            return lambda wildcards: value(nodes) if (nodes := self._nodes(kind, wildcards)) > 1 else None
+
+        return {
+            "mem_mb": asker("mem_mb"),
+            "runtime": asker("runtime"),
+            "nodes": spread(lambda nodes: nodes),
+            "tasks": spread(lambda nodes: nodes),
+            "tasks_per_gpu": spread(lambda nodes: 0),  # else Snakemake's plugin takes `tasks` for them
+            "mpi": spread(lambda nodes: "srun"),
+        }
+
+    def launcher(self, kind: str) -> Callable[..., str]:
+        """What stands before the command of a stage that SLURM spreads over nodes."""
+
+        def prefix(wildcards: Any, threads: int) -> str:
+            nodes = self._nodes(kind, wildcards)
+            return SRUN.format(nodes, threads) if nodes > 1 else ""
+
+        return prefix
 
     def record(self) -> None:
         """After a run: record what is fresh in dvc.lock. DVC does it itself when it is the one that called."""
@@ -85,6 +105,14 @@ class Pipeline:
             record(self.table)
         except UserError as error:
             print(f"warning: {error}", file=sys.stderr)
+
+    def _nodes(self, kind: str, wildcards: Any) -> int:
+        """Nodes that a stage asks for: more than one only of SLURM, here or in a job that Snakemake submitted to it."""
+        if self.workflow.is_main_process:
+            to_slurm = self.workflow.non_local_exec and self.workflow.executor_plugin.name == "slurm"
+        else:
+            to_slurm = "SLURM_JOB_ID" in os.environ
+        return self._stage(kind, wildcards).resources.nodes if to_slurm else 1
 
     def _stage(self, kind: str, wildcards: Any) -> Stage:
         subject = next((getattr(wildcards, name) for name in SUBJECTS if hasattr(wildcards, name)), "")

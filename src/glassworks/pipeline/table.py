@@ -75,6 +75,8 @@ class Resources:
     mem_mb: int = 2000
     runtime: int = 30
     """Minutes."""
+    nodes: int = 1
+    """Machines, each with so many threads and so much memory."""
 
 
 @dataclass(frozen=True)
@@ -296,7 +298,7 @@ def _experiment_stages(project: Project, name: str, experiment: Experiment) -> I
         },
         settings={"params.yaml": common_keys, file: tuple(section for section in trained if section in written)},
         inputs=inputs | {role: _model_of(project, other) for role, other in begins.items()},
-        resources=Resources(threads=min(8, experiment.training.micro_batches), mem_mb=6000, runtime=240),
+        resources=Resources(_threads(experiment), mem_mb=6000, runtime=240, nodes=experiment.execution.nodes),
     )
     scored = (*_SCORING[experiment.task], "evaluation/run.py", "evaluation/bootstrap.py", "config/evaluation.py")
     yield Stage(
@@ -312,6 +314,12 @@ def _experiment_stages(project: Project, name: str, experiment: Experiment) -> I
         inputs={"model": f"train-{name}", **inputs},
         resources=Resources(threads=1, mem_mb=4000, runtime=60),
     )
+
+
+def _threads(experiment: Experiment) -> int:
+    """Cores that the training uses on each node."""
+    nodes, most = experiment.execution.nodes, experiment.execution.workers_per_node
+    return min(8, experiment.training.micro_batches // nodes, most or 8)
 
 
 def _readers_last(experiments: dict[str, Experiment]) -> list[str]:

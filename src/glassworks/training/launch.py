@@ -1,7 +1,7 @@
 """Starts the workers of a run with torch's elastic launcher, and turns what became of them into one result or one line.
 
 Each worker leaves an outcome in a file; exit codes alone do not say who was first. One that dies takes the others down: they notice within a step that a peer is
-gone, and the launcher ends whoever does not.
+gone, and the launcher ends whoever does not. On several nodes there is a launcher on each; the first reports what became of all workers, from their files.
 """
 
 import fcntl
@@ -12,22 +12,27 @@ import os
 import shutil
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from glassworks import errors
+from glassworks import errors, watchdog
 from glassworks.artifacts.digests import write_json
-from glassworks.artifacts.machine import available_cores
+from glassworks.artifacts.machine import Place, available_cores
 from glassworks.console import appended_to_log
 from glassworks.errors import ConfigError, Interrupted, ResourceError, UserError
 from glassworks.training import fork_server
+from glassworks.training.nodes import Meeting, meeting
 from glassworks.training.signals import SIGNALS, StopRequest
 from glassworks.training.workers import PeerLost, Workers, joined
+from glassworks.watchdog import Watchdog, unwatched
 
 Function = Callable[..., Any]
 """function(workers, stop, *arguments) -> a JSON value"""
@@ -35,6 +40,22 @@ LOCK = "workers.lock"
 """Held by every worker as long as it lives."""
 SHUTDOWN_SECONDS = 24 * 3600
 """How long workers may take to save after a signal; whoever sent it has limits of their own."""
+OUTCOME_SECONDS = 10
+"""How long the outcome of a worker on another node is waited for, once one is known to have failed."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """What the workers of a run have in common."""
+
+    function: Function
+    arguments: tuple[Any, ...]
+    folder: Path
+    """Where they leave their outcomes; shared by all nodes."""
+    environment: dict[str, str]
+    """Variables that a worker sets; the server that forks it was started before they were known."""
+    stall_seconds: float | None
+    """Time without progress after which a worker ends."""
 
 
 def device_kind(wanted: str) -> str:
@@ -47,7 +68,8 @@ def device_kind(wanted: str) -> str:
 
 
 def worker_count(micro_batches: int, threads: int, device: str, wanted: int | None = None) -> int:
-    """How many workers to start: the largest power of two for which there are cores granted (or devices), cores at all, and micro-batches."""
+    """How many workers to start on a node, whose share are so many micro-batches: the largest power of two for which there are cores granted (or devices),
+    cores at all, and micro-batches."""
     if wanted is not None:
         if wanted & (wanted - 1) or not 1 <= wanted <= micro_batches:
             powers = [1 << n for n in range(micro_batches.bit_length())]
@@ -59,28 +81,50 @@ def worker_count(micro_batches: int, threads: int, device: str, wanted: int | No
     return 1 << (max(1, min(limit, micro_batches)).bit_length() - 1)
 
 
-def run_workers(function: Function, *arguments: Any, count: int, device: str, folder: Path) -> Any:
-    """Run `function` in `count` workers and return what the first of them returned.
+ALONE = Place()
+
+
+def run_workers(
+    function: Function, *arguments: Any, count: int, device: str, folder: Path, place: Place = ALONE
+) -> Any:
+    """Run `function` in `count` workers, equally many on each node, and return what the first of them returned.
 
     Raises what a worker raised if a user can put it right; otherwise one line that says which worker failed, its traceback being in the log. `folder` is
-    used for outcomes. One worker runs in this process; to more of them, `function` and `arguments` travel by pickle.
+    used for outcomes. One worker runs in this process; to more of them, `function` and `arguments` travel by pickle. On every node but the first, this
+    process ends with its workers, without a word.
     """
-    os.environ["GLASSWORKS_DEVICE"] = device
-    _wait_for_orphans(folder.parent / LOCK)
+    if place.first:
+        _wait_for_orphans(folder.parent / LOCK)
     if count == 1:
         with StopRequest() as stop:
             return function(Workers(device=torch.device(device)), stop, *arguments)
     fork_server.start()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    if place.first:
+        for outcome in _outcome_files(folder):
+            outcome.unlink()
+    met = meeting() if place.nodes > 1 else None
+    crew = Crew(function, arguments, folder, _environment(device, met), watchdog.limit())
     try:
-        with _kept_handlers():
-            _launch(function, arguments, count, folder)
+        with _kept_handlers(), unwatched(), _silent_unless(place.first):
+            _launch(crew, count, place, met)
+        if not place.first:
+            raise SystemExit(0)
         return _outcomes(folder)[0]["value"]
     finally:
         for child in multiprocessing.active_children():
             child.kill()
-        shutil.rmtree(folder, ignore_errors=True)
+        if place.nodes == 1:  # else another node may still want to know
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _environment(device: str, met: Meeting | None) -> dict[str, str]:
+    found = {"GLASSWORKS_DEVICE": device}
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        found["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]
+    if sys.platform == "linux" and (met is None or met.on_one_machine):
+        found["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
+    return found
 
 
 def _wait_for_orphans(lock: Path) -> None:
@@ -91,10 +135,27 @@ def _wait_for_orphans(lock: Path) -> None:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print("waiting for the workers of a killed run to save and end", file=sys.stderr, flush=True)
-            fcntl.flock(held, fcntl.LOCK_EX)
+            with unwatched():
+                fcntl.flock(held, fcntl.LOCK_EX)
 
 
-def _launch(function: Function, arguments: tuple[Any, ...], count: int, folder: Path) -> None:
+@contextmanager
+def _silent_unless(first: bool) -> Iterator[None]:
+    """What the first node reports need not be said by all: the others end with the same code."""
+    try:
+        yield
+    except UserError as error:
+        if first:
+            raise
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        if first:
+            raise
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _launch(crew: Crew, count: int, place: Place, met: Meeting | None) -> None:
+    from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -102,34 +163,44 @@ def _launch(function: Function, arguments: tuple[Any, ...], count: int, folder: 
     for name in list(logging.root.manager.loggerDict):  # each of them has a level of its own
         if name.startswith(("torch.distributed", "torch.multiprocessing")):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+    alone = {
+        "rdzv_backend": "c10d",
+        "rdzv_endpoint": "localhost:0",
+        "local_addr": "localhost",
+        "run_id": "glassworks",
+    }
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=count,
-        run_id="glassworks",
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",
+        min_nodes=place.nodes,
+        max_nodes=place.nodes,
+        nproc_per_node=count // place.nodes,
         max_restarts=0,
         start_method="forkserver",
-        logs_specs=DefaultLogsSpecs(log_dir=str(folder / "launcher")),
+        logs_specs=DefaultLogsSpecs(log_dir=str(crew.folder / f"launcher-{place.node}")),
         signals_to_handle="SIGTERM,SIGUSR2",
         shutdown_timeout=SHUTDOWN_SECONDS,
+        **(met.options(place) if met else alone),
     )
     sys.stdout.flush()
     sys.stderr.flush()
     try:
-        elastic_launch(config, _work)(function, arguments, folder)
+        elastic_launch(config, _work)(crew)
     except SignalException as stopped:
-        _raise_first_error(folder)
+        _raise_first_error(crew.folder)
         raise Interrupted(f"{stopped.sigval.name}: stopped; the same command continues from there") from None
     except (EOFError, ConnectionError):
         raise ResourceError(
             "the server that starts workers was killed, mostly for want of memory; the same command continues from the last checkpoint"
         ) from None
+    except DistError as failure:
+        assert met
+        raise ResourceError(
+            f"the nodes of this run did not meet at {met.host}:{met.port} ({str(failure).splitlines()[0]}); the same command tries again"
+        ) from None
     except ChildFailedError as failure:
-        _raise_first_error(folder)
-        outcomes = _outcomes(folder)
+        if met:
+            _await_outcomes(crew.folder, count)
+        _raise_first_error(crew.folder)
+        outcomes = _outcomes(crew.folder)
         if all(rank in outcomes and outcomes[rank]["status"] == "done" for rank in range(count)):
             return
         silent = sorted(set(range(count)) - set(outcomes))  # whoever is not killed says something
@@ -139,19 +210,23 @@ def _launch(function: Function, arguments: tuple[Any, ...], count: int, folder: 
         ) from None
 
 
-def _work(function: Function, arguments: tuple[Any, ...], folder: Path) -> None:
+def _work(crew: Crew) -> None:
     """What a worker process does. Never raises: torch's launcher would end the others before they have said what they know."""
-    rank = int(os.environ["RANK"])
-    if sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    os.environ.update(crew.environment)
+    own = crew.folder / f"worker-{os.environ['RANK']}.json"
     outcome: dict[str, Any]
-    with StopRequest() as stop, appended_to_log(), (folder.parent / LOCK).open() as lock:
+    with (
+        StopRequest() as stop,
+        appended_to_log(),
+        (crew.folder.parent / LOCK).open() as lock,
+        Watchdog(crew.stall_seconds, partial(_end_stalled, own)),
+    ):
         fcntl.flock(lock, fcntl.LOCK_SH)
         # the fork server holds signals back; Ctrl-C reaches the launcher, which sends TERM
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS[:2])
         try:
             with joined() as workers:
-                outcome = {"status": "done", "value": function(workers, stop, *arguments)}
+                outcome = {"status": "done", "value": crew.function(workers, stop, *crew.arguments)}
         except PeerLost:
             outcome = {"status": "lost"}
         except UserError as error:
@@ -161,18 +236,35 @@ def _work(function: Function, arguments: tuple[Any, ...], folder: Path) -> None:
             outcome = {"status": "crashed", "message": f"{type(error).__name__}: {error}".splitlines()[0]}
         sys.stdout.flush()
         sys.stderr.flush()
-        write_json(folder / f"worker-{rank}.json", outcome)
+        write_json(own, outcome)
         for number in SIGNALS[:2]:
             signal.signal(number, signal.SIG_DFL)
         if outcome["status"] != "done" or any(stop.counts()):
             os._exit(1)  # the launcher, if it is still there to see it, takes this for a failure and reads the outcomes
 
 
+def _end_stalled(own: Path, message: str) -> None:
+    """What the watchdog of a worker does; the launcher ends the others, heedless ones with SIGKILL."""
+    write_json(own, {"status": "error", "error": "Stalled", "message": message})
+    os._exit(1)
+
+
+def _outcome_files(folder: Path) -> list[Path]:
+    return list(folder.glob("worker-*.json"))
+
+
 def _outcomes(folder: Path) -> dict[int, dict[str, Any]]:
-    found = {}
-    for path in folder.glob("worker-*.json"):
-        found[int(path.stem.removeprefix("worker-"))] = json.loads(path.read_text())
-    return found
+    return {
+        int(path.stem.removeprefix("worker-")): json.loads(path.read_text(encoding="utf-8"))
+        for path in _outcome_files(folder)
+    }
+
+
+def _await_outcomes(folder: Path, count: int) -> None:
+    """Workers on other nodes end at the same time as ours, give or take; one that was killed leaves nothing."""
+    end = time.monotonic() + OUTCOME_SECONDS
+    while len(_outcome_files(folder)) < count and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 def _raise_first_error(folder: Path) -> None:

@@ -26,6 +26,7 @@ from glassworks.training.sharding import whole
 from glassworks.training.step import StepResult, Trainer, seed_generators
 from glassworks.training.validation import HeldOut, Progression, validate
 from glassworks.training.workers import Workers
+from glassworks.watchdog import beat
 
 METRICS, DIGESTS, CHECKPOINTS = "metrics.jsonl", "digests.jsonl", "checkpoints"
 
@@ -92,6 +93,7 @@ def _fit(run: Run, workers: Workers, stop: signals.StopRequest, trainer: Trainer
             with record_function("data"):
                 batch, upcoming = upcoming or next(batches), None
             result = trainer.step(batch, step, stop.counts)
+            beat()
             step += 1
             speed.samples += run.training.batch_size
             last = step == run.training.steps

@@ -1,6 +1,7 @@
 """The stage `train`: puts data, task and configuration of an experiment together, has workers train it, and publishes what comes out."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -11,6 +12,7 @@ from glassworks.data.reading.loader import micro_batches
 from glassworks.data.reading.order import Order, sample_seed
 from glassworks.data.reading.text import TextTokenizer, check_vocabulary
 from glassworks.pipeline.execution import Context
+from glassworks.training.devices import held_devices
 from glassworks.training.launch import device_kind, run_workers, worker_count
 from glassworks.training.loggers import Logger, open_loggers
 from glassworks.training.loop import DIGESTS, METRICS, Run, fit
@@ -22,14 +24,19 @@ from glassworks.training.workers import Workers
 
 def run(context: Context) -> dict[str, Any]:
     """Train one experiment. The result depends on parameters, data and code, not on when or how often it was interrupted, nor on how many workers there were."""
-    training = context.experiment.training
+    training, execution, place = context.experiment.training, context.experiment.execution, context.place
     device = device_kind(context.params["device"])
-    count = worker_count(training.micro_batches, context.threads, device, context.workers)
-    context.fingerprint.update(device=device, reduction=training.reduction)
-    if training.reduction != "exact":
-        context.fingerprint["workers"] = count
-    notes = run_workers(_train, context, count=count, device=device, folder=context.work / "workers")
-    context.notes.update(notes, workers=count)
+    share = training.micro_batches // place.nodes
+    most = min(share, execution.workers_per_node or share)
+    with held_devices(most, context.workers) if device == "cuda" else nullcontext():
+        local = worker_count(share if context.workers else most, context.threads, device, context.workers)
+        count = local * place.nodes
+        context.fingerprint.update(device=device, reduction=training.reduction)
+        if training.reduction != "exact":
+            context.fingerprint["workers"] = count
+        folder = context.work / "workers"
+        notes = run_workers(_train, context, count=count, device=device, folder=folder, place=place)
+    context.notes.update(notes, workers=count, nodes=place.nodes)
     for name in (METRICS, DIGESTS):
         (context.output / name).write_bytes((context.work / name).read_bytes())
     write_curves(read_metrics(context.work / METRICS), context.output / "plots")

@@ -12,6 +12,7 @@ from glassworks.errors import ConfigError
 from glassworks.training.objective import to_device
 from glassworks.training.precision import Precision
 from glassworks.training.workers import Workers
+from glassworks.watchdog import beat
 
 PREFIX = "validation_"
 
@@ -35,6 +36,7 @@ def validate(model: Any, task: Any, held_out: HeldOut, precision: Precision, wor
         with precision.autocast():
             found = task.validate(model, to_device(batch, workers.device))
         rows.append([number for name in task.metrics for number in found[name]])
+        beat()
     if len(own) < most and any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
         for batch in held_out.read(range(1)):  # weights that are spread are gathered by all workers together
             task.validate(model, to_device(batch, workers.device))

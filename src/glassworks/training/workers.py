@@ -13,8 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from glassworks import watchdog
+
 CPU = torch.device("cpu")
 TIMEOUT = timedelta(minutes=30)
+"""Of an exchange, at least: a watchdog comes first, and tells where it hangs."""
 
 
 class PeerLost(Exception):
@@ -89,8 +92,9 @@ def joined() -> Iterator[Workers]:
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
+    timeout = max(TIMEOUT, timedelta(seconds=2 * (watchdog.limit() or 0)))
     with _peers():
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT, device_id=device if cuda else None)
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=timeout, device_id=device if cuda else None)
     try:
         yield Workers(rank, size, device)
     finally:

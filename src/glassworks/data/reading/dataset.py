@@ -18,6 +18,7 @@ from glassworks.artifacts.digests import sha256_file
 from glassworks.config.datasets import Split
 from glassworks.data.sidecars import INDEX, Entry, Sidecar, read_sidecar, sidecar_path
 from glassworks.errors import ArtifactError, DataError
+from glassworks.watchdog import beat
 
 REMEDY = "check the artefact with `glassworks verify`, or make the shards again"
 Verify = Literal["size", "first_touch"]
@@ -77,6 +78,7 @@ class ShardDataset(Dataset):
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
+        beat()
         shard = bisect_right(self.ends, index)
         within = index - (self.ends[shard] - self.shard_sizes[shard])
         opened = self._open.get(shard)

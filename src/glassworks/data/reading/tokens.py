@@ -1,12 +1,12 @@
 """The texts of a split as token ids: tokenized once, kept in the work directory, shared by all workers of a run."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from glassworks.artifacts.machine import unique_name
 from glassworks.data.reading.captions import read_captions
 from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.text import TextTokenizer
@@ -43,7 +43,7 @@ def tokenize(dataset: ShardDataset, tokenizer: TextTokenizer, folder: Path | Non
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, array in (("ids", tokens.ids), ("ends", tokens.ends)):  # `ends` last: it says that both are whole
-            temporary = folder / f"{name}.{os.getpid()}.npy"
+            temporary = folder / f"{name}.{unique_name()}.npy"
             np.save(temporary, array)
             temporary.replace(folder / f"{name}.npy")
     return tokens

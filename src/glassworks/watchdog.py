@@ -1,0 +1,102 @@
+"""Ends a process that makes no progress: an exchange between workers that hangs, a file system that does not answer.
+
+Whatever advances a stage calls `beat`: a step, a batch, a sample that is read, a file that is on disk. What is long and silent, and healthy, runs in `unwatched`.
+"""
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ClassVar, TextIO
+
+from glassworks.console import LOG
+
+FAREWELL_SECONDS = 60
+"""How long the last words may take: the file system they go to may be the one that does not answer."""
+
+
+class Watchdog:
+    """A context manager that calls `end`, which must not return, when nothing has called `beat` for `seconds`; the stacks of all threads are in the log by then.
+
+    `seconds` None watches nothing. A thread does the watching. When even that cannot run, as a thread that waits for a page of a file holds Python's lock,
+    faulthandler's own ends the process with code 1, stacks first.
+    """
+
+    current: ClassVar["Watchdog | None"] = None
+
+    def __init__(self, seconds: float | None, end: Callable[[str], None]) -> None:
+        self.seconds, self.end = seconds, end
+        self.last, self.unwatched = time.monotonic(), 0
+        self.over = threading.Event()
+
+    def __enter__(self) -> "Watchdog":
+        if self.seconds is not None:
+            Watchdog.current, self.last = self, time.monotonic()
+            self.thread = threading.Thread(target=self._watch, args=(self.seconds,), name="watchdog", daemon=True)
+            self.thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.seconds is not None:
+            self.over.set()
+            self.thread.join()
+            Watchdog.current = None
+
+    def _watch(self, seconds: float) -> None:
+        with _log() as log:
+            while not self.over.wait(min(1.0, seconds / 4)):
+                faulthandler.dump_traceback_later(seconds + FAREWELL_SECONDS, exit=True, file=log)
+                if not self.unwatched and time.monotonic() - self.last > seconds:
+                    signal.alarm(FAREWELL_SECONDS)
+                    faulthandler.dump_traceback(log, all_threads=True)
+                    self.end(_message(seconds))
+            faulthandler.cancel_dump_traceback_later()
+
+
+def beat() -> None:
+    """There is progress."""
+    if Watchdog.current:
+        Watchdog.current.last = time.monotonic()
+
+
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """Do something that takes its time without a word: wait for others, run another program."""
+    watchdog = Watchdog.current
+    if watchdog is None:
+        yield
+        return
+    watchdog.unwatched += 1
+    try:
+        yield
+    finally:
+        beat()
+        watchdog.unwatched -= 1
+
+
+def limit() -> float | None:
+    """Seconds without progress after which this process is ended; None when nobody watches."""
+    return Watchdog.current.seconds if Watchdog.current else None
+
+
+def _message(seconds: float) -> str:
+    where = os.environ.get(LOG)
+    return (
+        f"no progress for {seconds / 60:g} minutes (watchdog_minutes in params.yaml): something hangs; the stacks of all threads are "
+        f"{f'in {os.path.relpath(where)}' if where else 'above'}; the same command continues where it can"
+    )
+
+
+@contextmanager
+def _log() -> Iterator[TextIO]:
+    """The log of the command, or stderr as it was when the process began: faulthandler writes to a file descriptor."""
+    if LOG in os.environ:
+        with open(os.environ[LOG], "a") as file:  # noqa: PTH123
+            yield file
+    else:
+        assert sys.__stderr__
+        yield sys.__stderr__
