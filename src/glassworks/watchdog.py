@@ -48,8 +48,10 @@ class Watchdog:
 
     def _watch(self, seconds: float) -> None:
         with _log() as log:
-            while not self.over.wait(min(1.0, seconds / 4)):
+            while True:
                 faulthandler.dump_traceback_later(seconds + FAREWELL_SECONDS, exit=True, file=log)
+                if self.over.wait(min(1.0, seconds / 4)):
+                    break
                 if not self.unwatched and time.monotonic() - self.last > seconds:
                     signal.alarm(FAREWELL_SECONDS)
                     faulthandler.dump_traceback(log, all_threads=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from glassworks.artifacts.digests import FileDigests, code_digest, digest_json, sha256_file, write_text
-from glassworks.artifacts.manifest import faults, is_whole, read_manifest
+from glassworks.artifacts.manifest import await_files, faults, is_whole, read_manifest
 from glassworks.artifacts.publication import publish, seal
 from glassworks.errors import ArtifactError
 
@@ -110,3 +110,16 @@ def test_remembered_digests_notice_a_change_of_the_same_size(tmp_path):
     file.write_text("two")
     os.utime(file, ns=(1, 1))
     assert FileDigests(cache).sha256(file) == sha256_file(file)
+
+
+def test_files_that_come_into_view_after_their_manifest_are_waited_for(tmp_path, monkeypatch):
+    folder = staged(tmp_path / "a", x="hello")
+    seal(folder, {}, {})
+    (folder / "x").rename(tmp_path / "x")
+    late = subprocess.Popen(["sh", "-c", f"sleep 0.5; mv {tmp_path}/x {folder}/x"])
+    await_files(folder)
+    assert (folder / "x").read_text() == "hello" and late.wait() == 0
+    monkeypatch.setattr("glassworks.artifacts.manifest.LATE_SECONDS", 0.3)
+    (folder / "x").write_text("hell")
+    with pytest.raises(ArtifactError, match="a/x: 4 bytes, the manifest says otherwise; make it again"):
+        await_files(folder)

@@ -4,6 +4,8 @@ Equal content means an equal manifest, whatever made it: no times, no host, no a
 """
 
 import json
+import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from glassworks.errors import ArtifactError
 
 SCHEMA = 1
 MANIFEST, RECIPE = "manifest.json", "recipe.json"
+LATE_SECONDS = 5.0
+"""How long after a manifest its files may come into view, on a file system that several machines share."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,26 @@ def is_whole(directory: Path) -> bool:
         return all((directory / name).stat().st_size == entry["size"] for name, entry in manifest.files.items())
     except (ArtifactError, OSError):
         return False
+
+
+def await_files(directory: Path) -> None:
+    """Return when every listed file is there with its listed size; an `ArtifactError` if one does not come into view within `LATE_SECONDS`."""
+    waiting, end = read_manifest(directory).files, time.monotonic() + LATE_SECONDS
+    while waiting := {name: entry for name, entry in waiting.items() if _size(directory / name) != entry["size"]}:
+        path = directory / next(iter(waiting))
+        if time.monotonic() > end:
+            fault = "missing" if _size(path) is None else f"{_size(path)} bytes, the manifest says otherwise"
+            raise ArtifactError(f"{path}: {fault}; make it again with `snakemake {directory}/{MANIFEST}`")
+        time.sleep(0.2)
+        for folder in {(directory / name).parent for name in waiting if (directory / name).parent.is_dir()}:
+            os.listdir(folder)  # NFS asks the server again
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def faults(directory: Path) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from glassworks.artifacts.digests import disk_errors, flush_to_disk, write_json
 from glassworks.artifacts.manifest import MANIFEST, RECIPE, Manifest, describe
+from glassworks.watchdog import beat
 
 
 def seal(staged: Path, counts: dict[str, Any], recipe: dict[str, Any]) -> Manifest:
@@ -31,7 +32,7 @@ def publish(staged: Path, target: Path, trash: Path) -> None:
         beside = target.with_name(f".{target.name}.new")
         shutil.rmtree(beside, ignore_errors=True)
         with disk_errors(beside):
-            shutil.copytree(staged, beside)
+            shutil.copytree(staged, beside, copy_function=_copy)
             for path in beside.rglob("*"):
                 flush_to_disk(path)
         staged = beside
@@ -54,6 +55,11 @@ def _set_aside(target: Path, trash: Path) -> None:
         shutil.rmtree(beside, ignore_errors=True)
         target.rename(beside)
         shutil.rmtree(beside)
+
+
+def _copy(source: str, target: str) -> None:
+    shutil.copy2(source, target)
+    beat()
 
 
 def _device(path: Path) -> int:

@@ -59,13 +59,14 @@ def run_stage(
         set_instruction_set(table.project.params.determinism.cpu_isa)
         if stage.kind == "train" and max(threads, workers or 1) > 1:
             fork_server.start()
+        if job is not None and job >= stage.jobs:
+            raise ConfigError(f"{name} has {stage.jobs} jobs, 0 to {stage.jobs - 1}; there is no job {job}")
+        run = runner(stage.kind, "run" if job is None else "run_job")
         with Watchdog(_seconds(table.project.params.watchdog_minutes), partial(_end_stalled, name)):
             if job is None:
-                execute(table, stage, runner(stage.kind), threads, workers)
-            elif job < stage.jobs:
-                execute_job(table, stage, job, runner(stage.kind, "run_job"), threads)
+                execute(table, stage, run, threads, workers)
             else:
-                raise ConfigError(f"{name} has {stage.jobs} jobs, 0 to {stage.jobs - 1}; there is no job {job}")
+                execute_job(table, stage, job, run, threads)
 
 
 def _own_log(log: Path | None) -> Path | None:

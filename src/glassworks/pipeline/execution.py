@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from glassworks.artifacts.digests import disk_errors, write_json
 from glassworks.artifacts.machine import Place, place
-from glassworks.artifacts.manifest import MANIFEST, read_manifest
+from glassworks.artifacts.manifest import MANIFEST, await_files
 from glassworks.artifacts.provenance import Provenance, fingerprint
 from glassworks.artifacts.publication import publish, seal
 from glassworks.config.experiment import Experiment
@@ -105,14 +105,14 @@ def rerun(table: Table, stage: Stage, run: Runner, scratch: Path, threads: int =
 
 
 def check_inputs(table: Table, stage: Stage) -> None:
-    """Raise an `ArtifactError` unless every input of a stage has been made."""
+    """Raise an `ArtifactError` unless every input of a stage has been made and its files are in view."""
     root = table.project.root
     for upstream in table.inputs(stage):
         if not (root / upstream.directory / MANIFEST).is_file():
             raise ArtifactError(
                 f"{stage.name} needs {upstream.manifest}, which is not there; run `snakemake {stage.manifest}`"
             )
-        read_manifest(root / upstream.directory)
+        await_files(root / upstream.directory)
 
 
 def work_directories(root: Path, stage: Stage) -> list[Path]:

@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-import torch
-
 from glassworks.errors import ConfigError
 from glassworks.watchdog import unwatched
 
@@ -54,8 +52,7 @@ def visible_devices() -> dict[str, str]:
     known, given = _identifiers(), os.environ.get(VISIBLE)
     if given is not None:
         return {name: known.get(name, name) for name in given.split(",") if name}
-    numbers = map(str, range(torch.cuda.device_count()))
-    return {name: name for name in (known.values() or numbers)}
+    return {name: name for name in known.values() or _numbers()}
 
 
 def _identifiers() -> dict[str, str]:
@@ -71,6 +68,12 @@ def _identifiers() -> dict[str, str]:
     except (OSError, subprocess.SubprocessError):
         return {}
     return dict(line.split(", ") for line in shown.splitlines())
+
+
+def _numbers() -> list[str]:
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
 
 
 def _wait_for(devices: dict[str, str], least: int, most: int) -> dict[str, IO[str]]:
