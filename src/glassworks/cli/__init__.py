@@ -13,6 +13,7 @@ import typer
 
 from glassworks.cli import models, project, stages  # noqa: F401  they register their verbs, in the order of --help
 from glassworks.cli.app import app
+from glassworks.cli.running import run_the_projects_code
 from glassworks.errors import UserError
 
 INTERRUPTED = 130
@@ -25,6 +26,7 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     """The entry point: errors a user can put right become one line and a stable exit code."""
+    run_the_projects_code()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminated)
     try:

@@ -27,16 +27,36 @@ RUNNERS = {
 """The module of each kind of stage: `run(context)`, and `run_job(context, job)` where parts are prepared in parallel."""
 
 
+RUNNING = Path(__file__).resolve().parents[1]
+"""The package that runs."""
+
+
+def run_the_projects_code() -> None:
+    """Begin again with the code of the project in the current folder where this is another's: in a git worktree, in the folder of a queued experiment.
+
+    The key of a stage is made of the project's code, so no other may run it. PYTHONPATH hands it on to every process this one starts.
+    """
+    if not _is_another(Path("src/glassworks")):
+        return
+    source, before = str(Path("src").resolve()), os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if before[0] != source:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [source, *before]))
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _is_another(package: Path) -> bool:
+    return package.is_dir() and package.resolve() != RUNNING
+
+
 def open_table(root: Path | None = None) -> Any:
     """The stage table of the project in the current folder; refuses when the code that runs is not the code that is digested."""
     from glassworks.config.project import load_project
     from glassworks.pipeline.table import PACKAGE, Table
 
     root = root or Path.cwd()
-    here, running = (root / PACKAGE).resolve(), Path(__file__).resolve().parents[1]
-    if here.is_dir() and here != running:
+    if _is_another(root / PACKAGE):
         raise ConfigError(
-            f"this glassworks runs from {running}, but this project's code is in {here}; use this project's .venv/bin/glassworks"
+            f"this glassworks runs from {RUNNING}, but this project's code is in {root / PACKAGE}; use this project's .venv/bin/glassworks"
         )
     return Table(load_project(root))
 
