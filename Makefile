@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup all test test-faults lint format report lock dvc.yaml schemas clean
+.PHONY: help setup all test test-faults lint format report lock push pull dvc.yaml schemas clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,12 @@ format: setup ## Format code and workflow
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile workflow
+
+push: setup ## Send what dvc.lock names to the remote (docs/remotes.md)
+	@glassworks push
+
+pull: setup ## Bring it from there, results/report.html included
+	@glassworks pull
 
 dvc.yaml: setup ## Compile dvc.yaml from the stage table
 	glassworks dvc-yaml

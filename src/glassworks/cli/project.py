@@ -103,6 +103,28 @@ def record() -> None:
     write_view(table.project.root, table)
 
 
+@app.command(rich_help_panel="Project")
+def push() -> None:
+    """Send what dvc.lock names to the default DVC remote (docs/remotes.md)."""
+    from glassworks.pipeline import remotes
+
+    typer.echo(remotes.push(Path.cwd()))
+
+
+@app.command(rich_help_panel="Project")
+def pull() -> None:
+    """Bring what dvc.lock names from the default DVC remote, and bring results/report.html up to date."""
+    from glassworks.pipeline import remotes
+    from glassworks.pipeline.freshness import Keys
+    from glassworks.report.view import write_view
+
+    table = open_table()
+    brought = remotes.pull(table.project.root)
+    write_view(table.project.root, table)
+    fresh = Keys(table).fresh()
+    typer.echo(f"{brought}; {sum(map(bool, fresh.values()))} of {len(fresh)} stages are fresh")
+
+
 @app.command("dvc-yaml", rich_help_panel="Project")
 def dvc_yaml() -> None:
     """Compile dvc.yaml from the stage table."""
