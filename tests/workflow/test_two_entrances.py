@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 from ..small_pipeline import DIRECTORIES, REPOSITORY, STAGES, Repository
@@ -52,17 +51,6 @@ def test_outputs_that_dvc_brings_back_are_fresh(repository):
     assert repository.pending() == set(STAGES)
     repository.command("dvc", "checkout")
     assert_both_idle(repository)
-
-
-def test_a_fresh_clone_after_dvc_pull_has_nothing_to_do(repository, tmp_path):
-    repository.command("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
-    repository.commit("a remote")
-    repository.command("dvc", "push")
-    subprocess.run(["git", "clone", "--quiet", repository.root, tmp_path / "clone"], check=True)
-    clone = Repository(tmp_path / "clone")
-    clone.command("dvc", "pull")
-    assert_both_idle(clone)
-    assert clone.manifests() == repository.manifests()
 
 
 def test_losing_every_tools_memory_changes_nothing(repository):
@@ -187,15 +175,6 @@ def test_locks_of_a_killed_snakemake_do_not_stop_the_next(repository):
     (locks / "0.output.lock").write_text("results/report/manifest.json\n")
     shutil.rmtree(repository.root / "results/report")
     assert repository.snakemake("all") == {"report"}
-
-
-def test_metrics_and_plots_are_dvcs(repository):
-    assert "cider" in repository.command("dvc", "metrics", "show").stdout
-    repository.edit("experiments/tiny.yaml", lambda e: e["training"].update(steps=6))
-    repository.snakemake("all")
-    assert "perplexity" in repository.command("dvc", "metrics", "diff").stdout
-    repository.command("dvc", "plots", "show", "--out", "plots_html")
-    assert "loss of tiny" in (repository.root / "plots_html/index.html").read_text()
 
 
 def test_snakemakes_own_report_opens_offline(repository):
