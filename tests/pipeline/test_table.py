@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from glassworks.cli.running import RUNNERS
 from glassworks.data.weights.wheels import CONVERSIONS
@@ -116,6 +117,17 @@ def test_weights_are_stages_of_their_own_and_the_report_waits_for_them(project):
     after = project.configure(changed, first=EXPERIMENT).stages
     assert [name for name in before if before[name].params != after[name].params] == ["weights-hub", "report"]
     assert before["weights-hub"].settings == {"params.yaml": ("weights.hub",)}
+
+
+def test_dvc_watches_no_key_that_is_not_written(project):
+    """It calls a parameter that has its default a missing one, and records nothing."""
+    for stage in stages(project).values():
+        for file, keys in stage.settings.items():
+            for key in keys:
+                value = yaml.safe_load((project.root / file).read_text())
+                for name in key.split("."):
+                    assert name in value, (stage.name, file, key)
+                    value = value[name]
 
 
 def test_names_are_what_dvc_allows(project):

@@ -86,9 +86,7 @@ def record(table: Table) -> list[str]:
     if not names:
         return []
     dvc = Path(sys.executable).with_name("dvc")
-    run = subprocess.run(
-        [dvc, "commit", "--quiet", "--force", *names], cwd=root, capture_output=True, text=True, check=False
-    )
+    run = subprocess.run([dvc, "commit", "--force", *names], cwd=root, capture_output=True, text=True, check=False)
     if run.returncode:
         raise ArtifactError(
             f"dvc commit: {(run.stderr or run.stdout).strip().splitlines()[-1]}; the results stand, but DVC does not know them yet"

@@ -209,7 +209,7 @@ def _dataset_stages(project: Project, name: str, done: dict[str, Stage]) -> Iter
     written = dataset.model_fields_set
     source, config = settings["source"], f"config/datasets/{settings['source']}.py"
     seed = project.params.seed if dataset.seed is None else dataset.seed
-    seed_key = "seed" if dataset.seed is None else f"datasets.{name}.seed"
+    seed_keys = _written_keys(project, "seed") if dataset.seed is None else (f"datasets.{name}.seed",)
 
     def watched(*fields: str) -> tuple[str, ...]:
         return tuple(f"datasets.{name}.{field}" for field in fields if field in written)
@@ -244,7 +244,7 @@ def _dataset_stages(project: Project, name: str, done: dict[str, Stage]) -> Iter
         directory=f"data/records/{name}",
         code=code,
         params={"seed": seed, **{field: settings[field] for field in record_fields}},
-        settings={"params.yaml": (seed_key, *watched(*record_fields))},
+        settings={"params.yaml": (*seed_keys, *watched(*record_fields))},
         inputs=parents,
         local_path=dataset.local_path(),
         resources=Resources(threads=4 if dataset.local_path() else 1),
@@ -255,7 +255,7 @@ def _dataset_stages(project: Project, name: str, done: dict[str, Stage]) -> Iter
         directory=f"data/shards/{name}",
         code=(*code, "data/shards.py", "data/sidecars.py"),
         params={"seed": seed, **{field: value for field, value in settings.items() if field != "seed"}},
-        settings={"params.yaml": (seed_key, *watched(*record_fields, "samples_per_shard"))},
+        settings={"params.yaml": (*seed_keys, *watched(*record_fields, "samples_per_shard"))},
         inputs={"records": f"records-{name}", **parents},
         local_path=dataset.local_path(),
         jobs=dataset.shard_jobs,
@@ -267,7 +267,7 @@ def _experiment_stages(project: Project, name: str, experiment: Experiment) -> I
     settings = experiment.model_dump(mode="json", exclude={"execution"})
     written = experiment.model_fields_set
     common = {"seed": project.params.seed, "cpu_isa": project.params.determinism.cpu_isa}
-    common_keys = ("seed", "determinism") if "determinism" in project.params.model_fields_set else ("seed",)
+    common_keys = _written_keys(project, "seed", "determinism")
     if experiment.data.tokenizer.of is None:
         yield Stage(
             kind="tokenizer",
@@ -320,6 +320,11 @@ def _threads(experiment: Experiment) -> int:
     """Cores that the training uses on each node."""
     nodes, most = experiment.execution.nodes, experiment.execution.workers_per_node
     return min(8, experiment.training.micro_batches // nodes, most or 8)
+
+
+def _written_keys(project: Project, *keys: str) -> tuple[str, ...]:
+    """Those of the keys of params.yaml that stand in it: DVC takes a key that has its default for a missing one."""
+    return tuple(key for key in keys if key in project.params.model_fields_set)
 
 
 def _readers_last(experiments: dict[str, Experiment]) -> list[str]:
