@@ -4,7 +4,6 @@ Equal content means an equal manifest, whatever made it: no times, no host, no a
 """
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -91,7 +90,7 @@ def await_files(directory: Path) -> None:
             raise ArtifactError(f"{path}: {fault}; make it again with `snakemake {directory}/{MANIFEST}`")
         time.sleep(0.2)
         for folder in {(directory / name).parent for name in waiting if (directory / name).parent.is_dir()}:
-            os.listdir(folder)  # NFS asks the server again
+            list(folder.iterdir())  # NFS asks the server again
 
 
 def _size(path: Path) -> int | None:
