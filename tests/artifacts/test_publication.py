@@ -112,6 +112,17 @@ def test_remembered_digests_notice_a_change_of_the_same_size(tmp_path):
     assert FileDigests(cache).sha256(file) == sha256_file(file)
 
 
+def test_remembered_digests_do_not_trust_a_time_that_two_changes_may_share(tmp_path):
+    file, cache = tmp_path / "file", tmp_path / "cache.json"
+    file.write_text("one")
+    digests, time = FileDigests(cache), file.stat().st_mtime_ns
+    digests.sha256(file)
+    digests.save()
+    file.write_text("two")
+    os.utime(file, ns=(time, time))
+    assert FileDigests(cache).sha256(file) == sha256_file(file)
+
+
 def test_files_that_come_into_view_after_their_manifest_are_waited_for(tmp_path, monkeypatch):
     folder = staged(tmp_path / "a", x="hello")
     seal(folder, {}, {})

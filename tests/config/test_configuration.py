@@ -89,6 +89,8 @@ def test_a_fault_in_params_is_one_clear_line(tmp_path, params, line):
             EXPERIMENT.replace("steps: 4", "steps: 4, micro_batches: 3"),
             "training: micro_batches 3 is not a power of two; use 2 or 4",
         ),
+        (EXPERIMENT + "execution: {nodes: 3}\n", "execution: nodes 3 is not a power of two"),
+        (EXPERIMENT + "execution: {nodes: 8}\n", "execution.nodes 8: training.micro_batches 4 gives work to 4 at most"),
         (
             EXPERIMENT.replace("steps: 4", "steps: 4, batch_size: 6"),
             "training: micro_batches 4 does not divide batch_size 6",

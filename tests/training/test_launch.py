@@ -6,6 +6,7 @@ import pytest
 
 from glassworks.errors import ConfigError
 from glassworks.training.launch import device_kind, run_workers, worker_count
+from glassworks.training.nodes import first_of
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +44,16 @@ def test_the_value_of_the_first_worker_comes_back(tmp_path):
     assert run_workers(place, count=1, device="cpu", folder=tmp_path / "w") == [0, 1, True, [[0, 1, 2, 3, 4]]]
     assert run_workers(place, count=2, device="cpu", folder=tmp_path / "w") == [0, 2, True, [[0, 1, 2]]]
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("listed", "first"),
+    [
+        ("node7", "node7"),
+        ("a,b[1-3]", "a"),
+        ("n[07-09,12],m3", "n07"),
+        ("rack[1,4]n[2-5]-ib", "rack1n2-ib"),
+    ],
+)
+def test_the_first_node_of_a_list_as_slurm_writes_it(listed, first):
+    assert first_of(listed) == first

@@ -15,6 +15,8 @@ from glassworks.errors import ResourceError, UserError
 from glassworks.watchdog import beat
 
 OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+TICK = 2 * 10**9
+"""Nanoseconds: the coarsest modification times of a file system in use."""
 
 
 def sha256_file(path: Path) -> str:
@@ -71,12 +73,14 @@ def files_under(folder: Path) -> list[str]:
 class FileDigests:
     """sha256 of files, remembered by path, size and modification time, for folders too large to read at every command.
 
-    The memory is a cache in .work/: losing it costs time, never correctness.
+    The memory is a cache in .work/: losing it costs time, never correctness. A file that was modified about when the cache was written may have been
+    modified again without a new time, where clocks tick coarsely: its digest is taken again.
     """
 
     def __init__(self, cache: Path) -> None:
-        self.cache, self.changed = cache, False
+        self.cache, self.taken, self.settled = cache, set[str](), 0
         try:
+            self.settled = cache.stat().st_mtime_ns - TICK
             self.known: dict[str, list[Any]] = json.loads(cache.read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             self.known = {}
@@ -84,15 +88,16 @@ class FileDigests:
     def sha256(self, path: Path) -> str:
         stat = path.stat()
         name, seen = str(path.absolute()), [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-        if name not in self.known or self.known[name][:3] != seen:
-            self.known[name], self.changed = [*seen, sha256_file(path)], True
+        settled = stat.st_mtime_ns <= self.settled or name in self.taken
+        if not settled or name not in self.known or self.known[name][:3] != seen:
+            self.known[name] = [*seen, sha256_file(path)]
+            self.taken.add(name)
         return self.known[name][3]
 
     def save(self) -> None:
-        if self.changed:
+        if self.taken:
             self.cache.parent.mkdir(parents=True, exist_ok=True)
             write_text(self.cache, json.dumps(self.known))
-            self.changed = False
 
 
 @contextmanager

@@ -60,7 +60,9 @@ def train(
     threads: Threads = 1,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Training processes, a power of two; as many as --threads allows by default."),
+        typer.Option(
+            min=1, help="Training processes on each node, a power of two; as many as --threads allows by default."
+        ),
     ] = None,
     profile: Annotated[
         bool,
