@@ -40,7 +40,7 @@ LOCK = "workers.lock"
 """Held by every worker as long as it lives."""
 SHUTDOWN_SECONDS = 24 * 3600
 """How long workers may take to save after a signal; whoever sent it has limits of their own."""
-OUTCOME_SECONDS = 10
+OUTCOME_SECONDS = 5
 """How long the outcome of a worker on another node is waited for, once one is known to have failed."""
 
 
