@@ -36,11 +36,12 @@ class Ingredients:
 
 
 class Keys:
-    """Computes keys; remembers code digests, which several stages share."""
+    """Computes keys; remembers the digests of code and of the user's folders, which several stages share."""
 
     def __init__(self, table: Table) -> None:
         self.table, self.root = table, table.project.root
         self._code: dict[tuple[str, ...], str] = {}
+        self._folders: dict[str, str] = {}
         self._digests = FileDigests(self.root / ".work/file-digests.json")
 
     def ingredients(self, stage: Stage) -> Ingredients:
@@ -57,7 +58,11 @@ class Keys:
     def _folder(self, stage: Stage) -> str | None:
         if stage.local_path is None:
             return None
-        given = self.root / stage.local_path
+        if stage.local_path not in self._folders:
+            self._folders[stage.local_path] = self._digest_folder(self.root / stage.local_path)
+        return self._folders[stage.local_path]
+
+    def _digest_folder(self, given: Path) -> str:
         files = [given] if given.is_file() else [given / name for name in files_under(given)]
         content = [[path.relative_to(given).as_posix(), self._digests.sha256(path)] for path in files if path.is_file()]
         self._digests.save()
