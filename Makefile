@@ -2,16 +2,18 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 CORES ?= all
+LIMIT ?= 7d
+KILL_AFTER ?= 5m
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Compiled modules are worth seconds to every command of the pipeline.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup all test test-faults lint format report lock push pull dvc.yaml schemas clean
+.PHONY: help setup all cluster-all test test-faults test-cluster lint format report lock push pull dvc.yaml schemas clean
 
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.ready ## Create .venv from requirements.lock
 
@@ -28,11 +30,18 @@ all: setup ## Fetch, shard, train, evaluate, report: results/report.html
 	snakemake --cores $(CORES) all
 	@echo "open results/report.html"
 
+cluster-all: setup ## The same on SLURM (docs/cluster.md), for LIMIT=7d at most
+	@SNAKEMAKE_PROFILE=profiles/slurm timeout --foreground --signal=INT --kill-after=$(KILL_AFTER) $(LIMIT) snakemake all || { \
+	code=$$?; case $$code in 124|137) echo "error: not done within $(LIMIT); \`make cluster-all\` continues" >&2;; esac; exit $$code; }
+
 test: setup ## Run the tests
 	pytest -n 2
 
 test-faults: setup ## Kill training at 25 instants, resume it, compare bytes
 	pytest -n 2 -m "faults or not faults" tests/faults/test_killed_training.py
+
+test-cluster: setup ## Install Debian's slurm and munge (as root), start a cluster on this machine, run the tests on it
+	tests/cluster/slurm.sh run pytest -n 3 --dist loadfile -m cluster tests/cluster
 
 lint: setup ## Check style, layers and workflow
 	ruff check .

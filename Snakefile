@@ -43,5 +43,9 @@ include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/report.smk"
 
 
+onstart:
+    pipeline.check_cluster()
+
+
 onsuccess:
     pipeline.record()

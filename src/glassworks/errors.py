@@ -41,10 +41,14 @@ class ResourceError(UserError):
     exit_code = 6
 
 
-class Interrupted(UserError):
-    """Stopped by a signal with everything saved; running the same command again continues. 75 is EX_TEMPFAIL: a workflow retries it."""
+class Stopped(UserError):
+    """Stopped by a signal; running the same command again continues. 75 is EX_TEMPFAIL: a workflow retries it."""
 
     exit_code = 75
+
+
+class Interrupted(Stopped):
+    """Stopped with everything saved, further on than it began."""
 
 
 class Stalled(UserError):

@@ -71,6 +71,7 @@ def run_stage(
 ) -> None:
     """Run one stage of the project, or part `job` of it."""
     from glassworks.pipeline.execution import execute, execute_job
+    from glassworks.pipeline.slurm import requeued_if_interrupted
     from glassworks.training import fork_server
 
     with copied_to(_own_log(log)):
@@ -84,7 +85,8 @@ def run_stage(
         run = runner(stage.kind, "run" if job is None else "run_job")
         with Watchdog(_seconds(table.project.params.watchdog_minutes), partial(_end_stalled, name)):
             if job is None:
-                execute(table, stage, run, threads, workers)
+                with requeued_if_interrupted():
+                    execute(table, stage, run, threads, workers)
             else:
                 execute_job(table, stage, job, run, threads)
 

@@ -12,6 +12,7 @@ from typing import Any
 from glassworks.artifacts.machine import available_cores
 from glassworks.config.project import load_project
 from glassworks.errors import UserError
+from glassworks.pipeline import slurm
 from glassworks.pipeline.dvc import check_dvc, record
 from glassworks.pipeline.freshness import drop_stale_locks, sync
 from glassworks.pipeline.table import Stage, Table
@@ -70,11 +71,17 @@ class Pipeline:
     def threads(self, kind: str) -> Callable[[Any], int]:
         return lambda wildcards: self._stage(kind, wildcards).resources.threads
 
-    def resources(self, kind: str) -> dict[str, Callable[[Any], Any]]:
-        """Memory and minutes of the stage and, where SLURM spreads it over nodes, one task on each, as Snakemake's resources."""
+    def resources(self, kind: str) -> dict[str, Callable[..., Any]]:
+        """Memory and minutes of the stage and, where SLURM spreads it over nodes, one task on each, as Snakemake's resources.
 
-        def asker(name: str) -> Callable[[Any], int]:
-            return lambda wildcards: getattr(self._stage(kind, wildcards).resources, name)
+        A job that is submitted again asks for more; but training, which continues, for no more minutes.
+        """
+
+        def asker(name: str) -> Callable[[Any, int], int]:
+            grows = (kind, name) != ("train", "runtime")
+            return lambda wildcards, attempt: (
+                (attempt if grows else 1) * getattr(self._stage(kind, wildcards).resources, name)
+            )
 
         def spread(value: Callable[[int], Any]) -> Callable[[Any], Any]:
             return lambda wildcards: value(nodes) if (nodes := self._nodes(kind, wildcards)) > 1 else None
@@ -96,6 +103,15 @@ class Pipeline:
             return SRUN.format(nodes, threads) if nodes > 1 else ""
 
         return prefix
+
+    def check_cluster(self) -> None:
+        """Before the first job: refuse what the cluster would never run."""
+        if not self.workflow.non_local_exec:
+            return
+        try:
+            slurm.check(self.workflow.dag.needrun_jobs())
+        except UserError as error:
+            _stop(error.exit_code, str(error))
 
     def record(self) -> None:
         """After a run: record what is fresh in dvc.lock. DVC does it itself when it is the one that called."""

@@ -27,7 +27,7 @@ from glassworks import errors, watchdog
 from glassworks.artifacts.digests import write_json
 from glassworks.artifacts.machine import Place, available_cores
 from glassworks.console import appended_to_log
-from glassworks.errors import ConfigError, Interrupted, ResourceError, UserError
+from glassworks.errors import ConfigError, ResourceError, Stopped, UserError
 from glassworks.training import fork_server
 from glassworks.training.nodes import Meeting, meeting
 from glassworks.training.signals import SIGNALS, StopRequest
@@ -186,7 +186,7 @@ def _launch(crew: Crew, count: int, place: Place, met: Meeting | None) -> None:
         elastic_launch(config, _work)(crew)
     except SignalException as stopped:
         _raise_first_error(crew.folder)
-        raise Interrupted(f"{stopped.sigval.name}: stopped; the same command continues from there") from None
+        raise Stopped(f"{stopped.sigval.name}: stopped; the same command continues from there") from None
     except (EOFError, ConnectionError):
         raise ResourceError(
             "the server that starts workers was killed, mostly for want of memory; the same command continues from the last checkpoint"

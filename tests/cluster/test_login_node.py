@@ -1,0 +1,78 @@
+"""What happens to the Snakemake on the login node: Ctrl-C, a controller that is away, and what it refuses before the first job."""
+
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from ..faults.commands import newest_step
+from ..small_pipeline import REPOSITORY
+from .conftest import CLUSTER, Run, ask, use_cluster, wait_for
+
+pytestmark = pytest.mark.cluster
+
+
+def test_ctrl_c_cancels_the_jobs(training, together):
+    shutil.rmtree(training.root / "models/tiny")
+    run = Run(use_cluster(training, slurm_partition="spot"))
+    run.wait_for_steps()
+    run.command.send_to_all(signal.SIGINT)
+    assert run.end() != 0
+    assert (run.fact("JobState"), run.fact("Restarts")) == ("CANCELLED", "0")
+    assert newest_step(training) >= 3
+
+
+@pytest.mark.parametrize(
+    ("path", "train", "code", "line"),
+    [
+        ("", {}, 2, "sbatch is not on the PATH; run this on a login node of the cluster, or without the SLURM profile"),
+        (None, {"slurm_partition": "gpus"}, 2, "rule train asks for partition 'gpus', which sinfo does not show; did you mean 'gpu'?"),
+        (None, {"gpu": 5}, 2, "rule train asks for 5 GPUs; a node of partition gpu has 4"),
+        (None, {"runtime": 241}, 2, "rule train asks for up to 241 minutes; partition gpu allows 240"),
+    ],
+)  # fmt: skip
+def test_what_the_cluster_would_never_run_is_one_line(training, tmp_path, together, path, train, code, line):
+    shutil.rmtree(training.root / "models/tiny")
+    use_cluster(training, **train)
+    if path is not None:
+        for program in ("bash", "env", "git", "which"):
+            (tmp_path / program).symlink_to(shutil.which(program))
+        training.environment["PATH"] = f"{training.environment['PATH'].split(':')[0]}:{tmp_path}"
+    run = training.command("snakemake", "all", succeeds=False)
+    assert run.returncode == code
+    assert run.stdout.splitlines()[-1] == f"error: {line}"
+    assert "has been submitted" not in run.stdout
+
+
+def test_a_controller_that_is_away(training, alone):
+    """The limit of `make cluster-all` holds all the same, and the next run continues when the lost job is gone."""
+    shutil.copy(REPOSITORY / "Makefile", training.root)
+    wanted = (training.root / "models/tiny/manifest.json").read_bytes()
+    shutil.rmtree(training.root / "models/tiny")
+    use_cluster(training)
+    run = Run(training, "make", "-o", "setup", "cluster-all", "LIMIT=1m", "KILL_AFTER=5s", seconds=3)
+    run.wait_for_steps(1)
+    with controller_away():
+        assert run.command.process.wait(120) != 0
+    assert "error: not done within 1m; `make cluster-all` continues\n" in run.command.output
+    refused = training.command("snakemake", "all", succeeds=False).stdout
+    assert f"error: jobs of an earlier run are still at work here; wait for them, or `scancel {run.job}`\n" in refused
+    ask("scancel", run.job)
+
+    wait_for(lambda: run.fact("JobState") == "CANCELLED")
+    run = Run(training, seconds=0.1)
+    assert run.end() == 0, run.command.output
+    assert "continuing after step" in run.job_log()
+    assert run.manifest.read_bytes() == wanted
+
+
+@contextmanager
+def controller_away() -> Iterator[None]:
+    subprocess.run([CLUSTER, "stop-controller"], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([CLUSTER, "start-controller"], check=True)
