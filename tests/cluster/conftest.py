@@ -51,6 +51,11 @@ def ask(*command: str) -> str:
     return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False).stdout
 
 
+def fact(job: str, name: str) -> str:
+    """What SLURM knows about a job."""
+    return re.search(rf"\b{name}=(\S*)", ask("scontrol", "show", "job", job))[1]
+
+
 def use_cluster(repository: Repository, **train: Any) -> Repository:
     """What a site does: other settings in the profile. This one asks for news more often, so that tests take minutes only."""
 
@@ -88,7 +93,7 @@ class Run:
 
     def fact(self, name: str) -> str:
         """What SLURM knows about the job."""
-        return re.search(rf"\b{name}=(\S*)", ask("scontrol", "show", "job", self.job))[1]
+        return fact(self.job, name)
 
     def end(self) -> int:
         """Wait for the end of Snakemake; its exit code."""

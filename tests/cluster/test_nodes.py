@@ -1,0 +1,45 @@
+"""One run on two nodes of the cluster, two workers on each: the bytes of one worker, though one of them is killed on the way."""
+
+import re
+import shutil
+import signal
+import time
+
+import psutil
+import pytest
+
+from .conftest import Run, fact, use_cluster, wait_for
+
+pytestmark = pytest.mark.cluster
+
+BOUND = 30
+"""Seconds from the death of a worker to the end of the job."""
+
+
+def workers_on(node: str, root: str) -> list[psutil.Process]:
+    """The training workers of a job in this folder that run on one of its nodes."""
+    found = []
+    for process in psutil.process_iter(["cwd", "environ"]):
+        environment = process.info["environ"] or {}
+        if process.info["cwd"] == root and environment.get("SLURMD_NODENAME") == node and process.children() == []:
+            found += [process] if "multiprocessing.forkserver" in " ".join(process.cmdline()) else []
+    return found
+
+
+def test_two_nodes_train_the_bytes_of_one_worker_though_a_worker_is_killed(training, together):
+    training.edit("experiments/tiny.yaml", lambda e: e["execution"].update(nodes=2, workers_per_node=2))
+    use_cluster(training, gpu=0, slurm_partition="spot")
+    run = Run(training, seconds=0.5)
+    wanted = run.manifest.read_bytes()
+    shutil.rmtree(run.manifest.parent)
+    run.wait_for_steps()
+    first = run.job
+    assert run.fact("NumNodes") == "2" and run.fact("NumTasks") == "2"
+    nodes = re.fullmatch(r"n\[(\d)[-,](\d)\]", run.fact("NodeList")).groups()
+    workers_on(f"n{nodes[1]}", str(training.root))[0].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    wait_for(lambda: fact(first, "JobState") == "FAILED", BOUND)
+    print(f"the job ended {time.monotonic() - killed:.1f} s after its worker")
+    assert run.end() == 0, run.command.output
+    assert run.job != first
+    assert run.manifest.read_bytes() == wanted
