@@ -1,6 +1,7 @@
-"""What is shown on stderr, and its copy in a log file. Worker processes append to the same file."""
+"""What is shown on stderr, and its copy in a log file, to which worker processes append; and when Ctrl-C is heard."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -59,3 +60,13 @@ def appended_to_log() -> Iterator[None]:
         return
     with Path(os.environ[LOG]).open("a", buffering=1) as file, redirect_stderr(Tee(sys.stderr, file)):  # type: ignore[type-var]
         yield
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold back Ctrl-C and TERM during an import: compiled modules that meet an exception while they set themselves up abort, or call it a fault of their own."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from glassworks.cli.app import Threads, app
+from glassworks.console import uninterrupted
 from glassworks.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -75,9 +76,10 @@ def decodes(beams: int, max_new_tokens: int | None = None) -> Callable[[Callable
             if chosen["beams"] is None:
                 chosen["beams"] = 1 if chosen["temperature"] else beams
             os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
-            import torch
+            with uninterrupted():
+                import torch
 
-            from glassworks.inference.model_folders import decoding
+                from glassworks.inference.model_folders import decoding
 
             torch.set_num_threads(threads)
             verb(settings=decoding(**chosen), **given)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from glassworks.artifacts.machine import place
-from glassworks.console import copied_to
+from glassworks.console import copied_to, uninterrupted
 from glassworks.errors import ConfigError, Stalled
 from glassworks.watchdog import Watchdog
 
@@ -120,4 +120,5 @@ def set_instruction_set(cpu_isa: str) -> None:
 
 def runner(kind: str, function: str = "run") -> Callable[..., dict[str, Any]]:
     """What runs stages of a kind; imports torch where the stage needs it."""
-    return getattr(importlib.import_module(RUNNERS[kind]), function)
+    with uninterrupted():
+        return getattr(importlib.import_module(RUNNERS[kind]), function)

@@ -7,7 +7,7 @@ import typer
 
 from glassworks.cli.app import Log, Threads, app
 from glassworks.cli.running import open_table, run_stage, set_instruction_set
-from glassworks.console import copied_to
+from glassworks.console import copied_to, uninterrupted
 
 Subject = Annotated[str, typer.Argument(help="A dataset or an experiment, as params.yaml names it.")]
 
@@ -82,7 +82,8 @@ def train(
         table = open_table()
         stage = table[f"train-{experiment}"]
         set_instruction_set(table.project.params.determinism.cpu_isa)
-        from glassworks.diagnosis.profile import profile as profile_stage
+        with uninterrupted():
+            from glassworks.diagnosis.profile import profile as profile_stage
 
         typer.echo(profile_stage(table, stage, threads, workers))
 

@@ -26,7 +26,7 @@ import torch
 from glassworks import errors, watchdog
 from glassworks.artifacts.digests import write_json
 from glassworks.artifacts.machine import Place, available_cores
-from glassworks.console import appended_to_log
+from glassworks.console import appended_to_log, uninterrupted
 from glassworks.errors import ConfigError, ResourceError, Stopped, UserError
 from glassworks.training import fork_server
 from glassworks.training.nodes import Meeting, meeting
@@ -155,10 +155,11 @@ def _silent_unless(first: bool) -> Iterator[None]:
 
 
 def _launch(crew: Crew, count: int, place: Place, met: Meeting | None) -> None:
-    from torch.distributed import DistError
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    with uninterrupted():
+        from torch.distributed import DistError
+        from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     for name in list(logging.root.manager.loggerDict):  # each of them has a level of its own
         if name.startswith(("torch.distributed", "torch.multiprocessing")):
