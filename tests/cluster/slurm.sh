@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A real SLURM on this machine for tests: slurm.sh run COMMAND…, or start, stop. Needs root and Debian: it installs slurmctld, slurmd, slurm-client,
-# slurm-wlm-basic-plugins and munge, and writes /etc/slurm. Listens on loopback only; stops what it started and nothing else.
+# slurm-wlm-basic-plugins and munge. Listens on loopback only; stops what it started, removes what it wrote to /etc/slurm, and nothing else.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=/var/lib/glassworks-slurm
@@ -62,6 +62,7 @@ stop() {
   for node in n1 n2 n3 n4; do halt slurmd-$node "slurmd -N $node"; done
   halt slurmctld slurmctld
   halt munge/munged munged
+  rm -f $conf/{slurm,gres,cgroup}.conf # Snakemake's plugin asks a controller that is named there, for ten seconds, whatever is run
 }
 
 case ${1:-} in
