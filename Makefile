@@ -35,10 +35,10 @@ cluster-all: setup ## The same on SLURM (docs/cluster.md), for LIMIT=7d at most
 	code=$$?; case $$code in 124|137) echo "error: not done within $(LIMIT); \`make cluster-all\` continues" >&2;; esac; exit $$code; }
 
 test: setup ## Run the tests
-	pytest -n 2
+	pytest -n 3 --dist worksteal
 
 test-faults: setup ## Kill training at 25 instants, resume it, compare bytes
-	pytest -n 2 -m "faults or not faults" tests/faults/test_killed_training.py
+	pytest -n 3 -m "faults or not faults" tests/faults/test_killed_training.py
 
 test-cluster: setup ## Install Debian's slurm and munge (as root), start a cluster on this machine, run the tests on it
 	tests/cluster/slurm.sh run pytest -n 3 --dist loadfile -m cluster tests/cluster

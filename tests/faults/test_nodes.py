@@ -1,5 +1,7 @@
 """Two commands with the variables that srun sets on two nodes, on this machine: one run, the bytes of one worker, one voice."""
 
+import itertools
+import os
 import shutil
 import signal
 
@@ -11,12 +13,13 @@ from .conftest import MODEL
 
 BOUND = 30.0
 """Seconds from the death of a worker to the end of the last process, on a busy machine."""
-JOB = iter(range(4_000, 5_000))
+JOBS = itertools.count(os.getpid() * 10)
+"""Each has a port of its own, also beside other processes that test."""
 
 
 def on_two_nodes(repository: Repository, workers: int = 2, **options) -> list[Command]:
     """`glassworks train tiny` on both, as `srun --nodes 2 --ntasks-per-node 1` starts it."""
-    job = str(next(JOB))
+    job = str(next(JOBS))
     step = {
         "SLURM_JOB_ID": job,
         "SLURM_STEP_ID": "0",

@@ -78,6 +78,8 @@ def run_stage(
         table = open_table(root)
         stage = table[name]
         set_instruction_set(table.project.params.determinism.cpu_isa)
+        # torch shows C++ stacks when a peer ends first; what became of a run, its outcomes say
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         if stage.kind == "train" and max(threads, workers or 1) > 1:
             fork_server.start()
         if job is not None and job >= stage.jobs:
