@@ -60,7 +60,7 @@ def use_cluster(repository: Repository, **train: Any) -> Repository:
     """What a site does: other settings in the profile. This one asks for news more often, so that tests take minutes only."""
 
     def change(profile: dict[str, Any]) -> None:
-        profile |= {"slurm-init-seconds-before-status-checks": 12}
+        profile |= {"slurm-init-seconds-before-status-checks": 2}
         profile["set-resources"]["train"] |= train
 
     repository.edit(PROFILE, change)

@@ -15,9 +15,11 @@ def preempt(run: Run) -> None:
 
 
 def reach_the_time_limit(run: Run) -> None:
-    """Of one minute, which this job was submitted with; SLURM looks at limits twice a minute."""
-    wait_for(lambda: run.fact("JobState") == "PENDING")
-    ask("scontrol", "update", f"JobId={run.job}", "TimeLimit=60")
+    """SLURM looks at limits twice a minute; the job's next life has the old one again."""
+    limit = run.fact("TimeLimit")
+    ask("scontrol", "update", f"JobId={run.job}", "TimeLimit=1")
+    wait_for(lambda: run.fact("JobState") != "RUNNING")
+    ask("scontrol", "update", f"JobId={run.job}", f"TimeLimit={limit}")
 
 
 def requeue(run: Run) -> None:
@@ -36,7 +38,7 @@ def lose_the_node(run: Run) -> None:
 
 
 def test_one_run_whose_jobs_are_ended_again_and_again(training, together):
-    use_cluster(training, slurm_partition="spot", runtime=1, slurm_extra="--open-mode=append --signal=TERM@30")
+    use_cluster(training, slurm_partition="spot", slurm_extra="--open-mode=append --signal=TERM@30")
     run = Run(training)
     wanted = run.manifest.read_bytes()
     shutil.rmtree(run.manifest.parent)

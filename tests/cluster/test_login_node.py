@@ -1,16 +1,12 @@
-"""What happens to the Snakemake on the login node: Ctrl-C, a controller that is away, and what it refuses before the first job."""
+"""What happens to the Snakemake on the login node: Ctrl-C, and what it refuses before the first job."""
 
 import shutil
 import signal
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from ..faults.commands import newest_step
-from ..small_pipeline import REPOSITORY
-from .conftest import CLUSTER, Run, ask, use_cluster, wait_for
+from .conftest import Run, use_cluster
 
 pytestmark = pytest.mark.cluster
 
@@ -45,34 +41,3 @@ def test_what_the_cluster_would_never_run_is_one_line(training, tmp_path, togeth
     assert run.returncode == code
     assert run.stdout.splitlines()[-1] == f"error: {line}"
     assert "has been submitted" not in run.stdout
-
-
-def test_a_controller_that_is_away(training, alone):
-    """The limit of `make cluster-all` holds all the same, and the next run continues when the lost job is gone."""
-    shutil.copy(REPOSITORY / "Makefile", training.root)
-    wanted = (training.root / "models/tiny/manifest.json").read_bytes()
-    shutil.rmtree(training.root / "models/tiny")
-    use_cluster(training)
-    run = Run(training, "make", "-o", "setup", "cluster-all", "LIMIT=1m", "KILL_AFTER=5s", seconds=3)
-    run.wait_for_steps(1)
-    with controller_away():
-        assert run.command.process.wait(120) != 0
-    assert "error: not done within 1m; `make cluster-all` continues\n" in run.command.output
-    refused = training.command("snakemake", "all", succeeds=False).stdout
-    assert f"error: jobs of an earlier run are still at work here; wait for them, or `scancel {run.job}`\n" in refused
-    ask("scancel", run.job)
-
-    wait_for(lambda: run.fact("JobState") == "CANCELLED")
-    run = Run(training, seconds=0.1)
-    assert run.end() == 0, run.command.output
-    assert "continuing after step" in run.job_log()
-    assert run.manifest.read_bytes() == wanted
-
-
-@contextmanager
-def controller_away() -> Iterator[None]:
-    subprocess.run([CLUSTER, "stop-controller"], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run([CLUSTER, "start-controller"], check=True)
