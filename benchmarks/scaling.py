@@ -14,7 +14,9 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import yaml
@@ -117,23 +119,25 @@ def measure_shards(root: Path, shards: int, shard_jobs: int) -> None:
 
 
 def measure_table(folder: Path) -> None:
-    """What every job of `shards` does first: the whole table of records becomes objects of Python."""
+    """What every job of `shards` does first: it goes through the table for the rows of its shards."""
     import psutil
 
-    from glassworks.data.records import TABLE, Record, read_table, write_table
+    from glassworks.data.records import TABLE, Record, write_table
+    from glassworks.data.shards import plan_shards
+
+    def records() -> Iterator[Record]:
+        for i in range(ROWS):
+            media = {"tar": f"{i // PER_TAR:05d}.tar", "key": str(i)}
+            yield Record(f"{i:09d}", "train", f"{i:09d}", ["a picture of something, in about ten words"], {}, media)
 
     folder.mkdir()
-    captions = ["a picture of something, said in about ten words"]
-    records = [
-        Record(f"{i:09d}", "train", f"{i:09d}", captions, {}, {"tar": "00000.tar", "key": str(i)}) for i in range(ROWS)
-    ]
-    write_table(folder / TABLE, records)
-    del records
+    write_table(folder / TABLE, records())
+    context = SimpleNamespace(params={"source": "webdataset"}, inputs={"records": folder})
     before, start = psutil.Process().memory_info().rss, time.process_time()
-    records = list(read_table(folder))
+    plans = plan_shards(context)
     seconds, memory = time.process_time() - start, psutil.Process().memory_info().rss - before
     print(
-        f"a table of {len(records):,} records read: {seconds / ROWS * 1e6:.1f} µs of CPU and {memory / ROWS:,.0f} bytes of memory a record"
+        f"the plan of {len(plans):,} shards of {PER_TAR:,}: {seconds / ROWS * 1e6:.1f} µs of CPU and {memory / ROWS:,.0f} bytes of memory a record"
     )
 
 

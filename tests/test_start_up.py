@@ -63,3 +63,10 @@ def test_what_the_snakefile_imports_imports_no_torch(tmp_path):
 def test_torch_would_be_noticed(tmp_path):
     imported, _ = torch_is_imported("import torch", cwd=tmp_path)
     assert imported
+
+
+@pytest.mark.parametrize("module", ["shards", "records", "fetch", "tokenizer", "sources.webdataset", "sources.scenes"])
+def test_data_stages_import_no_torch(tmp_path, module):
+    """Of small jobs there are many, on a cluster."""
+    imported, _ = torch_is_imported(f"import glassworks.data.{module}", cwd=tmp_path)
+    assert not imported

@@ -242,8 +242,8 @@ def test_offsets_are_known_without_reading_back():
     """The writer of webdataset counts bytes as tarfile does, whatever the length of name or payload."""
     for size in (0, 1, 511, 512, 513, 70_000):
         file = io.BytesIO()
-        with stage.open_writer(file) as writer:
-            entry = stage.write_sample(writer, "k" * 99, {"bin": bytes([7]) * size, "json": b"{}"})
+        with stage.open_tar(file) as tar:
+            entry = stage.write_sample(tar, "k" * 99, {"bin": bytes([7]) * size, "json": b"{}"})
         for extension, data in (("bin", bytes([7]) * size), ("json", b"{}")):
             at, length = entry.members[extension]
             assert file.getvalue()[at : at + length] == data

@@ -60,7 +60,6 @@ def test_shows_every_part_and_touches_nothing_but_the_trace(repository, workers)
     assert list(parts) == [*RANGES, "validate", "checkpoint", "other", "step"]
     assert parts.pop("step") == 100
     assert sum(parts.values()) == pytest.approx(100, abs=1)
-    assert all(parts[name] > 0 for name in RANGES)
     assert ("waiting for other workers" in output.splitlines()[6]) == (workers > 1)
     assert "2 steps profiled after 1 to warm up" in output  # of the 4 that the experiment has
     assert re.search(r"^operator .*CPU ms.step.*(\n\S.* \d+){10}$", output, re.MULTILINE)

@@ -102,7 +102,7 @@ def test_a_worker_whose_launcher_is_gone_before_it_begins_says_nothing(training)
     command.send(INT)
     command.wait_for(lambda: False)
     server.resume()
-    assert command.end() == 130
+    assert command.end() in (130, -INT), "a shell says 130 for both"
     assert command.output == "interrupted; the same command continues where it can\n"
 
 

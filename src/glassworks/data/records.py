@@ -4,12 +4,18 @@ The stage `records` turns raw files into records. Samples that cannot be used ar
 """
 
 import json
-from collections.abc import Iterator
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from glassworks.artifacts.digests import canonical_json, write_json
@@ -19,6 +25,8 @@ from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
 
 TABLE = "records.parquet"
+GROUP, BATCH = 1 << 16, 1 << 12
+"""Rows that are written, and rows that are turned into records, at a time: a table may be larger than memory."""
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -56,68 +64,142 @@ class Dropped:
     reason: str
 
 
+@dataclass
+class Tally:
+    """What became of the samples of a data set."""
+
+    dataset: str
+    dropped: list[Dropped] = field(default_factory=list)
+    samples: Counter[Split] = field(default_factory=Counter)
+    captions: int = 0
+
+    def kept(self, items: Iterable[Record | Dropped]) -> Iterator[Record]:
+        """The records among `items`, counted."""
+        for item in items:
+            if isinstance(item, Dropped):
+                self.dropped.append(item)
+                continue
+            if not item.key or set(item.key) & set("./\\\0"):
+                raise DataError(
+                    f"{self.dataset}: the key {item.key!r} cannot name a member of a tar (no dots, no slashes)"
+                )
+            self.samples[item.split] += 1
+            self.captions += len(item.captions)
+            yield item
+
+
 def run(context: Context) -> dict[str, Any]:
     """The stage `records`. Raises `DataError` for more dropped samples than allowed, a repeated or impossible key, or an empty training split."""
-    kept: list[Record] = []
-    dropped: list[Dropped] = []
-    allowed = context.params["max_dropped"]
-    for item in source_module(context.params["source"]).records(context):
-        if isinstance(item, Record):
-            kept.append(item)
-        else:
-            dropped.append(item)
+    dataset, allowed, file = context.stage.subject, context.params["max_dropped"], context.output / TABLE
+    tally = Tally(dataset)
+    write_table(file, tally.kept(source_module(context.params["source"]).records(context)))
+    dropped = tally.dropped
     if len(dropped) > allowed:
         first = "; ".join(f"{item.where}: {item.reason}" for item in dropped[:3])
         more = f" (and {len(dropped) - 3} more)" if len(dropped) > 3 else ""
         raise DataError(
-            f"{context.stage.subject}: {len(dropped)} samples cannot be used and datasets.{context.stage.subject}.max_dropped is {allowed}: {first}{more}"
+            f"{dataset}: {len(dropped)} samples cannot be used and datasets.{dataset}.max_dropped is {allowed}: {first}{more}"
         )
-    _check(context.stage.subject, kept)
-    write_table(context.output / TABLE, kept)
-    write_json(context.output / "dropped.json", [{"where": item.where, "reason": item.reason} for item in dropped])
-    by_split = {split: sum(record.split == split for record in kept) for split in SPLITS}
-    return {"samples": by_split, "captions": sum(len(record.captions) for record in kept), "dropped": len(dropped)}
-
-
-def _check(dataset: str, records: list[Record]) -> None:
-    seen: set[str] = set()
-    split_of_group: dict[str, Split] = {}
-    for record in records:
-        if not record.key or set(record.key) & set("./\\\0"):
-            raise DataError(f"{dataset}: the key {record.key!r} cannot name a member of a tar (no dots, no slashes)")
-        if record.key in seen:
-            raise DataError(f"{dataset}: two samples have the key {record.key!r}")
-        if split_of_group.setdefault(record.group, record.split) != record.split:
-            raise DataError(f"{dataset}: the group {record.group!r} is in two splits")
-        seen.add(record.key)
-    if not any(record.split == "train" for record in records):
+    if not tally.samples["train"]:
         raise DataError(f"{dataset}: no sample is left for training")
+    _check(dataset, file)
+    write_json(context.output / "dropped.json", [{"where": item.where, "reason": item.reason} for item in dropped])
+    by_split = {split: tally.samples[split] for split in SPLITS}
+    return {"samples": by_split, "captions": tally.captions, "dropped": len(dropped)}
 
 
-def write_table(path: Path, records: list[Record]) -> None:
+def _check(dataset: str, file: Path) -> None:
+    """Every key is there once, and every group in one split."""
+    table = pq.read_table(file, columns=["key", "split", "group"])
+    counted = pc.value_counts(table["key"])
+    for repeated in counted.filter(pc.greater(counted.field("counts"), 1)):
+        raise DataError(f"{dataset}: two samples have the key {repeated['values'].as_py()!r}")
+    groups = table.group_by("group", use_threads=False).aggregate([("split", "count_distinct")])
+    for torn in groups.filter(pc.field("split_count_distinct") > 1)["group"]:
+        raise DataError(f"{dataset}: the group {torn.as_py()!r} is in two splits")
+
+
+def write_table(path: Path, records: Iterable[Record]) -> None:
     """Write records as parquet, in the order given."""
-    columns = {
-        "key": [record.key for record in records],
-        "split": [record.split for record in records],
-        "group": [record.group for record in records],
-        "captions": [record.captions for record in records],
-        "labels": [canonical_json(record.labels) for record in records],
-        "media": [canonical_json(record.media) for record in records],
-    }
-    pq.write_table(pa.table(columns, schema=SCHEMA), path, compression="zstd", write_statistics=False)
+    records = iter(records)
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd", write_statistics=False) as writer:
+        while group := list(islice(records, GROUP)):
+            columns = {
+                "key": [record.key for record in group],
+                "split": [record.split for record in group],
+                "group": [record.group for record in group],
+                "captions": [record.captions for record in group],
+                "labels": [canonical_json(record.labels) for record in group],
+                "media": [canonical_json(record.media) for record in group],
+            }
+            writer.write_table(pa.table(columns, schema=SCHEMA), row_group_size=GROUP)
 
 
 def read_table(directory: Path, split: Split | None = None) -> Iterator[Record]:
     """The records of an artefact of the stage `records`, in order; those of one split when asked."""
-    file = directory / TABLE
-    try:
-        table = pq.read_table(file)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(
-            f"{file}: cannot be read ({str(error).splitlines()[0]}); check it with `glassworks verify`"
-        ) from None
-    for batch in table.to_batches():
-        for row in batch.to_pylist():
-            if split is None or row["split"] == split:
-                row["labels"], row["media"] = json.loads(row["labels"]), json.loads(row["media"])
-                yield Record(**row)
+    return (record for record in RecordTable(directory) if split is None or record.split == split)
+
+
+class RecordTable:
+    """The table of an artefact of the stage `records`. Holds no more than a row group of it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / TABLE
+        with self._readable():
+            self._file = pq.ParquetFile(self._path)
+        sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
+        self._starts = [sum(sizes[:group]) for group in range(len(sizes) + 1)]
+        self._group, self._rows = -1, pa.table({})
+
+    def __iter__(self) -> Iterator[Record]:
+        with self._readable():
+            for batch in self._file.iter_batches(BATCH):
+                yield from map(_record, batch.to_pylist())
+
+    def columns(self, *names: str) -> Iterator[tuple[Any, ...]]:
+        """These columns of every row, as they are stored."""
+        with self._readable():
+            for batch in self._file.iter_batches(BATCH, columns=list(names)):
+                yield from zip(*(batch[name].to_pylist() for name in names), strict=True)
+
+    def rows(self, numbers: "array[int]") -> Iterator[Record]:
+        """The records in these rows, which ascend."""
+        for group, (start, end) in enumerate(zip(self._starts, self._starts[1:], strict=False)):
+            mine = numbers[bisect_left(numbers, start) : bisect_left(numbers, end)]
+            for first in range(0, len(mine), BATCH):
+                rows = [number - start for number in mine[first : first + BATCH]]
+                yield from map(_record, self._read(group).take(rows).to_pylist())
+
+    def _read(self, group: int) -> pa.Table:
+        """Neighbours ask for the same one."""
+        if self._group != group:
+            with self._readable():
+                self._group, self._rows = group, self._file.read_row_group(group)
+        return self._rows
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DataError(
+                f"{self._path}: cannot be read ({str(error).splitlines()[0]}); check it with `glassworks verify`"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some records of a table, read when they are asked for."""
+
+    table: RecordTable
+    numbers: "array[int]"
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[Record]:
+        return self.table.rows(self.numbers)
+
+
+def _record(row: dict[str, Any]) -> Record:
+    return Record(**{**row, "labels": json.loads(row["labels"]), "media": json.loads(row["media"])})

@@ -7,20 +7,21 @@ that a source already has are taken as they are, never re-encoded.
 
 import errno
 import hashlib
+import io
+import json
 import os
 import shutil
+import tarfile
 import zlib
-from collections import defaultdict
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from webdataset import TarWriter
-
 from glassworks.artifacts.digests import canonical_json, write_json
 from glassworks.config.datasets import SPLITS, Split
-from glassworks.data.records import Record, read_table
+from glassworks.data.records import Record, RecordTable, Rows
 from glassworks.data.sidecars import BLOCK, INDEX, Entry, Sidecar, read_head, scan_tar, sidecar_path
 from glassworks.data.sources import source_module
 from glassworks.errors import ArtifactError, DataError
@@ -39,7 +40,7 @@ class Plan:
 
     name: str
     split: Split
-    records: list[Record]
+    records: Rows | list[Record]
     tar: str | None = None
     """The ready-made tar it is, by the source's name for it."""
 
@@ -73,20 +74,20 @@ def plan_shards(context: Context) -> list[Plan]:
     tar.
     """
     ready_made = hasattr(source_module(context.params["source"]), "ready_made")
-    by_split: dict[Split, list[Record]] = {split: [] for split in SPLITS}
-    for record in read_table(context.inputs["records"]):
-        by_split[record.split].append(record)
+    table = RecordTable(context.inputs["records"])
+    by_tar: dict[Split, dict[str | None, array[int]]] = {split: {} for split in SPLITS}
+    for number, (split, media) in enumerate(table.columns("split", "media")):
+        tar = json.loads(media)["tar"] if ready_made else None
+        by_tar[split].setdefault(tar, array("q")).append(number)
     plans = []
-    for split, records in by_split.items():
-        if ready_made:
-            by_tar: dict[str, list[Record]] = defaultdict(list)
-            for record in records:
-                by_tar[record.media["tar"]].append(record)
-            parts: list[tuple[str | None, list[Record]]] = list(by_tar.items())
-        else:
-            size = context.params["samples_per_shard"]
-            parts = [(None, records[start : start + size]) for start in range(0, len(records), size)]
-        plans += [Plan(f"{split}-{index:05d}", split, part, tar) for index, (tar, part) in enumerate(parts)]
+    for split, tars in by_tar.items():
+        parts = []
+        for tar, rows in tars.items():
+            size = context.params["samples_per_shard"] if tar is None else len(rows)
+            parts += [(tar, rows[start : start + size]) for start in range(0, len(rows), size)]
+        plans += [
+            Plan(f"{split}-{index:05d}", split, Rows(table, part), tar) for index, (tar, part) in enumerate(parts)
+        ]
     return plans
 
 
@@ -133,9 +134,9 @@ def write_tar(folder: Path, plan: Plan, media: Media) -> Iterator[Record]:
     try:
         with temporary.open("wb") as file:
             hashed = _Hashed(file)
-            with open_writer(hashed) as writer:
+            with open_tar(hashed) as opened:
                 for record in plan.records:
-                    samples.append(write_sample(writer, record.key, members_of(record, media)))
+                    samples.append(write_sample(opened, record.key, members_of(record, media)))
                     yield record
             hashed.flush()
         sidecar = Sidecar(tar.name, hashed.digest.hexdigest(), hashed.size, samples)
@@ -154,20 +155,24 @@ def members_of(record: Record, media: Media) -> dict[str, bytes]:
     return {**{extension: found[extension] for extension in sorted(found)}, "json": text.encode()}
 
 
-def open_writer(file: Any) -> TarWriter:
-    """webdataset's writer, told all that it would otherwise take from the clock or guess. It writes ustar headers, and
-    pax ones before names that ustar cannot hold.
+def open_tar(file: Any) -> tarfile.TarFile:
+    """A tar with ustar headers, and pax ones before names that ustar cannot hold. By the standard library, since
+    webdataset's writer, whose bytes these are, brings torch into every job.
     """
-    owner = "glassworks"
-    return _Writer(file, user=owner, group=owner, mode=0o444, mtime=0, encoder=False)
+    return tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8", copybufsize=PIECE)
 
 
-def write_sample(writer: TarWriter, key: str, members: dict[str, bytes]) -> Entry:
-    """Write the members of a sample in the order given; returns where they lie."""
+def write_sample(tar: tarfile.TarFile, key: str, members: dict[str, bytes]) -> Entry:
+    """Write the members of a sample in the order given, with nothing from the clock or the user; returns where they
+    lie.
+    """
     places, crc = {}, 0
     for extension, data in members.items():
-        writer.write({"__key__": key, extension: data})
-        places[extension] = (writer.tarstream.offset - (len(data) + -len(data) % BLOCK), len(data))
+        header = tarfile.TarInfo(f"{key}.{extension}")
+        header.size, header.mode = len(data), 0o444
+        header.uname = header.gname = "glassworks"
+        tar.addfile(header, io.BytesIO(data))
+        places[extension] = (tar.offset - (len(data) + -len(data) % BLOCK), len(data))
         crc = zlib.crc32(data, crc)
     return Entry(key, places, crc)
 
@@ -242,15 +247,3 @@ class _Hashed:
         self.file.write(piece)
         self.size += len(piece)
         self._waiting, self._waiting_size = [], 0
-
-
-class _Writer(TarWriter):
-    """webdataset's writer on a file that gathers pieces itself, so that payloads pass through whole; the same bytes."""
-
-    def __init__(self, file: _Hashed | BinaryIO, **options: Any) -> None:
-        super().__init__(file, **options)
-        self.tarstream.copybufsize = PIECE
-
-    @staticmethod
-    def tarmode(fileobj: Any, compress: Any = None) -> str:
-        return "w"

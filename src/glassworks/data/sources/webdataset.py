@@ -17,12 +17,11 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from webdataset.shardlists import expand_urls
+from braceexpand import braceexpand
 
 from glassworks.config.datasets import SPLITS, Split
 from glassworks.data.fetching.raw_files import open_inventory, raw_folder
 from glassworks.data.reading.captions import read_captions
-from glassworks.data.reading.images import EXTENSIONS, decode_image
 from glassworks.data.records import Dropped, Record
 from glassworks.data.sidecars import Entry, scan_tar
 from glassworks.errors import DataError
@@ -62,7 +61,8 @@ def _tars(context: Context) -> dict[Split, list[str]]:
     split_of: dict[str, Split] = {}
     for split in (split for split in SPLITS if split in context.params["tars"]):
         found[split] = []
-        for pattern in expand_urls(context.params["tars"][split]):
+        listed = context.params["tars"][split].split("::")
+        for pattern in (pattern for braces in listed for pattern in braceexpand(braces)):
             key = f"params.yaml: datasets.{dataset}.tars.{split}: {pattern}"
             if PurePosixPath(pattern).is_absolute() or ".." in PurePosixPath(pattern).parts or not pattern:
                 raise DataError(f"{key}: give a glob inside the folder of the data set, such as '0000*.tar'")
@@ -89,6 +89,9 @@ def _samples(path: Path, name: str, split: Split, entries: list[Entry], threads:
 
 
 def _sample(view: memoryview, tar: str, split: Split, entry: Entry) -> Record | Dropped:
+    # here, as it brings torch, which the jobs of shards can do without
+    from glassworks.data.reading.images import EXTENSIONS, decode_image
+
     where = f"{tar}: sample {entry.key!r}"
     members = {extension: view[at : at + size] for extension, (at, size) in entry.members.items()}
     images = [extension for extension in members if extension.rpartition(".")[2] in EXTENSIONS]

@@ -1,0 +1,80 @@
+"""The table of records: read and written a row group at a time, and refused when its keys or groups contradict each other."""
+
+from array import array
+from types import SimpleNamespace
+
+import pyarrow.parquet as pq
+import pytest
+
+from glassworks.data import records as stage
+from glassworks.data.records import TABLE, Dropped, Record, RecordTable, Rows, read_table, write_table
+from glassworks.errors import DataError
+
+RECORDS = [
+    Record(f"k{i}", ("train", "test")[i % 3 == 2], f"g{i}", [f"caption {i}", "ünïcode"], {"n": i}, {"file": f"{i}.png"})
+    for i in range(11)
+]
+
+
+@pytest.fixture
+def small_groups(monkeypatch):
+    monkeypatch.setattr(stage, "GROUP", 4)
+    monkeypatch.setattr(stage, "BATCH", 3)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run the stage on these items of a source."""
+
+    def run(items, max_dropped=0):
+        monkeypatch.setattr(stage, "source_module", lambda name: SimpleNamespace(records=lambda context: iter(items)))
+        params = {"source": "listed", "max_dropped": max_dropped}
+        return stage.run(SimpleNamespace(params=params, output=tmp_path, stage=SimpleNamespace(subject="things")))
+
+    return run
+
+
+def test_a_table_of_several_row_groups_is_read_in_order(tmp_path, small_groups):
+    write_table(tmp_path / TABLE, iter(RECORDS))
+    assert pq.ParquetFile(tmp_path / TABLE).num_row_groups == 3
+    assert list(read_table(tmp_path)) == RECORDS
+    assert list(read_table(tmp_path, "test")) == RECORDS[2::3]
+    table = RecordTable(tmp_path)
+    assert list(table.columns("split", "key")) == [(record.split, record.key) for record in RECORDS]
+    for numbers in ([], [0], [3, 4], [10], [0, 2, 3, 7, 8, 10], list(range(11))):
+        rows = Rows(table, array("q", numbers))
+        assert len(rows) == len(numbers)
+        assert list(rows) == list(rows) == [RECORDS[number] for number in numbers]
+
+
+def test_counts_what_it_kept_and_dropped(run, tmp_path, small_groups):
+    found = run([RECORDS[0], Dropped("row 2", "no image"), *RECORDS[1:]], max_dropped=1)
+    assert found == {"samples": {"train": 8, "validation": 0, "test": 3}, "captions": 22, "dropped": 1}
+    assert list(read_table(tmp_path)) == RECORDS
+    assert '"no image"' in (tmp_path / "dropped.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("items", "line"),
+    [
+        ([*RECORDS, Record("k1", "train", "other", [])], "things: two samples have the key 'k1'"),
+        ([*RECORDS, Record("new", "test", "g0", [])], "things: the group 'g0' is in two splits"),
+        ([Record("a.b", "train", "g", [])], "things: the key 'a.b' cannot name a member of a tar (no dots, no slashes)"),
+        (RECORDS[2::3], "things: no sample is left for training"),
+        ([], "things: no sample is left for training"),
+        ([Dropped("row 1", "no image"), *RECORDS], "things: 1 samples cannot be used and datasets.things.max_dropped is 0: row 1: no image"),
+    ],
+)  # fmt: skip
+def test_a_table_that_makes_no_sense_is_one_line(run, items, line, small_groups):
+    with pytest.raises(DataError) as refused:
+        run(items)
+    assert str(refused.value) == line
+
+
+def test_a_damaged_table_is_one_line(tmp_path):
+    write_table(tmp_path / TABLE, RECORDS)
+    whole = (tmp_path / TABLE).read_bytes()
+    for damaged in (b"", whole[:-20], whole[:40] + bytes(80) + whole[120:]):
+        (tmp_path / TABLE).write_bytes(damaged)
+        with pytest.raises(DataError, match=rf"{TABLE}: cannot be read \(.*check it with `glassworks verify`$"):
+            list(read_table(tmp_path))
