@@ -43,7 +43,7 @@ EXPERIMENT = {
     "optimization": {"warmup_steps": 1, "learning_rate": 0.01, "weight_decay": 0.02},
     "training": {"steps": 4, "batch_size": 8, "micro_batches": 2, "validate_every": 2},
     "execution": {"checkpoint_every": 1},
-    "evaluation": {"beams": 2, "bootstrap": 100},
+    "evaluation": {"beams": 2, "bootstrap": 100, "meteor": False},
 }
 DIRECTORIES = {
     "fetch-pictures": "data/raw/pictures",

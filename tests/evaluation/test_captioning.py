@@ -42,7 +42,7 @@ PREDICTIONS = {
 
 @pytest.fixture(scope="module")
 def summary() -> dict[str, Any]:
-    return summarise(REFERENCES, LABELS, PREDICTIONS, resamples=200, seed=0)
+    return summarise(REFERENCES, LABELS, PREDICTIONS, meteor=java_is_there(), resamples=200, seed=0)
 
 
 def test_every_system_has_every_metric_and_an_interval_around_it(summary: dict[str, Any]) -> None:
@@ -72,7 +72,7 @@ def test_shares_are_of_the_images_where_the_question_arises(summary: dict[str, A
 
 
 def test_summary_is_json_and_repeats(summary: dict[str, Any]) -> None:
-    again = summarise(REFERENCES, LABELS, PREDICTIONS, resamples=200, seed=0)
+    again = summarise(REFERENCES, LABELS, PREDICTIONS, meteor=java_is_there(), resamples=200, seed=0)
     assert json.dumps(again, allow_nan=False) == json.dumps(summary, allow_nan=False)
 
 

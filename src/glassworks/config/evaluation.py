@@ -20,6 +20,8 @@ class CaptioningEvaluation(Settings):
     """Beams of the beam search."""
     length_penalty: float = 0.7
     """Beam scores are divided by length to this power."""
+    meteor: bool = True
+    """METEOR as well, by a Java program that takes seconds to start; left out where there is no Java."""
     bootstrap: Annotated[int, Field(ge=100)] = 1000
     """Resamples of the images behind each 95 % interval."""
 

@@ -52,7 +52,7 @@ class Scores:
     image_cider: np.ndarray
     """[images]."""
     image_meteor: np.ndarray | None = None
-    """[images]: METEOR 1.5 of each image (Denkowski and Lavie 2014, aclanthology.org/W14-3348); None without Java."""
+    """[images]: METEOR 1.5 of each image (Denkowski and Lavie 2014, aclanthology.org/W14-3348); None if not asked for."""
 
 
 def java_is_there() -> bool:
@@ -62,10 +62,7 @@ def java_is_there() -> bool:
 
 @contextmanager
 def meteor_scorer() -> Iterator[Any]:
-    """pycocoevalcap's METEOR, a Java program that runs meanwhile; None where there is no Java."""
-    if not java_is_there():
-        yield None
-        return
+    """pycocoevalcap's METEOR, a Java program that runs meanwhile."""
     from pycocoevalcap.meteor.meteor import Meteor
 
     scorer = Meteor()

@@ -78,10 +78,10 @@ def run(context: Context) -> dict[str, Any]:
     captions["blank"] = dict.fromkeys(keys, blank_caption)
     captions["shuffled"] = {key: captions["greedy"][other] for key, other in _others(keys, seed).items()}
     captions["most_frequent"] = dict.fromkeys(keys, frequent)
-    context.fingerprint["meteor"] = java_is_there()
-    if not java_is_there():
+    context.fingerprint["meteor"] = meteor = config.meteor and java_is_there()
+    if config.meteor and not meteor:
         print("METEOR is left out: it is a Java program, and there is no java on the PATH", file=sys.stderr)
-    metrics = summarise(references, labels, captions, resamples=config.bootstrap, seed=seed)
+    metrics = summarise(references, labels, captions, meteor=meteor, resamples=config.bootstrap, seed=seed)
     metrics["perplexity"] = ratio_interval(
         [total for total, _ in sums],
         [weight for _, weight in sums],

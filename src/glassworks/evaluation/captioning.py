@@ -7,6 +7,7 @@ says the same training caption to all. A model that does not look at its image s
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def summarise(
     labels: Mapping[str, dict[str, Any]],
     predictions: Mapping[str, Mapping[str, str]],
     *,
+    meteor: bool = False,
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -33,13 +35,13 @@ def summarise(
 
     `predictions` maps a system's name to its captions by key. Where labels hold "objects", captions are also held to
     them (`evaluation.facts`). Returns {"samples": n, "systems": {name: {metric: {"value", "low", "high"}}}}; metrics
-    are cider, bleu1 to bleu4, rouge_l, meteor where there is Java, and objects, counts, relations. Raises `DataError` when keys do not agree.
+    are cider, bleu1 to bleu4, rouge_l, meteor if asked for (it needs Java), and objects, counts, relations. Raises `DataError` when keys do not agree.
     """
     systems: dict[str, dict[str, Any]] = {}
-    with caption_metrics.meteor_scorer() as meteor:
+    with caption_metrics.meteor_scorer() if meteor else nullcontext() as scorer:
         for name, captions in predictions.items():
             try:
-                scores = caption_metrics.score(references, captions, meteor)
+                scores = caption_metrics.score(references, captions, scorer)
             except DataError as error:
                 raise DataError(f"{name}: {error}") from None
             row = {"cider": mean_interval(scores.image_cider, resamples=resamples, seed=seed)}
