@@ -111,12 +111,14 @@ def run(context: Context) -> dict[str, Any]:
 def _check(dataset: str, file: Path) -> None:
     """Every key is there once, and every group in one split."""
     table = pq.read_table(file, columns=["key", "split", "group"])
-    counted = pc.value_counts(table["key"])
-    for repeated in counted.filter(pc.greater(counted.field("counts"), 1)):
-        raise DataError(f"{dataset}: two samples have the key {repeated['values'].as_py()!r}")
+    keys = pc.value_counts(table["key"])
+    repeated = keys.filter(pc.greater(keys.field("counts"), 1))
+    if len(repeated):
+        raise DataError(f"{dataset}: two samples have the key {repeated[0]['values'].as_py()!r}")
     groups = table.group_by("group", use_threads=False).aggregate([("split", "count_distinct")])
-    for torn in groups.filter(pc.field("split_count_distinct") > 1)["group"]:
-        raise DataError(f"{dataset}: the group {torn.as_py()!r} is in two splits")
+    torn = groups.filter(pc.field("split_count_distinct") > 1)["group"]
+    if len(torn):
+        raise DataError(f"{dataset}: the group {torn[0].as_py()!r} is in two splits")
 
 
 def write_table(path: Path, records: Iterable[Record]) -> None:
