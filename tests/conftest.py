@@ -13,11 +13,13 @@ from glassworks.cli.running import runner
 from glassworks.config.project import load_project
 from glassworks.pipeline.execution import Context, execute, execute_job
 from glassworks.pipeline.table import Table
+from glassworks.training import fork_server
 
 from .small_pipeline import REPOSITORY, built, empty_repository, repository
 
 hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("patient")
+fork_server.PRELOADED.append("tests.training.pictures")  # or every worker of every run imports it
 
 __all__ = ["built", "empty_repository", "repository"]
 

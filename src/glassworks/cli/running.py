@@ -81,7 +81,7 @@ def run_stage(
         # torch shows C++ stacks when a peer ends first; what became of a run, its outcomes say
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         if stage.kind == "train" and max(threads, workers or 1) > 1:
-            fork_server.start()
+            fork_server.start(f"glassworks.tasks.{table.project.experiments[stage.subject].task}")
         if job is not None and job >= stage.jobs:
             raise ConfigError(f"{name} has {stage.jobs} jobs, 0 to {stage.jobs - 1}; there is no job {job}")
         run = runner(stage.kind, "run" if job is None else "run_job")

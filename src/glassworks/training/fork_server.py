@@ -7,14 +7,15 @@ import multiprocessing
 import signal
 from multiprocessing import forkserver, resource_tracker
 
-PRELOADED = ["glassworks.training.run", "glassworks.training.forked"]
+PRELOADED = ["glassworks.training.run", "glassworks.training.forked", "glassworks.cli"]
+"""What every worker needs, down to the command that it takes for its main module."""
 HELD_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 """A signal to the whole process group is not for the server; a worker lets through what it heeds."""
 
 
-def start() -> None:
-    """Start the server unless it runs. It ends with the last of this process and its workers."""
-    multiprocessing.set_forkserver_preload(PRELOADED)
+def start(*modules: str) -> None:
+    """Start the server unless it runs; it imports these modules, too, so that no worker has to. It ends with the last of this process and its workers."""
+    multiprocessing.set_forkserver_preload([*PRELOADED, *modules])
     before = signal.pthread_sigmask(
         signal.SIG_BLOCK, HELD_BACK
     )  # what is blocked here stays blocked in child processes
