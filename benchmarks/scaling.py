@@ -9,6 +9,7 @@ tars of 1,000 and one of `shards` tars of a single pixel, and runs the stages by
 import argparse
 import io
 import os
+import resource
 import subprocess
 import sys
 import tarfile
@@ -119,10 +120,8 @@ def measure_shards(root: Path, shards: int, shard_jobs: int) -> None:
 
 
 def measure_table(folder: Path) -> None:
-    """What every job of `shards` does first: it goes through the table for the rows of its shards."""
-    import psutil
-
-    from glassworks.data.records import TABLE, Record, write_table
+    """What `records` does last, and every job of `shards` first: it goes through the table for the rows of its shards."""
+    from glassworks.data.records import TABLE, Record, check, write_table
     from glassworks.data.shards import plan_shards
 
     def records() -> Iterator[Record]:
@@ -131,14 +130,20 @@ def measure_table(folder: Path) -> None:
             yield Record(f"{i:09d}", "train", f"{i:09d}", ["a picture of something, in about ten words"], {}, media)
 
     folder.mkdir()
-    write_table(folder / TABLE, records())
     context = SimpleNamespace(params={"source": "webdataset"}, inputs={"records": folder})
-    before, start = psutil.Process().memory_info().rss, time.process_time()
-    plans = plan_shards(context)
-    seconds, memory = time.process_time() - start, psutil.Process().memory_info().rss - before
-    print(
-        f"the plan of {len(plans):,} shards of {PER_TAR:,}: {seconds / ROWS * 1e6:.1f} µs of CPU and {memory / ROWS:,.0f} bytes of memory a record"
-    )
+    steps = {
+        "written": lambda: write_table(folder / TABLE, records()),
+        "checked": lambda: check("pixels", folder / TABLE),
+        "planned as shards": lambda: plan_shards(context),
+    }
+    for name, step in steps.items():
+        before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+        kept = step()
+        seconds, after = time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        del kept
+        print(
+            f"a table of {ROWS:,} records {name}: {seconds / ROWS * 1e6:.1f} µs of CPU a record, memory's peak up by {(after - before) / 1024:,.0f} MB"
+        )
 
 
 def measure_checkpoint(folder: Path) -> None:
@@ -177,10 +182,8 @@ def main() -> None:
         create_project(folder / "project", shard_jobs)
         measure_samples(folder / "project", asked.samples, size)
         measure_shards(folder / "project", asked.shards, shard_jobs)
-        measure_table(
-            folder / "table"
-        )  # imports torch, from here on: what is started later would inherit its peak memory
-        measure_checkpoint(folder / "checkpoints")
+        measure_table(folder / "table")
+        measure_checkpoint(folder / "checkpoints")  # imports torch: what is started later would inherit its peak
 
 
 if __name__ == "__main__":

@@ -102,14 +102,14 @@ def run(context: Context) -> dict[str, Any]:
         )
     if not tally.samples["train"]:
         raise DataError(f"{dataset}: no sample is left for training")
-    _check(dataset, file)
+    check(dataset, file)
     write_json(context.output / "dropped.json", [{"where": item.where, "reason": item.reason} for item in dropped])
     by_split = {split: tally.samples[split] for split in SPLITS}
     return {"samples": by_split, "captions": tally.captions, "dropped": len(dropped)}
 
 
-def _check(dataset: str, file: Path) -> None:
-    """Every key is there once, and every group in one split."""
+def check(dataset: str, file: Path) -> None:
+    """Raise `DataError` unless every key of a table is there once, and every group in one split."""
     table = pq.read_table(file, columns=["key", "split", "group"])
     keys = pc.value_counts(table["key"])
     repeated = keys.filter(pc.greater(keys.field("counts"), 1))
