@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from glassworks.errors import DataError
 from glassworks.evaluation.caption_metrics import java_is_there
 from glassworks.evaluation.captioning import SYSTEMS, caption_rows, most_frequent_caption, summarise, write_plots
+
+from ..small_pipeline import BIN
 
 NAMES = ["cat", "dog", "fox", "bell", "kite"]
 PLACE = {"left of": "to the left of", "above": "above"}
@@ -112,3 +115,13 @@ def test_plots_are_a_table_of_defined_scores(summary: dict[str, Any], tmp_path: 
     assert lines[0].split("\t") == ["system", "metric", "value", "low", "high"]
     assert all(len(line.split("\t")) == 5 and "None" not in line for line in lines)
     assert not any(line.startswith("blank\trelations") for line in lines)
+
+
+def test_without_java_meteor_is_left_out_and_said_so(repository, tmp_path):
+    repository.edit("experiments/tiny.yaml", lambda e: e["evaluation"].update(meteor=True))
+    (tmp_path / "git").symlink_to(shutil.which("git"))
+    repository.environment["PATH"] = f"{BIN}:{tmp_path}"
+    output = repository.command("glassworks", "evaluate", "tiny").stdout
+    assert "METEOR is left out: it is a Java program, and there is no java on the PATH\n" in output
+    scores = json.loads((repository.root / "results/tiny/metrics.json").read_text())["systems"]["greedy"]
+    assert "cider" in scores and "meteor" not in scores
