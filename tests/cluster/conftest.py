@@ -20,6 +20,8 @@ __all__ = ["no_command_outlives_its_test", "training", "undisturbed"]
 
 PROFILE = "profiles/slurm/config.yaml"
 CLUSTER = Path(__file__).with_name("slurm.sh")
+PATIENCE = 300
+"""Seconds until a test gives up; all of CI runs beside it."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -97,7 +99,10 @@ class Run:
 
     def end(self) -> int:
         """Wait for the end of Snakemake; its exit code."""
-        code = self.command.process.wait(120)
+        try:
+            code = self.command.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"Snakemake does not end:\n{self.command.output}")
         for process in psutil.process_iter(
             ["cwd"]
         ):  # the inner Snakemake of a job that was killed: only cgroups would reach it
@@ -112,7 +117,7 @@ class Run:
         assert self.command.running, self.command.output
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"

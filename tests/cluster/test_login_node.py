@@ -13,7 +13,7 @@ pytestmark = pytest.mark.cluster
 
 def test_ctrl_c_cancels_the_jobs(training, together):
     shutil.rmtree(training.root / "models/tiny")
-    run = Run(use_cluster(training, slurm_partition="spot"))
+    run = Run(use_cluster(training))
     run.wait_for_steps()
     run.command.send_to_all(signal.SIGINT)
     assert run.end() != 0

@@ -1,4 +1,4 @@
-"""One run on two nodes of the cluster, two workers on each: the bytes of one worker, though one of them is killed on the way."""
+"""One run on two nodes of the cluster, two workers on each: the bytes of one worker, though one is killed and the job is put back into the queue."""
 
 import re
 import shutil
@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from .conftest import Run, fact, use_cluster, wait_for
+from .conftest import Run, ask, fact, use_cluster, wait_for
 
 pytestmark = pytest.mark.cluster
 
@@ -26,9 +26,9 @@ def workers_on(node: str, root: str) -> list[psutil.Process]:
     return found
 
 
-def test_two_nodes_train_the_bytes_of_one_worker_though_a_worker_is_killed(training, together):
+def test_two_nodes_train_the_bytes_of_one_worker_whatever_happens(training, together):
     training.edit("experiments/tiny.yaml", lambda e: e["execution"].update(nodes=2, workers_per_node=2))
-    use_cluster(training, gpu=0, slurm_partition="spot")
+    use_cluster(training, gpu=0, slurm_partition="cpu")
     run = Run(training, seconds=0.5)
     wanted = run.manifest.read_bytes()
     shutil.rmtree(run.manifest.parent)
@@ -40,6 +40,9 @@ def test_two_nodes_train_the_bytes_of_one_worker_though_a_worker_is_killed(train
     killed = time.monotonic()
     wait_for(lambda: fact(first, "JobState") == "FAILED", BOUND)
     print(f"the job ended {time.monotonic() - killed:.1f} s after its worker")
-    assert run.end() == 0, run.command.output
+    run.wait_for_steps()
     assert run.job != first
+    ask("scontrol", "requeue", run.job)
+    assert run.end() == 0, run.command.output
+    assert run.fact("Restarts") == "1"
     assert run.manifest.read_bytes() == wanted
