@@ -121,3 +121,13 @@ def test_a_language_model_that_does_not_fit_is_said_so(language_model, tmp_path)
     save_file(tensors, file)
     with pytest.raises(ArtifactError, match=r"decoder\.blocks\.1\.attention\.out\.weight is \[3, 3\], not \[32, 32\]"):
         begin(tmp_path)
+
+
+def test_what_is_loaded_lies_by_columns_for_decoding_and_what_is_trained_by_rows(language_model, tmp_path):
+    loaded = LanguageModel.load(tmp_path / "lm")
+    matrices = {name for name, part in loaded.named_modules() if isinstance(part, torch.nn.Linear)}
+    assert len(matrices) == 4 * TEXT.depth
+    for name, tensor in loaded.state_dict().items():
+        assert tensor.equal(language_model.state_dict()[name])
+        assert tensor.T.is_contiguous() if name.removesuffix(".weight") in matrices else tensor.is_contiguous()
+    assert all(parameter.is_contiguous() for parameter in begin(tmp_path).parameters())

@@ -5,6 +5,7 @@ import torch
 
 from glassworks.config.model import TextDecoder as Config
 from glassworks.models.decoder_step import few_rows
+from glassworks.models.memory import gather
 from glassworks.models.text_decoder import TextDecoder
 
 KINDS = {
@@ -50,14 +51,16 @@ def test_a_step_is_the_decoders_own_function(kind, rows, tokens, padded, sees):
 @pytest.mark.parametrize("rows", [1, 2, 8])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(24, 16), (2048, 512)])
-def test_a_linear_map_made_for_several_rows_is_right_for_any_number(rows, bias, shape):
+@pytest.mark.parametrize("by_columns", [True, False])
+def test_a_linear_map_made_for_several_rows_is_right_for_any_number(rows, bias, shape, by_columns):
     torch.manual_seed(0)
     linear = torch.nn.Linear(shape[1], shape[0], bias)
+    gather(linear, by_columns)
     made = few_rows(linear.weight, linear.bias, rows, True)
     with torch.inference_mode():
         for count in (1,) if rows == 1 else (1, rows, 3, 15):
             x = torch.randn(count, shape[1])
-            torch.testing.assert_close(made(x), linear(x), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(torch.from_numpy(made(x.numpy())), linear(x), rtol=1e-4, atol=1e-4)
 
 
 def test_a_decoder_in_another_precision_steps_by_its_own_forward():

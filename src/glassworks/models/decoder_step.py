@@ -3,6 +3,8 @@
 Decoding multiplies a handful of rows with every weight, and is bound by how fast weights stream from memory and by the number of operations called. PyTorch
 multiplies a few rows with the routines that it has for many. NumPy's BLAS (OpenBLAS) multiplies one row about twice as fast, and attends with one query about
 three times as fast; oneDNN, which PyTorch brings along, multiplies several rows nearly twice as fast, when a matrix is repacked for it once.
+
+Calling PyTorch costs more than calling NumPy, so what is between is NumPy's but for norms, activations and softmax, for which it has no single call.
 benchmarks/decoding.py measures the whole.
 
 Shapes: B rows, C width, H heads, K heads of keys and values, D size of a head, S tokens so far, V vocabulary.
@@ -23,7 +25,8 @@ from glassworks.models.rotary import Rotation, rotate
 REPAYS = 16
 """Tokens after which repacking is repaid."""
 
-Map = Callable[[Tensor], Tensor]
+Array = np.ndarray
+Map = Callable[[Array], Array]
 """[B, C] to [B, C']."""
 
 
@@ -50,7 +53,7 @@ class DecoderStep:
         for index, block in enumerate(self.blocks):
             block(x, new[index], seen[index], bias, rotation, memory and memory[index])
         cache.length += 1
-        return self.head(self.norm(x)).clone()
+        return torch.from_numpy(self.head(self.norm(x))).clone()
 
 
 class _BlockStep:
@@ -70,35 +73,33 @@ class _BlockStep:
     def __call__(
         self,
         x: Tensor,
-        new: np.ndarray,
-        seen: np.ndarray,
-        bias: np.ndarray | None,
+        new: Array,
+        seen: Array,
+        bias: Array | None,
         rotation: Rotation | None,
         memory: KeysValues | None,
     ) -> None:
         """Changes `x` [B, C]. `new` [B, 2 K, D] is where the keys and values of these tokens go, `seen` [B, 2 K, S, D] all that they may attend to, themselves
         included."""
-        x.add_(self.attend(self.norm(x), new, seen, bias, rotation))
+        stream = x.numpy()
+        stream += self.attend(self.norm(x), new, seen, bias, rotation)
         if self.cross is not None:
-            x.add_(self.cross(self.cross_norm(x), memory))
-        inner = self.inner(self.forward_norm(x))
+            stream += self.cross(self.cross_norm(x), memory)
+        inner = torch.from_numpy(self.inner(self.forward_norm(x)))
         if self.gated:
             gate, inner = inner.chunk(2, dim=-1)
-            x.add_(self.outer(self.activation(gate) * inner))
+            stream += self.outer((self.activation(gate) * inner).numpy())
         else:
-            x.add_(self.outer(self.activation(inner)))
+            stream += self.outer(self.activation(inner).numpy())
 
-    def attend(
-        self, x: Tensor, new: np.ndarray, seen: np.ndarray, bias: np.ndarray | None, rotation: Rotation | None
-    ) -> Tensor:
+    def attend(self, x: Array, new: Array, seen: Array, bias: Array | None, rotation: Rotation | None) -> Array:
         """Self-attention [B, C]."""
-        heads = self.qkv(x).view(x.shape[0], -1, 1, self.size)  # [B, H + 2 K, 1, D]
+        heads = self.qkv(x).reshape(len(x), -1, self.size)  # [B, H + 2 K, D]
         if rotation is not None:
-            turned = heads.narrow(1, 0, self.heads + self.kv_heads)
+            turned = torch.from_numpy(heads[:, : self.heads + self.kv_heads, None])
             turned.copy_(rotate(turned, rotation))
-        array = heads.numpy()
-        new[:] = array[:, self.heads :, 0]
-        query = array[:, : self.heads].reshape(x.shape[0], self.kv_heads, -1, self.size)
+        new[:] = heads[:, self.heads :]
+        query = heads[:, : self.heads].reshape(len(x), self.kv_heads, -1, self.size)
         return self.out(_attention(query, seen[:, : self.kv_heads], seen[:, self.kv_heads :], bias))
 
 
@@ -107,22 +108,21 @@ class _CrossStep:
 
     def __init__(self, block: Any, linear: Callable[[Tensor, Tensor | None], Map]) -> None:
         attention = block.cross_attention
-        self.gate, self.heads = torch.tanh(block.gate.detach()), attention.heads
+        self.gate, self.heads = torch.tanh(block.gate.detach()).numpy(), attention.heads
         self.query, self.out = (linear(part.weight, part.bias) for part in (attention.query, attention.out))
 
-    def __call__(self, x: Tensor, memory: KeysValues) -> Tensor:
-        query = self.query(x).view(x.shape[0], self.heads, 1, -1).numpy()
-        return self.out(_attention(query, memory[0].numpy(), memory[1].numpy(), None)).mul_(self.gate)
+    def __call__(self, x: Array, memory: KeysValues) -> Array:
+        query = self.query(x).reshape(len(x), self.heads, 1, -1)
+        return self.out(_attention(query, memory[0].numpy(), memory[1].numpy(), None)) * self.gate
 
 
-def _attention(query: np.ndarray, keys: np.ndarray, values: np.ndarray, bias: np.ndarray | None) -> Tensor:
+def _attention(query: Array, keys: Array, values: Array, bias: Array | None) -> Array:
     """Attention of queries [B, K, H / K, D] to keys and values [B, K, S, D], with `bias` [B, 1, 1, S] added to the scores: [B, C]."""
     scores = np.matmul(query, keys.swapaxes(2, 3))
     scores *= query.shape[-1] ** -0.5
     if bias is not None:
         scores += bias
-    mixed = np.matmul(torch.from_numpy(scores).softmax(-1).numpy(), values)
-    return torch.from_numpy(mixed.reshape(len(query), -1))
+    return np.matmul(torch.from_numpy(scores).softmax(-1).numpy(), values).reshape(len(query), -1)
 
 
 def few_rows(weight: Tensor, bias: Tensor | None, rows: int, repack: bool) -> Map:
@@ -132,29 +132,29 @@ def few_rows(weight: Tensor, bias: Tensor | None, rows: int, repack: bool) -> Ma
         return _by_numpy(weight, bias)
     if repack and torch.backends.mkldnn.is_available():
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-        return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-    return lambda x: F.linear(x, weight, bias)
+        multiply = torch.ops.mkldnn._linear_pointwise
+        return lambda x: multiply(torch.from_numpy(x), packed, bias, "none", [], "").numpy()
+    return lambda x: F.linear(torch.from_numpy(x), weight, bias).numpy()
 
 
 def _by_numpy(weight: Tensor, bias: Tensor | None) -> Map:
     """As `few_rows`."""
     transposed, added = weight.numpy().T, None if bias is None else bias.numpy()
     product = np.empty((1, len(weight)), dtype=np.float32)
-    result = torch.from_numpy(product)
 
-    def apply(x: Tensor) -> Tensor:
-        np.dot(x.numpy(), transposed, out=product)
+    def apply(x: Array) -> Array:
+        np.dot(x, transposed, out=product)
         if added is not None:
             np.add(product, added, out=product)
-        return result
+        return product
 
     return apply
 
 
-def _norm(norm: nn.LayerNorm | nn.RMSNorm) -> Map:
+def _norm(norm: nn.LayerNorm | nn.RMSNorm) -> Callable[[Tensor], Array]:
     """The norm without the call of a module."""
     shape, weight = norm.normalized_shape, norm.weight.detach()
     if isinstance(norm, nn.RMSNorm):
-        return lambda x: torch.rms_norm(x, shape, weight, norm.eps)
+        return lambda x: torch.rms_norm(x, shape, weight, norm.eps).numpy()
     bias = None if norm.bias is None else norm.bias.detach()
-    return lambda x: torch.layer_norm(x, shape, weight, bias, norm.eps, False)
+    return lambda x: torch.layer_norm(x, shape, weight, bias, norm.eps, False).numpy()

@@ -71,14 +71,20 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise ArtifactError(f"{file}: not a safetensors file ({error})") from None
 
 
-def assign(module: nn.Module, tensors: dict[str, Tensor], where: Path | str, optional: Set[str] = frozenset()) -> None:
+def assign(
+    module: nn.Module,
+    tensors: dict[str, Tensor],
+    where: Path | str,
+    optional: Set[str] = frozenset(),
+    by_columns: bool = False,
+) -> None:
     """Make `tensors` the weights of `module`; an `ArtifactError` lists missing, extra and misshapen ones. Optional ones keep their values when they are missing.
 
-    Afterwards they lie in one block of memory (`glassworks.models.memory`).
+    Afterwards they lie in one block of memory, for decoding `by_columns` (`glassworks.models.memory`).
     """
     check({name: tensor.shape for name, tensor in module.state_dict().items()}, tensors, where, optional)
     module.load_state_dict(tensors, assign=True, strict=False)
-    gather(module)
+    gather(module, by_columns)
 
 
 def check(

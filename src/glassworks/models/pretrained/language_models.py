@@ -26,7 +26,7 @@ BUFFERS = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")
 
 
 def load_language_model(directory: Path) -> LanguageModel:
-    """The language model in a directory: one in transformers' layout, or one of ours. In float32.
+    """The language model in a directory: one in transformers' layout, or one of ours. In float32, laid out for decoding.
 
     An `ArtifactError` lists missing, extra and misshapen tensors; a `ConfigError` says which setting our decoder does not have.
     """
@@ -36,7 +36,8 @@ def load_language_model(directory: Path) -> LanguageModel:
     config, kind = decoder_config(hub, directory), hub["model_type"]
     with torch.device("meta"):
         model = LanguageModel(config, hub["vocab_size"])
-    load(model, _pieces(config, kind), _without_prefix(read_tensors(directory), kind, config.tied), directory)
+    tensors = _without_prefix(read_tensors(directory), kind, config.tied)
+    load(model, _pieces(config, kind), tensors, directory, by_columns=True)
     return model
 
 

@@ -60,8 +60,14 @@ def fused(
     return [Piece(f"{ours}.{part}", tuple(f"{name}.{part}" for name in theirs), tuple(rows)) for part in parts]
 
 
-def load(module: torch.nn.Module, pieces: Sequence[Piece], tensors: Mapping[str, Tensor], where: Path | str) -> None:
-    """Make published tensors the weights of `module`; an `ArtifactError` lists, by their published names, the missing, extra and misshapen ones."""
+def load(
+    module: torch.nn.Module,
+    pieces: Sequence[Piece],
+    tensors: Mapping[str, Tensor],
+    where: Path | str,
+    by_columns: bool = False,
+) -> None:
+    """As `saving.assign` with published tensors; an `ArtifactError` lists, by their published names, the missing, extra and misshapen ones."""
     ours = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     expected = {
         name: shape
@@ -77,7 +83,7 @@ def load(module: torch.nn.Module, pieces: Sequence[Piece], tensors: Mapping[str,
             tensors[name] if name else torch.zeros(shape) for name, shape in zip(piece.theirs, shapes, strict=True)
         ]
         joined[piece.ours] = piece.join(theirs, ours[piece.ours])
-    saving.assign(module, joined, where)
+    saving.assign(module, joined, where, by_columns=by_columns)
 
 
 def published(module: torch.nn.Module, pieces: Sequence[Piece]) -> dict[str, Tensor]:
