@@ -55,7 +55,7 @@ def test_a_step_is_the_decoders_own_function(kind, rows, tokens, padded, sees):
 def test_a_linear_map_made_for_several_rows_is_right_for_any_number(rows, bias, shape, by_columns):
     torch.manual_seed(0)
     linear = torch.nn.Linear(shape[1], shape[0], bias)
-    gather(linear, by_columns)
+    gather(linear, for_decoding=by_columns)
     made = few_rows(linear.weight, linear.bias, rows, True)
     with torch.inference_mode():
         for count in (1,) if rows == 1 else (1, rows, 3, 15):

@@ -97,5 +97,5 @@ class Captioner(nn.Module):
         tensors = saving.read_tensors(directory / saving.WEIGHTS)
         with torch.device("meta" if config.backbone is None else "cpu"):  # timm's have buffers that are not saved
             model = cls(config, vocabulary)
-        saving.assign(model, tensors, directory / saving.WEIGHTS, by_columns=True)
+        saving.assign(model, tensors, directory / saving.WEIGHTS, for_decoding=True)
         return model

@@ -47,5 +47,5 @@ class LanguageModel(nn.Module):
         tensors = saving.read_tensors(directory / saving.WEIGHTS)
         with torch.device("meta"):
             model = cls(config, vocabulary)
-        saving.assign(model, tensors, directory / saving.WEIGHTS, by_columns=True)
+        saving.assign(model, tensors, directory / saving.WEIGHTS, for_decoding=True)
         return model

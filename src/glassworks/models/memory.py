@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 ALIGNMENT = 64
 """Bytes; those of a cache line."""
+CACHE = 32 << 20
+"""Bytes that a core may have to itself of its last cache."""
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -17,11 +19,13 @@ def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.from_numpy(np.empty(size.numel() * dtype.itemsize, dtype=np.uint8)).view(dtype).view(size)
 
 
-def gather(module: nn.Module, by_columns: bool = False) -> None:
+def gather(module: nn.Module, for_decoding: bool = False) -> None:
     """Move the parameters of a module on the CPU into one block, each type of numbers into its own. Their values, shapes and names stay.
 
-    With `by_columns` the matrices of linear maps lie column by column, as multiplying one row reads them fastest; not for training.
+    With `for_decoding` the matrices of linear maps lie column by column if all parameters fit into a cache: that is how multiplying one row reads them fastest
+    from there, though not from memory. Not for training.
     """
+    by_columns = for_decoding and sum(parameter.nbytes for parameter in module.parameters()) <= CACHE
     matrices = {id(part.weight) for part in module.modules() if isinstance(part, nn.Linear) and by_columns}
     for dtype in {parameter.dtype for parameter in module.parameters()}:
         parameters = [parameter for parameter in module.parameters() if parameter.dtype == dtype]

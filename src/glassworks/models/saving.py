@@ -76,15 +76,15 @@ def assign(
     tensors: dict[str, Tensor],
     where: Path | str,
     optional: Set[str] = frozenset(),
-    by_columns: bool = False,
+    for_decoding: bool = False,
 ) -> None:
     """Make `tensors` the weights of `module`; an `ArtifactError` lists missing, extra and misshapen ones. Optional ones keep their values when they are missing.
 
-    Afterwards they lie in one block of memory, for decoding `by_columns` (`glassworks.models.memory`).
+    Afterwards they lie in one block of memory, as training or `for_decoding` wants them (`glassworks.models.memory`).
     """
     check({name: tensor.shape for name, tensor in module.state_dict().items()}, tensors, where, optional)
     module.load_state_dict(tensors, assign=True, strict=False)
-    gather(module, by_columns)
+    gather(module, for_decoding)
 
 
 def check(

@@ -37,7 +37,7 @@ def load_language_model(directory: Path) -> LanguageModel:
     with torch.device("meta"):
         model = LanguageModel(config, hub["vocab_size"])
     tensors = _without_prefix(read_tensors(directory), kind, config.tied)
-    load(model, _pieces(config, kind), tensors, directory, by_columns=True)
+    load(model, _pieces(config, kind), tensors, directory, for_decoding=True)
     return model
 
 

@@ -65,7 +65,7 @@ def load(
     pieces: Sequence[Piece],
     tensors: Mapping[str, Tensor],
     where: Path | str,
-    by_columns: bool = False,
+    for_decoding: bool = False,
 ) -> None:
     """As `saving.assign` with published tensors; an `ArtifactError` lists, by their published names, the missing, extra and misshapen ones."""
     ours = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
@@ -83,7 +83,7 @@ def load(
             tensors[name] if name else torch.zeros(shape) for name, shape in zip(piece.theirs, shapes, strict=True)
         ]
         joined[piece.ours] = piece.join(theirs, ours[piece.ours])
-    saving.assign(module, joined, where, by_columns=by_columns)
+    saving.assign(module, joined, where, for_decoding=for_decoding)
 
 
 def published(module: torch.nn.Module, pieces: Sequence[Piece]) -> dict[str, Tensor]:
