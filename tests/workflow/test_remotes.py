@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import requests
 
 from ..small_pipeline import STAGES, Repository
 from .test_two_entrances import assert_both_idle
@@ -94,6 +95,69 @@ def test_the_same_over_ssh(repository, tmp_path, sshd):
     assert f"{len(STAGES)} of {len(STAGES)} stages are fresh" in clone.command("glassworks", "pull").stdout
     assert clone.manifests() == repository.manifests()
     assert clone.pending() == set() and clone.dvc_is_clean()
+
+
+@pytest.fixture
+def s3(tmp_path):
+    """Starts an S3 server on loopback and makes a bucket in it; gives its address, and what ends it. moto's, which keeps objects in memory."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    command = ["moto_server", "--host", "127.0.0.1", "--port", str(port)]
+    with (tmp_path / "s3.log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        while not answers(f"{address}/moto-api/"):
+            assert server.poll() is None, (tmp_path / "s3.log").read_text()
+            time.sleep(0.05)
+        requests.put(f"{address}/bucket", timeout=10).raise_for_status()
+        yield address, server.kill
+    finally:
+        server.kill()
+        server.wait()
+
+
+def answers(address: str) -> bool:
+    try:
+        return requests.get(address, timeout=10).ok
+    except requests.ConnectionError:
+        return False
+
+
+def add_s3_remote(repository: Repository, address: str, bucket: str = "bucket") -> None:
+    """As docs/remotes.md has it."""
+    add_remote(repository, f"s3://{bucket}/folder")
+    for name, value in {"region": "eu-central-1", "endpointurl": address}.items():
+        repository.command("dvc", "remote", "modify", "store", name, value)
+    repository.commit("where it is")
+    repository.environment |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+
+
+def test_the_same_over_s3(repository, tmp_path, s3):
+    address, _ = s3
+    (repository.root / "large").write_bytes(os.urandom(110_000_000))
+    repository.command("dvc", "add", "large")
+    repository.commit("a large file")
+    add_s3_remote(repository, address)
+    clone = pushed_and_cloned(repository, tmp_path)
+    assert "partNumber=3" in (tmp_path / "s3.log").read_text(), "what is large travels in parts"
+    assert f"{len(STAGES)} of {len(STAGES)} stages are fresh" in clone.command("glassworks", "pull").stdout
+    assert clone.manifests() == repository.manifests()
+    assert (clone.root / "large").read_bytes() == (repository.root / "large").read_bytes()
+    assert clone.pending() == set() and clone.dvc_is_clean()
+    assert "0 files sent" in clone.command("glassworks", "push").stdout
+
+
+def test_a_bucket_that_is_not_there_and_a_server_that_is_gone_are_one_line_each(repository, s3):
+    address, kill = s3
+    add_s3_remote(repository, address, "no-bucket")
+    run = repository.command("glassworks", "push", succeeds=False)
+    line = "remote store (s3://no-bucket/folder): The specified bucket does not exist; see that the address is right"
+    assert run.returncode == 5 and line in run.stdout and len(run.stdout.splitlines()) == 1
+    kill()
+    run = repository.command("glassworks", "push", succeeds=False)
+    assert run.returncode == 5 and "cannot be reached" in run.stdout and len(run.stdout.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,10 @@ def _errors_of(where: str, fills: str) -> Iterator[None]:
             problem = FetchError(
                 f"{where}: {_line(error)} ({_line(causes[-1])}); the rest arrived, the same command continues"
             )
+        elif isinstance(error, OSError):
+            problem = FetchError(
+                f"{where}: {_line(error)}; see that the address is right and that you may write there (docs/remotes.md), then run the same command again"
+            )
         else:
             problem = ArtifactError(
                 f"{where}: {_line(error)}; see `dvc push`, `dvc fetch` and `dvc checkout`, which do the work"
