@@ -49,5 +49,5 @@ def job(root: Path, rule: str) -> tuple[str | None, ...]:
     """What SLURM knows of a rule's job, whose number the name of its log has."""
     log = next(root.glob(f".snakemake/slurm_logs/rule_{rule}/**/*.log"))
     known = ask("scontrol", "show", "job", log.stem)
-    names = ("JobState", "Partition", "NumCPUs", "MinMemoryNode", "TimeLimit", "TresPerJob")
+    names = ("JobState", "Partition", "NumCPUs", "MinMemoryNode", "TimeLimit", "TresPerNode")
     return tuple(found[1] if (found := re.search(rf"\b{name}=(\S+)", known)) else None for name in names)

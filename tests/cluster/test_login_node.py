@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from ..faults.commands import newest_step
-from .conftest import Run, use_cluster
+from .conftest import Run, use_cluster, wait_for
 
 pytestmark = pytest.mark.cluster
 
@@ -17,6 +17,7 @@ def test_ctrl_c_cancels_the_jobs(training, together):
     run.wait_for_steps()
     run.command.send_to_all(signal.SIGINT)
     assert run.end() != 0
+    wait_for(lambda: run.fact("JobState") != "COMPLETING")
     assert (run.fact("JobState"), run.fact("Restarts")) == ("CANCELLED", "0")
     assert newest_step(training) >= 3
 
@@ -26,7 +27,8 @@ def test_ctrl_c_cancels_the_jobs(training, together):
     [
         ("", {}, 2, "sbatch is not on the PATH; run this on a login node of the cluster, or without the SLURM profile"),
         (None, {"slurm_partition": "gpus"}, 2, "rule train asks for partition 'gpus', which sinfo does not show; did you mean 'gpu'?"),
-        (None, {"gpu": 5}, 2, "rule train asks for 5 GPUs; a node of partition gpu has 4"),
+        (None, {"gres": "", "gpu": 2, "nodes": 2}, 2, "rule train asks for gpu: 2 on 2 nodes, which SLURM takes for the whole job; use gres: gpu:NUMBER, which is for each node"),
+        (None, {"gres": "gpu:5"}, 2, "rule train asks for 5 GPUs; a node of partition gpu has 4"),
         (None, {"runtime": 241}, 2, "rule train asks for up to 241 minutes; partition gpu allows 240"),
     ],
 )  # fmt: skip

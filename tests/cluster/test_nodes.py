@@ -28,13 +28,13 @@ def workers_on(node: str, root: str) -> list[psutil.Process]:
 
 def test_two_nodes_train_the_bytes_of_one_worker_whatever_happens(training, together):
     training.edit("experiments/tiny.yaml", lambda e: e["execution"].update(nodes=2, workers_per_node=2))
-    use_cluster(training, gpu=0, slurm_partition="cpu")
+    use_cluster(training)
     run = Run(training, seconds=0.5)
     wanted = run.manifest.read_bytes()
     shutil.rmtree(run.manifest.parent)
     run.wait_for_steps()
     first = run.job
-    assert run.fact("NumNodes") == "2" and run.fact("NumTasks") == "2"
+    assert [run.fact(name) for name in ("NumNodes", "NumTasks", "TresPerNode")] == ["2", "2", "gres:gpu:1"]
     nodes = re.fullmatch(r"n\[(\d)[-,](\d)\]", run.fact("NodeList")).groups()
     workers_on(f"n{nodes[1]}", str(training.root))[0].send_signal(signal.SIGKILL)
     killed = time.monotonic()

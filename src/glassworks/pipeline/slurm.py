@@ -41,7 +41,11 @@ def check(jobs: Iterable[Any]) -> None:
         if not name:
             continue
         partition, gpus, nodes = partitions[name], job.resources.get("gpu", 0), job.resources.get("nodes", 1)
-        if gpus > nodes * partition.gpus:
+        if gpus and nodes > 1:
+            raise ConfigError(
+                f"{asked} gpu: {gpus} on {nodes} nodes, which SLURM takes for the whole job; use gres: gpu:NUMBER, which is for each node"
+            )
+        if (gpus := gpus or _gpus(job.resources.get("gres", ""))) > partition.gpus:
             raise ConfigError(f"{asked} {gpus} GPUs; a node of partition {name} has {partition.gpus}")
         if (minutes := _minutes_of_last_attempt(job)) > partition.minutes:
             raise ConfigError(f"{asked} up to {minutes} minutes; partition {name} allows {partition.minutes:.0f}")
@@ -88,8 +92,14 @@ def _partitions() -> dict[str, Partition]:
         name, limit, devices = line.split("|")
         partition = found.setdefault(name, Partition())
         partition.minutes = max(partition.minutes, _minutes(limit))
-        partition.gpus = max(partition.gpus, sum(map(int, re.findall(r"\bgpu(?::[^:,(]+)?:(\d+)", devices))))
+        partition.gpus = max(partition.gpus, _gpus(devices))
     return found
+
+
+def _gpus(devices: str) -> int:
+    """How many GPUs are among generic resources, of whatever types: gpu:a100:4(S:0-1),gpu:2,shard:8."""
+    items = (item.split(":") for item in re.sub(r"\([^)]*\)", "", devices).split(","))
+    return sum(int(last) if (last := item[-1]).isdigit() else 1 for item in items if item[0] == "gpu")
 
 
 def _running(folder: Path) -> list[str]:
