@@ -43,6 +43,7 @@ configure() {
 start_controller() { running slurmctld slurmctld || slurmctld; within 20 scontrol ping; }
 
 start() {
+  running slurmctld slurmctld || rm -rf $root/state # jobs, and nodes taken away, of a run that failed
   configure
   running munge/munged munged || munged --force --key-file=$root/munge/munge.key --socket=$root/munge/munge.socket \
     --pid-file=$root/munge/munged.pid --log-file=$root/log/munged.log --seed-file=$root/munge/munged.seed

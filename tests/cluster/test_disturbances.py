@@ -30,7 +30,7 @@ def lose_the_node(run: Run) -> None:
     """Draining lets the job go on; when the node goes down, another one runs it."""
     node = run.fact("NodeList")
     ask("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=a test")
-    run.wait_for_steps()
+    run.wait_for_steps(2)
     assert run.fact("JobState") == "RUNNING"
     ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=a test")
     wait_for(lambda: run.fact("JobState") == "RUNNING" and run.fact("NodeList") != node)
@@ -39,13 +39,14 @@ def lose_the_node(run: Run) -> None:
 
 def test_one_run_whose_jobs_are_ended_again_and_again(training, together):
     use_cluster(training, slurm_partition="spot", slurm_extra="--open-mode=append --signal=TERM@30")
-    run = Run(training)
+    run = Run(training, seconds=3)  # the limit comes after 60 s at most, when half of the 40 steps are left
     wanted = run.manifest.read_bytes()
     shutil.rmtree(run.manifest.parent)
     for number, disturb in enumerate((reach_the_time_limit, preempt, requeue, lose_the_node), start=1):
-        run.wait_for_steps()
+        run.wait_for_steps(2)
         disturb(run)
         wait_for(lambda restarts=str(number): run.fact("Restarts") == restarts)
+    run.hurry()
     assert run.end() == 0, run.command.output
     assert run.command.output.count("has been submitted") == 1, "no retry was needed"
     assert run.job_log().count("continuing after step") == 4

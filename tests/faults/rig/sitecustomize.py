@@ -1,7 +1,7 @@
 """Rigs every `glassworks train` that has this folder on its PYTHONPATH and GLASSWORKS_RIG in its environment; the code itself runs unchanged.
 
 GLASSWORKS_RIG is JSON: "announce" is a file to which the first worker appends "+PHASE" and "-PHASE" when a phase of training begins and ends; "slow" has
-seconds by which phases, or "flush", take longer; "raise_in" is a worker and a step, at which it meets a fault.
+seconds by which phases, or "flush", take longer, phases until the file "hurry" is there; "raise_in" is a worker and a step, at which it meets a fault.
 """
 
 import importlib.util
@@ -11,9 +11,10 @@ import sys
 import time
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from typing import Any
 
-RIG = {"announce": os.devnull, "slow": {}, **json.loads(os.environ.get("GLASSWORKS_RIG", "{}"))}
+RIG = {"announce": os.devnull, "slow": {}, "hurry": "", **json.loads(os.environ.get("GLASSWORKS_RIG", "{}"))}
 
 
 def announce(text: str) -> None:
@@ -29,7 +30,8 @@ def phase(name: str, owner: Any, attribute: str) -> None:
 
     def announced(*arguments: Any, **options: Any) -> Any:
         announce(f"+{name}")
-        time.sleep(RIG["slow"].get(name, 0))
+        if not (RIG["hurry"] and Path(RIG["hurry"]).exists()):
+            time.sleep(RIG["slow"].get(name, 0))
         found = function(*arguments, **options)
         announce(f"-{name}")
         return found
