@@ -123,7 +123,7 @@ def test_a_language_model_that_does_not_fit_is_said_so(language_model, tmp_path)
         begin(tmp_path)
 
 
-def test_what_is_loaded_lies_for_decoding_for_decoding_and_what_is_trained_by_rows(language_model, tmp_path):
+def test_what_is_loaded_lies_by_columns_and_what_is_trained_by_rows(language_model, tmp_path):
     loaded = LanguageModel.load(tmp_path / "lm")
     matrices = {name for name, part in loaded.named_modules() if isinstance(part, torch.nn.Linear)}
     assert len(matrices) == 4 * TEXT.depth
