@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup all cluster-all test test-faults test-cluster lint format report lock push pull dvc.yaml schemas clean
+.PHONY: help setup all cluster-all test test-faults test-cluster lint docs format report lock push pull dvc.yaml schemas clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +30,7 @@ all: setup ## Fetch, shard, train, evaluate, report: results/report.html
 	snakemake --cores $(CORES) all
 	@echo "open results/report.html"
 
-cluster-all: setup ## The same on SLURM (docs/cluster.md), for LIMIT=7d at most
+cluster-all: setup ## The same on SLURM (docs/how-to/cluster.md), for LIMIT=7d at most
 	@SNAKEMAKE_PROFILE=profiles/slurm timeout --foreground --signal=INT --kill-after=$(KILL_AFTER) $(LIMIT) snakemake all || { \
 	code=$$?; case $$code in 124|137) echo "error: not done within $(LIMIT); \`make cluster-all\` continues" >&2;; esac; exit $$code; }
 
@@ -43,19 +43,25 @@ test-faults: setup ## Kill training at 25 instants, resume it, compare bytes
 test-cluster: setup ## Install Debian's slurm and munge (as root), start a cluster on this machine, run the tests on it
 	tests/cluster/slurm.sh run pytest -n 3 --dist loadfile -m cluster tests/cluster
 
-lint: setup ## Check style, layers and workflow
+lint: setup ## Check style, types, layers, workflow and the links of the documentation
 	ruff check .
 	ruff format --check .
+	mypy
 	lint-imports
 	snakefmt --check Snakefile workflow
 	snakemake --lint
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --site-dir .work/site
+
+docs: setup ## Build the documentation: site/index.html, which opens offline
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+	@echo "open site/index.html"
 
 format: setup ## Format code and workflow
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile workflow
 
-push: setup ## Send what dvc.lock names to the remote (docs/remotes.md)
+push: setup ## Send what dvc.lock names to the remote (docs/how-to/remotes.md)
 	@glassworks push
 
 pull: setup ## Bring it from there, results/report.html included

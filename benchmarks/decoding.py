@@ -29,11 +29,11 @@ os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 import torch
 
-from glassworks.config.model import TextDecoder
 from glassworks.generation.decoding import generate, stream
 from glassworks.generation.settings import Decoding
 from glassworks.models.language_model import LanguageModel
 from glassworks.models.pretrained.language_models import export_language_model, load_language_model
+from glassworks.models.settings.text_decoder import TextDecoder
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURE = ROOT / "docs/figures/decoding.png"

@@ -32,14 +32,15 @@ from glassworks.config.experiment import Experiment, parse_experiment
 from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.text import TextTokenizer
 from glassworks.data.reading.tokens import all_texts
-from glassworks.data.tokenizer import SPECIAL, _characters
-from glassworks.tasks.language_modelling import IGNORED, LanguageModellingTask
-from glassworks.training import run as stage
-from glassworks.training.launch import run_workers, worker_count
+from glassworks.models.losses import IGNORED
+from glassworks.runtime.launch import run_workers, worker_count
+from glassworks.runtime.signals import StopRequest
+from glassworks.stages import train as stage
+from glassworks.stages.tokenizer import SPECIAL, _characters
+from glassworks.tasks.language_modelling.task import LanguageModellingTask
 from glassworks.training.loop import METRICS, Run, fit, make_trainer
 from glassworks.training.metrics_log import read_metrics
 from glassworks.training.schedules import learning_rate
-from glassworks.training.signals import StopRequest
 from glassworks.training.workers import Workers
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,4 +1,4 @@
-"""What a sample, a shard, a job and a checkpoint cost on this machine, and what many shards cost at the two entrances. docs/scaling.md plans with it.
+"""What a sample, a shard, a job and a checkpoint cost on this machine, and what many shards cost at the two entrances. docs/records/scaling.md plans with it.
 
     python benchmarks/scaling.py [--shards 10000] [--samples 20000]
 

@@ -58,12 +58,13 @@ from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.loader import micro_batches
 from glassworks.data.reading.order import Order
 from glassworks.data.reading.text import TextTokenizer
-from glassworks.tasks.captioning import IGNORED, Batch, CaptioningTask
+from glassworks.models.losses import IGNORED
+from glassworks.runtime.signals import StopRequest
+from glassworks.tasks.captioning.task import Batch, CaptioningTask
 from glassworks.training.loop import METRICS, Run, fit, make_trainer
 from glassworks.training.metrics_log import read_metrics
 from glassworks.training.objective import to_device
 from glassworks.training.schedules import learning_rate
-from glassworks.training.signals import StopRequest
 from glassworks.training.step import seed_generators
 from glassworks.training.workers import PeerLost, Workers, joined
 
@@ -253,7 +254,7 @@ def set_determinism(wanted: bool) -> None:
 def step_timed(side: Side, batches: Sequence[Batch], step: int, workers: Workers) -> tuple[float, Cost]:
     """Loss and cost of one step, from a moment at which all workers are there."""
     set_determinism(side.deterministic)
-    workers.wait_for_all()
+    workers.barrier()
     start = read_clocks(workers.device)
     loss = side.step(batches, step)
     return loss, elapsed(start, workers.device)

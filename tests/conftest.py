@@ -13,7 +13,7 @@ from glassworks.cli.running import runner
 from glassworks.config.project import load_project
 from glassworks.pipeline.execution import Context, execute, execute_job
 from glassworks.pipeline.table import Table
-from glassworks.training import fork_server
+from glassworks.runtime import fork_server
 
 from .small_pipeline import REPOSITORY, built, empty_repository, repository
 
@@ -42,10 +42,10 @@ class SmallProject:
     def table(self) -> Table:
         return Table(load_project(self.root))
 
-    def run(self, name: str, threads: int = 1) -> Path:
+    def run(self, name: str, threads: int = 1, workers: int | None = None) -> Path:
         """Run a stage as the command line does; returns its artefact."""
         stage = self.table[name]
-        return execute(self.table, stage, runner(stage.kind), threads)
+        return execute(self.table, stage, runner(stage.kind), threads, workers)
 
     def run_job(self, name: str, job: int) -> None:
         stage = self.table[name]
@@ -57,7 +57,7 @@ class SmallProject:
         inputs = {role: self.root / table[other].directory for role, other in stage.inputs.items()}
         output = work / "output"
         output.mkdir(parents=True)
-        return Context(table.project, stage, inputs, work, output)
+        return Context(table.project.root, stage, inputs, work, output)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ TABLES = {
 
 @pytest.fixture
 def record_row(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
-    """Collects rows of a table; with --write-docs they replace those of its task and precision in docs/TABLE.md."""
+    """Collects rows of a table; with --write-docs they replace those of its task and precision in TABLE.md, in a folder of docs/."""
     rows: list[tuple[str, ...]] = []
 
     def record(table: str, *cells: Any) -> None:
@@ -101,7 +101,8 @@ def record_row(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
     yield record
     if request.config.getoption("--write-docs"):
         for table, group in itertools.groupby(rows, key=lambda row: row[0]):
-            write_table(REPOSITORY / "docs" / f"{table}.md", TABLES[table], [row[1:] for row in group])
+            [file] = (REPOSITORY / "docs").glob(f"*/{table}.md")
+            write_table(file, TABLES[table], [row[1:] for row in group])
 
 
 def write_table(file: Path, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

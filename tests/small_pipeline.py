@@ -43,7 +43,7 @@ EXPERIMENT = {
     "optimization": {"warmup_steps": 1, "learning_rate": 0.01, "weight_decay": 0.02},
     "training": {"steps": 4, "batch_size": 8, "micro_batches": 2, "validate_every": 2},
     "execution": {"checkpoint_every": 1},
-    "evaluation": {"beams": 2, "bootstrap": 100, "meteor": False},
+    "evaluations": {"captions": {"beams": 2, "bootstrap": 100, "meteor": False}},
 }
 DIRECTORIES = {
     "fetch-pictures": "data/raw/pictures",
@@ -51,7 +51,7 @@ DIRECTORIES = {
     "shards-pictures": "data/shards/pictures",
     "tokenizer-tiny": "data/tokenizers/tiny",
     "train-tiny": "models/tiny",
-    "evaluate-tiny": "results/tiny",
+    "evaluate-tiny-captions": "results/tiny/captions",
     "report": "results/report",
 }
 STAGES = list(DIRECTORIES)
@@ -137,9 +137,13 @@ class Repository:
             r"Fetching the weights (\w+)": "weights-{}",
             r"Training the tokenizer of (\w+)": "tokenizer-{}",
             r"Training (?!the )(\w+)": "train-{}",
-            r"Evaluating (\w+)": "evaluate-{}",
+            r"Evaluating (\w+: \w+)": "evaluate-{}",
         }
-        found = {name.format(subject) for pattern, name in patterns.items() for subject in re.findall(pattern, output)}
+        found = {
+            name.format(subject.replace(": ", "-"))
+            for pattern, name in patterns.items()
+            for subject in re.findall(pattern, output)
+        }
         return found | ({"report"} if "Writing results/report.html" in output else set())
 
 

@@ -1,10 +1,10 @@
-"""Every test that docs/corrections.md names is there, and every test of a defect is named there."""
+"""Every test that docs/explanation/corrections.md names is there, and every test of a defect is named there."""
 
 import re
 
 from .small_pipeline import REPOSITORY
 
-NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (REPOSITORY / "docs/corrections.md").read_text())
+NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (REPOSITORY / "docs/explanation/corrections.md").read_text())
 
 
 def test_every_named_test_exists():

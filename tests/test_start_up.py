@@ -65,8 +65,18 @@ def test_torch_would_be_noticed(tmp_path):
     assert imported
 
 
-@pytest.mark.parametrize("module", ["shards", "records", "fetch", "tokenizer", "sources.webdataset", "sources.scenes"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "stages.shards",
+        "stages.records",
+        "stages.fetch",
+        "stages.tokenizer",
+        "sources.webdataset.source",
+        "sources.scenes.source",
+    ],
+)
 def test_data_stages_import_no_torch(tmp_path, module):
     """Of small jobs there are many, on a cluster."""
-    imported, _ = torch_is_imported(f"import glassworks.data.{module}", cwd=tmp_path)
+    imported, _ = torch_is_imported(f"import glassworks.{module}", cwd=tmp_path)
     assert not imported

@@ -28,15 +28,15 @@ def clock(seconds: float) -> str:
 class Progress:
     """A count towards a total. Use as a context manager; call `advance` as work is done.
 
-    `initial` is work that an earlier, interrupted run had already done: it counts as done but not towards the rate.
+    `initial` is work that an earlier, interrupted run had already done: it counts as done but not towards the rate. With `silent` nothing is shown.
     """
 
-    def __init__(self, label: str, total: int, unit: str = "it", initial: int = 0) -> None:
+    def __init__(self, label: str, total: int, unit: str = "it", initial: int = 0, silent: bool = False) -> None:
         self.label, self.total, self.unit = label, total, unit
-        self.done, self.initial = initial, initial
+        self.done, self.initial, self.silent = initial, initial, silent
         self.start = self.last_line = time.monotonic()
         self.bar = self.task = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not silent:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as RichProgress
@@ -80,7 +80,8 @@ class Progress:
             self.last_line = now
 
     def _line(self, text: str) -> None:
-        print(f"{self.label}  {text}", file=sys.stderr, flush=True)
+        if not self.silent:
+            print(f"{self.label}  {text}", file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[T], label: str, total: int, unit: str = "it") -> Iterator[T]:

@@ -67,7 +67,7 @@ def beat() -> None:
 
 @contextmanager
 def unwatched() -> Iterator[None]:
-    """Do something that takes its time without a word: wait for others, run another program."""
+    """Suspend the watchdog around work that is legitimately slow and silent: waiting for a lock, running another program."""
     watchdog = Watchdog.current
     if watchdog is None:
         yield

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from glassworks.artifacts.digests import FileDigests, code_digest, digest_json, sha256_file, write_text
+from glassworks.artifacts.digests import FileDigests, digest_json, sha256_file, write_text
 from glassworks.artifacts.manifest import await_files, faults, is_whole, read_manifest
 from glassworks.artifacts.publication import publish, seal
 from glassworks.errors import ArtifactError
@@ -88,17 +88,6 @@ def test_a_full_disk_leaves_the_old_file_and_is_one_clear_line(tmp_path):
 
 def test_digests_do_not_depend_on_key_order():
     assert digest_json({"a": 1, "b": [2]}) == digest_json(json.loads('{"b": [2], "a": 1}'))
-
-
-def test_code_digest_sees_names_and_content_but_not_compiled_files(tmp_path):
-    (tmp_path / "package").mkdir()
-    (tmp_path / "package/a.py").write_text("x = 1")
-    before = code_digest(tmp_path, ("package",))
-    (tmp_path / "package/__pycache__").mkdir()
-    (tmp_path / "package/__pycache__/a.pyc").write_text("")
-    assert code_digest(tmp_path, ("package",)) == before
-    (tmp_path / "package/a.py").rename(tmp_path / "package/b.py")
-    assert code_digest(tmp_path, ("package",)) != before
 
 
 def test_remembered_digests_notice_a_change_of_the_same_size(tmp_path):

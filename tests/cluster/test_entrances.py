@@ -41,7 +41,7 @@ def test_jobs_ask_for_what_the_profile_and_the_stage_table_say(entrances):
         "fetch": ("COMPLETED", "cpu", "1", "2000M", "00:30:00", None),
         "shards_job": ("COMPLETED", "cpu", "1", "2000M", "00:30:00", None),
         "train": ("COMPLETED", "gpu", "2", "6000M", "04:00:00", "gres:gpu:1"),
-        "evaluate": ("COMPLETED", "gpu", "1", "4000M", "01:00:00", "gres:gpu:1"),
+        "evaluate": ("COMPLETED", "cpu", "2", "4000M", "01:00:00", None),
     }
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from glassworks.config.project import SCHEMAS, load_project, schema_text
+from glassworks.config.reference import reference_text
 from glassworks.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -104,6 +105,26 @@ def test_a_fault_in_params_is_one_clear_line(tmp_path, params, line):
             EXPERIMENT + "optimization: {learning_rat: 1e-3}",
             "optimization.learning_rat: unknown key; did you mean 'learning_rate'?",
         ),
+        (
+            EXPERIMENT + "evaluations: {captons: {}}",
+            "evaluations: captons.kind: no evaluation is called 'captons', so this key is required; did you mean 'captions'?",
+        ),
+        (
+            EXPERIMENT + "evaluations: {mine: {kind: caption}}",
+            "evaluations.mine.kind: unknown value 'caption'; did you mean 'captions'?",
+        ),
+        (
+            EXPERIMENT + "evaluations: {captions: {beam: 2}}",
+            "evaluations.captions.beam: unknown key; did you mean 'beams'?",
+        ),
+        (
+            EXPERIMENT + "evaluations: {language:}",
+            "evaluations.language: language scores language_modelling models, not captioning",
+        ),
+        (
+            EXPERIMENT + "evaluations: {captions: {dataset: scene}}",
+            "evaluations.captions.dataset: params.yaml has no dataset 'scene'; did you mean 'scenes'?",
+        ),
         (EXPERIMENT.replace("captioning", "caption"), "task: unknown value 'caption'; did you mean 'captioning'?"),
     ],
 )
@@ -127,6 +148,7 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path):
 @pytest.mark.parametrize("name", sorted(SCHEMAS))
 def test_committed_schemas_are_current(name):
     assert (REPOSITORY / f"schemas/{name}.schema.json").read_text() == schema_text(name), "run `make schemas`"
+    assert (REPOSITORY / f"docs/reference/{name}.md").read_text() == reference_text(name), "run `make schemas`"
 
 
 LANGUAGE = "task: language_modelling\ndata: {dataset: scenes}\ntraining: {steps: 4}\n"
@@ -144,7 +166,8 @@ def load_two(root: Path, first: str, second: str = LANGUAGE):
 
 def test_an_experiment_may_begin_with_another_ones_model(tmp_path):
     project = load_two(tmp_path, READING.replace("NAME", "second"))
-    assert project.experiments["first"].reads() == {"data.tokenizer.of": "second", "model.language_model": "second"}
+    needs = {need.key: need.name for need in project.experiments["first"].needs().values()}
+    assert needs == {"data.dataset": "scenes", "data.tokenizer.of": "second", "model.language_model": "second"}
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from glassworks.data.records import read_table
-from glassworks.data.sources import coco_captions
 from glassworks.errors import DataError
+from glassworks.sources.coco_captions import source as coco_captions
 
 NAMES = {2017: "{0:012d}.jpg", 2014: "COCO_{1}_{0:012d}.jpg"}
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from glassworks.data.records import read_table
-from glassworks.data.sources import flickr30k
 from glassworks.errors import DataError
+from glassworks.sources.flickr30k import source as flickr30k
 
 PUBLISHED = """\
 image_name| comment_number| comment

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from glassworks.data.records import read_table
-from glassworks.data.sources import folder
 from glassworks.errors import DataError
+from glassworks.sources.folder import source as folder
 
 
 @pytest.fixture

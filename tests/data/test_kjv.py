@@ -6,9 +6,9 @@ import pytest
 
 from glassworks.artifacts.publication import publish, seal
 from glassworks.data.records import Dropped
-from glassworks.data.sources import kjv
-from glassworks.data.sources.kjv import NAMES, records
 from glassworks.errors import DataError
+from glassworks.sources.kjv import source as kjv
+from glassworks.sources.kjv.source import NAMES, records
 
 PARAMS = {"datasets": {"kjv": {"source": "kjv", "splits": {"validation": 0.3, "test": 0.3}}}}
 

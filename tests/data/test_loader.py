@@ -150,7 +150,7 @@ def kill_self(sample, seed):
 
 
 def test_a_worker_that_is_killed_is_one_clear_error(shards):
-    with pytest.raises(ResourceError, match=r"a loader worker ended .*fewer loader_workers"):
+    with pytest.raises(ResourceError, match=r"a loader worker died .*fewer loader_workers"):
         list(batches(shards, 1, transform=kill_self))
 
 

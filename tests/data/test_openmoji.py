@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from glassworks.artifacts.publication import seal
-from glassworks.data.emoji_concepts import captions, variant
 from glassworks.data.records import Dropped, read_table
-from glassworks.data.sources import openmoji
 from glassworks.errors import ArtifactError, DataError
+from glassworks.sources.openmoji import source as openmoji
+from glassworks.sources.openmoji.concepts import captions, variant
 
 from .tiny_wheels import Drawing, noun, shape, write_wheels
 

@@ -118,10 +118,10 @@ def test_each_data_set_of_a_mixture_goes_through_its_own_order(seed, start, leng
     assert mixture.picks(start, start + length) == seen[start:]
     for dataset, order in enumerate(mixture.orders):
         own = [pick for pick in seen if pick.dataset == dataset]
-        assert [pick.index for pick in own] == list(order.indices(0, len(own)))
+        assert [pick.row for pick in own] == list(order.indices(0, len(own)))
         assert [pick.epoch for pick in own] == [position // len(order) for position in range(len(own))]
     assert [mixture.at(position) for position in range(start, start + length)] == [
-        (pick.dataset, pick.index) for pick in seen[start:]
+        (pick.dataset, pick.row) for pick in seen[start:]
     ]
 
 
@@ -142,7 +142,7 @@ def test_an_order_of_nothing_is_refused():
 def test_defect_003_5_3_no_sample_of_an_incomplete_last_batch_is_lost():
     """The handbook drops the gradients of an accumulation that an epoch does not fill; here the next epoch fills it."""
     order, batch = Order([7, 3], seed=0, window=2), 4
-    steps = [[pick.index for pick in order.picks(step * batch, (step + 1) * batch)] for step in range(5)]
+    steps = [[pick.row for pick in order.picks(step * batch, (step + 1) * batch)] for step in range(5)]
     stream = [index for step in steps for index in step]
     assert sorted(stream[:10]) == sorted(stream[10:20]) == list(range(10))
     assert all(len(step) == batch for step in steps)

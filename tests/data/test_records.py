@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 
-from glassworks.data import records as stage
+from glassworks.data import records as table_module
 from glassworks.data.records import TABLE, Dropped, Record, RecordTable, Rows, read_table, write_table
 from glassworks.errors import DataError
+from glassworks.stages import records as stage
 
 RECORDS = [
     Record(f"k{i}", ("train", "test")[i % 3 == 2], f"g{i}", [f"caption {i}", "ünïcode"], {"n": i}, {"file": f"{i}.png"})
@@ -18,8 +19,8 @@ RECORDS = [
 
 @pytest.fixture
 def small_groups(monkeypatch):
-    monkeypatch.setattr(stage, "GROUP", 4)
-    monkeypatch.setattr(stage, "BATCH", 3)
+    monkeypatch.setattr(table_module, "GROUP", 4)
+    monkeypatch.setattr(table_module, "BATCH", 3)
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def run(tmp_path, monkeypatch):
     """Run the stage on these items of a source."""
 
     def run(items, max_dropped=0):
-        monkeypatch.setattr(stage, "source_module", lambda name: SimpleNamespace(records=lambda context: iter(items)))
+        monkeypatch.setattr(stage, "load_source", lambda name: SimpleNamespace(records=lambda context: iter(items)))
         params = {"source": "listed", "max_dropped": max_dropped}
         return stage.run(SimpleNamespace(params=params, output=tmp_path, stage=SimpleNamespace(subject="things")))
 

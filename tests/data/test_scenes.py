@@ -15,9 +15,9 @@ from glassworks.data.records import Record, read_table
 from glassworks.data.scenes.kinds import Kind, Meetings
 from glassworks.data.scenes.layout import GRID, MARGIN, SIZES, compose
 from glassworks.data.scenes.parser import SceneFacts, SceneParser, names_in
-from glassworks.data.sources import scenes
-from glassworks.data.sources.openmoji import Drawings
 from glassworks.errors import ConfigError
+from glassworks.sources.openmoji.source import Drawings
+from glassworks.sources.scenes import source as scenes
 
 from ..conftest import SmallProject
 from .tiny_wheels import HALOED, NOUNS, write_wheels
@@ -240,8 +240,8 @@ def test_scene_bytes_are_the_same_in_another_process(built, made, draw):
 import hashlib
 from pathlib import Path
 from glassworks.config.project import load_project
-from glassworks.data.sources import scenes
-from glassworks.data.sources.openmoji import Drawings
+from glassworks.sources.scenes import source as scenes
+from glassworks.sources.openmoji.source import Drawings
 from glassworks.pipeline.execution import Context
 from glassworks.pipeline.table import Table
 

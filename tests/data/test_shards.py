@@ -14,11 +14,12 @@ import pytest
 from webdataset import ShardWriter, WebDataset
 
 from glassworks.artifacts.digests import sha256_file
-from glassworks.data import shards as stage
+from glassworks.data import shards as writing
 from glassworks.data.reading.dataset import ShardDataset
-from glassworks.data.records import write_table
+from glassworks.data.records import Record, write_table
 from glassworks.data.sidecars import INDEX, read_sidecar, scan_tar
 from glassworks.errors import DataError
+from glassworks.stages import shards as stage
 
 from .small_shards import media, record
 
@@ -33,7 +34,7 @@ def asked(monkeypatch):
     def count(context):
         return lambda record: asked.update([record.key]) or media(record)
 
-    monkeypatch.setattr(stage, "source_module", lambda name: SimpleNamespace(media=count))
+    monkeypatch.setattr(stage, "load_source", lambda name: SimpleNamespace(media=count))
     return asked
 
 
@@ -82,8 +83,8 @@ def test_shards_are_these_bytes_for_ever(tmp_path):
     """A golden digest of samples without pictures: no machine, clock, umask or library version may change it."""
     umask = os.umask(0o077)
     try:
-        plan = stage.Plan("train-00000", "train", RECORDS[:2])
-        list(stage.write_tar(tmp_path, plan, lambda record: {"txt": record.key.encode(), "bin": bytes(600)}))
+        plan = writing.Plan("train-00000", "train", RECORDS[:2])
+        list(writing.write_tar(tmp_path, plan, lambda record: {"txt": record.key.encode(), "bin": bytes(600)}))
     finally:
         os.umask(umask)
     golden = "72738a32053f42f492f80b7c280a67ca1b6853d01825c251a566f513a7121903"
@@ -135,25 +136,25 @@ def test_the_tar_is_the_one_webdataset_writes(make, tmp_path):
     """Byte for byte, given the same members (webdataset sorts them), owner and time."""
     records = RECORDS[:3]
     pictures = {r.key: media(r)["png"] for r in records}
-    list(stage.write_tar(tmp_path, stage.Plan("ours", "train", records), lambda r: {"jpg": pictures[r.key]}))
+    list(writing.write_tar(tmp_path, writing.Plan("ours", "train", records), lambda r: {"jpg": pictures[r.key]}))
     options = {"user": "glassworks", "group": "glassworks", "mtime": 0, "verbose": 0, "compress": False}
     with ShardWriter(str(tmp_path / "peer-%05d.tar"), **options) as writer:
         for r in records:
-            text = stage.members_of(r, lambda r: {})["json"]
+            text = writing.members_of(r, lambda r: {})["json"]
             writer.write({"__key__": r.key, "jpg": pictures[r.key], "json": text})
     assert (tmp_path / "ours.tar").read_bytes() == (tmp_path / "peer-00000.tar").read_bytes()
 
 
 def test_what_an_interrupted_job_finished_is_kept(make, asked, monkeypatch):
     context = make("x", jobs=1)
-    written = stage.write_sample
+    written = writing.write_sample
 
     def interrupted(writer, key, members):
         if key == RECORDS[-3].key:
             raise KeyboardInterrupt
         return written(writer, key, members)
 
-    monkeypatch.setattr(stage, "write_sample", interrupted)
+    monkeypatch.setattr(writing, "write_sample", interrupted)
     with pytest.raises(KeyboardInterrupt):
         stage.run_job(context, 0)
     folder = context.work / "shards"
@@ -162,7 +163,7 @@ def test_what_an_interrupted_job_finished_is_kept(make, asked, monkeypatch):
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     time.sleep(0.02)
     (folder / "train-00002.tar").write_bytes(b"")  # as a lost power supply may leave it
-    monkeypatch.setattr(stage, "write_sample", written)
+    monkeypatch.setattr(writing, "write_sample", written)
     asked.clear()
     stage.run_job(context, 0)
     assert sorted(asked) == sorted(r.key for p in stage.plan_shards(context) for r in p.records if p.name in
@@ -196,8 +197,8 @@ def test_a_split_without_samples_has_no_shard(make):
 
 @pytest.mark.parametrize("key", ["ünïcode", "n" * 300])
 def test_any_key_can_name_a_sample(tmp_path, key):
-    plan = stage.Plan("x", "train", [stage.Record(key, "train", key, ["c"])])
-    list(stage.write_tar(tmp_path, plan, lambda record: {"txt": b"one"}))
+    plan = writing.Plan("x", "train", [Record(key, "train", key, ["c"])])
+    list(writing.write_tar(tmp_path, plan, lambda record: {"txt": b"one"}))
     assert scan_tar(tmp_path / "x.tar") == read_sidecar(tmp_path / "x.json")
     with tarfile.open(tmp_path / "x.tar") as tar:
         assert tar.getnames() == [f"{key}.txt", f"{key}.json"]
@@ -208,10 +209,10 @@ def test_copies_where_no_link_is_possible(tmp_path, monkeypatch):
         raise PermissionError(1, "Operation not permitted")
 
     (tmp_path / "a").write_bytes(b"one")
-    stage.link_or_copy(tmp_path / "a", tmp_path / "b")
+    writing.link_or_copy(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").stat().st_ino == (tmp_path / "a").stat().st_ino
     monkeypatch.setattr(os, "link", refused)
-    stage.link_or_copy(tmp_path / "a", tmp_path / "c")
+    writing.link_or_copy(tmp_path / "a", tmp_path / "c")
     assert (tmp_path / "c").read_bytes() == b"one"
     assert (tmp_path / "c").stat().st_ino != (tmp_path / "a").stat().st_ino
 
@@ -242,8 +243,8 @@ def test_offsets_are_known_without_reading_back():
     """The writer of webdataset counts bytes as tarfile does, whatever the length of name or payload."""
     for size in (0, 1, 511, 512, 513, 70_000):
         file = io.BytesIO()
-        with stage.open_tar(file) as tar:
-            entry = stage.write_sample(tar, "k" * 99, {"bin": bytes([7]) * size, "json": b"{}"})
+        with writing.open_tar(file) as tar:
+            entry = writing.write_sample(tar, "k" * 99, {"bin": bytes([7]) * size, "json": b"{}"})
         for extension, data in (("bin", bytes([7]) * size), ("json", b"{}")):
             at, length = entry.members[extension]
             assert file.getvalue()[at : at + length] == data

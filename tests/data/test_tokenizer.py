@@ -4,8 +4,8 @@ import pytest
 
 from glassworks.data.reading.text import TextTokenizer
 from glassworks.data.records import Record, write_table
-from glassworks.data.tokenizer import run
 from glassworks.errors import ArtifactError, DataError
+from glassworks.stages.tokenizer import run
 
 TRAIN = ["a red apple", "the red apple on a table", "a red car, and a red house"]
 PARAMS = {"datasets": {"mine": {"source": "folder", "path": "."}}}

@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save
 
 from glassworks.config.project import load_project
 from glassworks.data.fetching import package_index
-from glassworks.data.weights import hub, smollm2
+from glassworks.data.weights import hub
 from glassworks.data.weights.ctranslate2 import read_variables
 from glassworks.data.weights.gguf import Gguf
 from glassworks.data.weights.hub import git_digest
+from glassworks.data.weights.wheels.smollm2_135m import convert as smollm2
 from glassworks.errors import ConfigError, DataError, FetchError, UserError
 
 CONFIG = json.dumps({"model_type": "llama", "vocab_size": 5}).encode()

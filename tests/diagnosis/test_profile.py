@@ -38,7 +38,7 @@ def everything(repository: Repository) -> dict[str, tuple[int, bytes]]:
 def slow_reading(repository: Repository, seconds: float) -> None:
     """Make every sample of this repository take that long to read."""
     path = repository.root / "src/glassworks/data/reading/loader.py"
-    code, line = path.read_text(), "        sample = self.datasets["
+    code, line = path.read_text(), "        row = self.datasets["
     assert code.count(line) == 1
     path.write_text(code.replace(line, f"        __import__('time').sleep({seconds})\n{line}"))
 

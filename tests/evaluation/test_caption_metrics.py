@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from glassworks.errors import DataError
-from glassworks.evaluation.caption_metrics import corpus_bleu, java_is_there, meteor_scorer, score
-from glassworks.evaluation.caption_tokens import words
+from glassworks.evaluation.captions.metrics import corpus_bleu, java_is_there, meteor_scorer, score
+from glassworks.evaluation.captions.words import words
 
 REFERENCES = {
     "0": ["a dog runs on the grass", "a brown dog is running outside"],

@@ -7,7 +7,7 @@ import pytest
 
 from glassworks.data.scenes.language import OPPOSITE, SWEEPS, Thing, View, describe
 from glassworks.data.scenes.parser import SceneParser, names_in
-from glassworks.evaluation.facts import describes_scene, judge, judge_all
+from glassworks.evaluation.captions.facts import describes_scene, judge, judge_all
 
 LABELS = {
     "objects": [{"name": "cat", "key": "1f408", "count": 1, "boxes": []}, {"name": "dog", "key": "1f415", "count": 2}],

@@ -12,7 +12,7 @@ import torch
 from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.text import TextTokenizer
 from glassworks.data.reading.tokens import Tokens, all_texts
-from glassworks.evaluation.text_baselines import bigram_bits, compressed_bits_per_byte
+from glassworks.evaluation.language.baselines import bigram_bits, compressed_bits_per_byte
 from glassworks.models.language_model import LanguageModel
 
 PARAMS = {
@@ -35,7 +35,7 @@ def experiment(kind: str, packing: str) -> dict:
         "model": {"width": 16, "depth": 1, "heads": 2, "max_tokens": 24},
         "optimization": {"warmup_steps": 1},
         "training": {"steps": 3, "batch_size": 2, "micro_batches": 2, "validate_every": 2},
-        "evaluation": {"prompts": ["", "a"], "temperatures": [0, 1], "new_tokens": 5, "bootstrap": 100},
+        "evaluations": {"language": {"prompts": ["", "a"], "temperatures": [0, 1], "new_tokens": 5, "bootstrap": 100}},
     }
 
 
@@ -52,7 +52,7 @@ def trained(project, write_image, request):
         project.run(stage)
     for job in range(project.table["shards-pictures"].jobs):
         project.run_job("shards-pictures", job)
-    for stage in ("shards-pictures", "tokenizer-lm", "train-lm", "evaluate-lm"):
+    for stage in ("shards-pictures", "tokenizer-lm", "train-lm", "evaluate-lm-language"):
         project.run(stage)
     return project
 
@@ -60,7 +60,7 @@ def trained(project, write_image, request):
 @pytest.mark.parametrize("trained", [("bpe", "documents")], indirect=True)
 def test_bits_per_byte_are_those_of_the_models_probabilities(trained):
     root = trained.root
-    metrics = json.loads((root / "results/lm/metrics.json").read_text())
+    metrics = json.loads((root / "results/lm/language/metrics.json").read_text())
     tokenizer = TextTokenizer(root / "models/lm")  # published beside the model
     model = LanguageModel.load(root / "models/lm").eval()
     texts = list(all_texts(ShardDataset(root / "data/shards/pictures", "test")))
@@ -79,13 +79,13 @@ def test_bits_per_byte_are_those_of_the_models_probabilities(trained):
     assert (metrics["bytes"], metrics["tokens"], metrics["samples"]) == (size, tokens, len(texts))
     joined = "".join(f"{text}\n" for text in texts).encode()
     assert metrics["baselines"]["gzip -9"] == pytest.approx(8 * len(gzip.compress(joined, 9)) / size, abs=1e-4)
-    rows = [json.loads(line) for line in (root / "results/lm/samples.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (root / "results/lm/language/items.jsonl").read_text().splitlines()]
     assert [(row["prompt"], row["temperature"]) for row in rows] == [("", 0), ("a", 0), ("", 1), ("a", 1)]
 
 
 @pytest.mark.parametrize("trained", [("characters", "stream")], indirect=True)
 def test_a_stream_of_characters_is_scored_too(trained):
-    metrics = json.loads((trained.root / "results/lm/metrics.json").read_text())
+    metrics = json.loads((trained.root / "results/lm/language/metrics.json").read_text())
     assert metrics["bits_per_byte"]["low"] < metrics["bits_per_byte"]["value"] < metrics["bits_per_byte"]["high"]
     tokenizer = TextTokenizer(trained.root / "models/lm")
     [text, *_] = all_texts(ShardDataset(trained.root / "data/shards/pictures", "train"))
@@ -107,6 +107,17 @@ def test_a_bigram_model_gives_every_token_a_share():
 def test_compressors_are_given_nothing_but_the_text():
     assert compressed_bits_per_byte(b"a" * 100_000)["gzip -9"] < 0.02
     assert compressed_bits_per_byte(np.random.default_rng(0).bytes(10_000))["xz -9"] > 8
+
+
+@pytest.mark.parametrize("trained", [("bpe", "documents")], indirect=True)
+def test_any_number_of_workers_scores_to_the_same_bytes(trained):
+    manifest = trained.root / "results/lm/language/manifest.json"
+    one = manifest.read_bytes()
+    for workers in (2, 3):
+        shutil.rmtree(manifest.parent)
+        trained.run("evaluate-lm-language", workers=workers)
+        assert manifest.read_bytes() == one
+        assert json.loads((trained.root / "provenance/evaluate-lm-language.json").read_text())["workers"] == workers
 
 
 @pytest.mark.parametrize("trained", [("bpe", "documents")], indirect=True)

@@ -18,7 +18,7 @@ COMMANDS = {
     "shards-pictures": ["shards", "pictures"],
     "tokenizer-tiny": ["tokenizer", "tiny"],
     "train-tiny": ["train", "tiny"],
-    "evaluate-tiny": ["evaluate", "tiny"],
+    "evaluate-tiny-captions": ["evaluate", "tiny"],
     "report": ["report"],
 }
 

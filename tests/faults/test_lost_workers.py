@@ -23,7 +23,7 @@ def test_a_killed_worker_is_one_line(training, rank):
     command.workers()[rank].send_signal(signal.SIGKILL)
     assert command.end(SOON) == 6
     assert command.output == (
-        f"error: worker {rank} was killed, mostly for want of memory; the same command continues from the last checkpoint\n"
+        f"error: worker {rank} was killed, usually for lack of memory; the same command continues from the last checkpoint\n"
     )
     last = newest_step(training)
     assert last >= 3
@@ -43,7 +43,7 @@ def test_a_killed_loader_process_is_one_line(training, workers):
     [loader] = command.workers()[-1].children()
     loader.kill()
     assert command.end(SOON) == 6, command.output
-    assert re.fullmatch(r"error: a loader worker ended \(.*\), .*; use fewer loader_workers\n", command.output)
+    assert re.fullmatch(r"error: a loader worker died \(.*\), .*; use fewer loader_workers\n", command.output)
     command = train(training)
     assert command.end() == 0, command.output
     assert manifest.read_bytes() == wanted

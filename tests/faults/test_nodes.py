@@ -59,7 +59,7 @@ def test_a_worker_killed_on_one_node_ends_the_run_and_the_retry_gives_the_same_b
     nodes[0].wait_for_phase("checkpoint", 2)
     nodes[1].workers()[1].send_signal(signal.SIGKILL)
     assert [node.end(BOUND) for node in nodes] == [6, 6]
-    line = "worker 3 was killed, mostly for want of memory; the same command continues from the last checkpoint"
+    line = "worker 3 was killed, usually for lack of memory; the same command continues from the last checkpoint"
     assert [node.output for node in nodes] == [f"error: {line}\n", ""]
     assert newest_step(spread) >= 3
     nodes = on_two_nodes(spread, workers=1)

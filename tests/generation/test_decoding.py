@@ -5,14 +5,15 @@ import itertools
 import pytest
 import torch
 
-from glassworks.config.model import Captioner as CaptionerConfig
-from glassworks.config.model import TextDecoder, VisionTransformer
 from glassworks.errors import DataError
+from glassworks.generation.cpu_step import CpuStep
 from glassworks.generation.decoding import caption, generate, stream
 from glassworks.generation.settings import Decoding
 from glassworks.models.captioner import Captioner
-from glassworks.models.decoder_step import DecoderStep
 from glassworks.models.language_model import LanguageModel
+from glassworks.models.settings.captioner import Captioner as CaptionerConfig
+from glassworks.models.settings.text_decoder import TextDecoder
+from glassworks.models.settings.vision_transformer import VisionTransformer
 
 BOS, EOS, VOCABULARY, LIMIT = 1, 2, 7, 5
 SETTINGS = {
@@ -247,8 +248,8 @@ def test_no_text_ends_before_min_new_tokens(language_model, settings):
 def steps(monkeypatch) -> list[int]:
     """The rows of every step after prefill."""
     rows: list[int] = []
-    step = DecoderStep.__call__
-    monkeypatch.setattr(DecoderStep, "__call__", lambda self, ids, *x: rows.append(len(ids)) or step(self, ids, *x))
+    step = CpuStep.__call__
+    monkeypatch.setattr(CpuStep, "__call__", lambda self, ids, *x: rows.append(len(ids)) or step(self, ids, *x))
     return rows
 
 

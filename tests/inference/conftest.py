@@ -10,10 +10,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from glassworks.artifacts.digests import write_json
 from glassworks.cli import main
-from glassworks.config.model import Captioner as CaptionerConfig
-from glassworks.config.model import TextDecoder, VisionTransformer
 from glassworks.models.captioner import Captioner
 from glassworks.models.language_model import LanguageModel
+from glassworks.models.settings.captioner import Captioner as CaptionerConfig
+from glassworks.models.settings.text_decoder import TextDecoder
+from glassworks.models.settings.vision_transformer import VisionTransformer
 
 SPECIAL = {"pad_token": "<|pad|>", "bos_token": "<|bos|>", "eos_token": "<|eos|>"}
 
@@ -36,6 +37,7 @@ def tokenizer(tmp_path: Path) -> Path:
 def writer(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """models/writer, a language model, in a project that is the current folder."""
     monkeypatch.chdir(tmp_path)
+    torch.manual_seed(3)
     return _saved(LanguageModel(TextDecoder(width=16, depth=2, heads=2, max_tokens=32), 259), tokenizer, "writer")
 
 
@@ -43,6 +45,7 @@ def writer(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def describer(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """models/describer, a captioner."""
     monkeypatch.chdir(tmp_path)
+    torch.manual_seed(3)
     config = CaptionerConfig(
         encoder=VisionTransformer(image_size=24, patch_size=8, width=16, depth=1, heads=2, class_token=True),
         decoder=TextDecoder(width=16, depth=2, heads=2, max_tokens=12),

@@ -45,7 +45,7 @@ def test_attention_is_drawn_for_every_image(describer, images, ask):
 
 
 def test_an_empty_caption_still_has_its_figure(describer, images, ask, monkeypatch):
-    monkeypatch.setattr("glassworks.inference.captions.caption", lambda model, images, *_: [[] for _ in images])
+    monkeypatch.setattr("glassworks.inference.caption.caption", lambda model, images, *_: [[] for _ in images])
     code, shown, error = ask("caption", describer, images, "--attention", "maps")
     assert code == 0, error
     assert shown.startswith("pictures/0.png: \n") and len(list(Path("maps").iterdir())) == 3
@@ -61,7 +61,7 @@ def test_the_attention_of_every_token_is_the_mean_over_heads_and_blocks_without_
         block = model.decoder.blocks[0]
         x = model.decoder.tokens(torch.tensor([[1]])) + model.decoder.positions(torch.tensor([0]))
         x = x + block.attention(block.attention_norm(x))
-        weights = block.cross_attention.weights(block.cross_norm(x), model.remember(image)[0])[0].mean(0)[0, 1:]
+        weights = block.cross_attention.weights(block.cross_norm(x), model.encode_memory(image)[0])[0].mean(0)[0, 1:]
     model.decoder.blocks = model.decoder.blocks[:1]
     first = token_attention(model, image, [1, 40])[0]
     centres = first[4::8, 4::8].flatten()

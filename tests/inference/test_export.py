@@ -6,14 +6,15 @@ import transformers
 from typer.testing import CliRunner
 
 from glassworks.cli import app
-from glassworks.config.model import Captioner as CaptionerConfig
-from glassworks.config.model import TextDecoder, VisionTransformer
 from glassworks.data.reading.text import TextTokenizer
-from glassworks.data.tokenizer import SPECIAL, _bytes
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.inference.export import run
 from glassworks.models.captioner import Captioner
 from glassworks.models.language_model import LanguageModel
+from glassworks.models.settings.captioner import Captioner as CaptionerConfig
+from glassworks.models.settings.text_decoder import TextDecoder
+from glassworks.models.settings.vision_transformer import VisionTransformer
+from glassworks.stages.tokenizer import SPECIAL, _bytes
 
 TEXT = "in the beginning was the word"
 

@@ -8,9 +8,9 @@ import torch
 from tokenizers import Tokenizer
 
 from glassworks.artifacts.digests import write_json
-from glassworks.config.model import TextDecoder
 from glassworks.models.language_model import LanguageModel
 from glassworks.models.pretrained.language_models import export_language_model
+from glassworks.models.settings.text_decoder import TextDecoder
 
 DRAWN = ("--temperature", 1, "--max-new-tokens", 10)
 

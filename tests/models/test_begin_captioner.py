@@ -4,11 +4,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from glassworks.config.model import Backbone, Captioner, TextDecoder
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.models import captioner as captioners
 from glassworks.models.language_model import LanguageModel
-from glassworks.models.pretrained.captioner import begin_captioner, read_decoder
+from glassworks.models.pretrained.begin_captioner import begin_captioner, read_decoder
+from glassworks.models.settings.backbone import Backbone
+from glassworks.models.settings.captioner import Captioner
+from glassworks.models.settings.text_decoder import TextDecoder
 from glassworks.training.parameters import ParameterGroups
 
 TEXT = TextDecoder(
@@ -80,7 +82,7 @@ def test_with_lock_step_every_block_sees_a_layer_of_its_own(language_model, tmp_
     for block in model.decoder.blocks:
         block.gate.data.fill_(0.5)
     before = model(images, ids)
-    memory = model.remember(images)
+    memory = model.encode_memory(images)
     assert not torch.allclose(model.decoder(ids, memory[::-1]), before, atol=1e-4)
     with pytest.raises(ConfigError, match="one layer for each of the 2 decoder blocks, not 1"):
         begin(tmp_path, backbone=VIT.model_copy(update={"layers": (11,)}), lock_step=True)

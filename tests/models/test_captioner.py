@@ -6,10 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from glassworks.config.model import Captioner as Config
-from glassworks.config.model import TextDecoder, VisionTransformer
 from glassworks.errors import ArtifactError
 from glassworks.models.captioner import Captioner
+from glassworks.models.settings.captioner import Captioner as Config
+from glassworks.models.settings.text_decoder import TextDecoder
+from glassworks.models.settings.vision_transformer import VisionTransformer
 
 CONFIG = Config(
     encoder=VisionTransformer(image_size=16, patch_size=4, width=32, depth=2, heads=2),
@@ -60,7 +61,7 @@ def test_a_closed_gate_makes_a_language_model_that_sees_no_image(model, images):
 
 def test_decoding_with_the_cache_equals_the_full_forward(model, images):
     ids = torch.randint(0, 50, (3, 9), generator=torch.Generator().manual_seed(3))
-    memory, cache = model.remember(images), model.decoder.new_cache(3)
+    memory, cache = model.encode_memory(images), model.decoder.new_cache(3)
     pieces = [model.decoder(part, memory, cache) for part in ids.split([4, 1, 1, 3], dim=1)]
     torch.testing.assert_close(torch.cat(pieces, 1), model(images, ids), rtol=1e-4, atol=1e-5)
 

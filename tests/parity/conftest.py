@@ -31,7 +31,7 @@ def one_thread() -> None:
 
 @pytest.fixture
 def compare(record_row: Callable[..., None]) -> Callable[..., None]:
-    """Holds ours against theirs and writes the row of docs/parity.md."""
+    """Holds ours against theirs and writes the row of docs/records/parity.md."""
 
     def check(ours: Tensor, theirs: Tensor, model: str, source: str, what: str) -> None:
         assert ours.shape == theirs.shape

@@ -5,9 +5,9 @@ import torch
 import transformers
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as TheirEncoder
 
-from glassworks.config.model import WhisperEncoder as Config
 from glassworks.models.log_mel import LogMel
 from glassworks.models.pretrained.whisper import export_whisper_encoder, load_whisper_encoder
+from glassworks.models.settings.whisper_encoder import WhisperEncoder as Config
 from glassworks.models.whisper_encoder import WhisperEncoder, sinusoids
 
 from .conftest import randomise

@@ -7,10 +7,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from glassworks.config.model import TextDecoder
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.models.language_model import LanguageModel
 from glassworks.models.pretrained.language_models import decoder_config, export_language_model, load_language_model
+from glassworks.models.settings.text_decoder import TextDecoder
 from glassworks.models.text_decoder import TextDecoder as Decoder
 
 from .conftest import randomise
@@ -264,11 +264,11 @@ def test_defect_004_3_gpt2s_ln_2_is_the_norm_before_the_feed_forward_also_with_c
     for block in decoder.blocks:
         block.gate.zero_()
     images, ids = torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(2)), tokens(60)
-    seen = decoder(ids, decoder.remember([images]))
+    seen = decoder(ids, decoder.encode_memory([images]))
     torch.testing.assert_close(seen, model(ids).logits, rtol=1e-4, atol=1e-4)
     for block, published in zip(decoder.blocks, model.transformer.h, strict=True):
         assert torch.equal(block.feed_forward_norm.weight, published.ln_2.weight)
         block.cross_norm.weight.copy_(published.ln_2.weight)  # what the document does
         block.feed_forward_norm.weight.fill_(1.0)
-    wrong = decoder(ids, decoder.remember([images]))
+    wrong = decoder(ids, decoder.encode_memory([images]))
     assert (wrong - seen).abs().max() > 0.05 * seen.abs().max()

@@ -13,13 +13,13 @@ from timm.data import ImageNetInfo
 from transformers.modeling_outputs import BaseModelOutput
 
 from glassworks.artifacts.manifest import read_manifest
-from glassworks.config.model import Backbone as BackboneConfig
 from glassworks.models.backbone import Backbone
 from glassworks.models.log_mel import LogMel
 from glassworks.models.pretrained.backbones import load_backbone
 from glassworks.models.pretrained.language_models import export_language_model, load_language_model
 from glassworks.models.pretrained.whisper import load_whisper_encoder
 from glassworks.models.sentence_encoder import SentenceEncoder
+from glassworks.models.settings.backbone import Backbone as BackboneConfig
 from glassworks.models.whisper_encoder import sinusoids
 
 from .test_audio import sound

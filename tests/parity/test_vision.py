@@ -9,8 +9,6 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from glassworks.config.model import Backbone as BackboneConfig
-from glassworks.config.model import VisionTransformer as Config
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.models.backbone import Backbone
 from glassworks.models.feed_forward import ACTIVATIONS
@@ -22,6 +20,8 @@ from glassworks.models.pretrained.vision import (
     load_vision_transformer,
     vision_config,
 )
+from glassworks.models.settings.backbone import Backbone as BackboneConfig
+from glassworks.models.settings.vision_transformer import VisionTransformer as Config
 from glassworks.models.vision_transformer import VisionTransformer
 
 from .conftest import randomise

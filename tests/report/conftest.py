@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from glassworks.artifacts.publication import seal
+from glassworks.evaluation.captions.labels import labels
+from glassworks.evaluation.captions.settings import CaptionsEvaluation
 from glassworks.pipeline.execution import Context
-from glassworks.report.run import run
+from glassworks.stages.report import run
 
 EXPERIMENT = {"task": "captioning", "data": {"dataset": "scenes"}, "training": {"steps": 40, "batch_size": 8}}
 PARAMS = {
@@ -56,6 +58,12 @@ def png(color: str) -> bytes:
     return file.getvalue()
 
 
+def results(metrics: dict[str, Any], items: str) -> dict[str, bytes | str]:
+    """The files of an evaluation of captions."""
+    shown = labels(METRICS, CaptionsEvaluation()).model_dump_json(exclude_defaults=True)
+    return {"metrics.json": json.dumps(metrics), "labels.json": shown, "items.jsonl": items}
+
+
 class MadeProject:
     """A small project (tests/conftest.py) and hand-made artefacts in it."""
 
@@ -91,8 +99,7 @@ class MadeProject:
         self.make("train-first", {"metrics.jsonl": training_log() if log is None else log}, {"parameters": 123_456})
         gallery = {f"gallery/s{number}.png": png("red") for number in range(3)}
         captions = caption_lines() if rows is None else rows
-        files = {"metrics.json": json.dumps(metrics or METRICS), "captions.jsonl": captions, **gallery}
-        self.make("evaluate-first", files)
+        self.make("evaluate-first-captions", results(METRICS | (metrics or {}), captions) | gallery)
 
     def context(self, work: str) -> Context:
         return self.small.context("report", self.root / work)

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from glassworks.errors import ArtifactError, DataError
-from glassworks.report.attribution import OPENMOJI
+from glassworks.evaluation.language.labels import labels as language_labels
 from glassworks.report.figures import GROUPS, loss_figure
 from glassworks.report.page import TIMINGS_END, TIMINGS_START
 from glassworks.report.reading import Run, read_curves
+from glassworks.sources.openmoji.settings import CREDIT
 
-from .conftest import EXPERIMENT, METRICS, PARAMS, MadeProject, caption_lines, interval, training_log
+from .conftest import EXPERIMENT, METRICS, PARAMS, MadeProject, caption_lines, interval, results, training_log
 
 Texts = Callable[[str], str]
 
@@ -88,7 +89,9 @@ def test_page_shows_every_system_with_intervals_and_controls(made: MadeProject, 
     places = [table.index(name, table.index("System")) for name in names]
     assert places == sorted(places)
     assert "270.0 268.0–272.0" in table and "90.0 88.0–92.0" in table
-    assert "exact objects the model (beam search, 90.0) is above its best control (shuffled images, 10.0)" in table
+    assert (
+        "exact objects the model (beam search, 90.0) is better than its best control (shuffled images, 10.0)" in table
+    )
     assert "3.25 3.23–3.27" in shown and "123,456" in shown
 
 
@@ -115,7 +118,7 @@ def test_gallery_shows_the_first_images_and_marks_exact_matches(made: MadeProjec
 def test_digests_keys_and_parameters_are_all_there(made: MadeProject, texts: Texts) -> None:
     made.make_all()
     shown = texts(page(made.report()))
-    for name in ("shards-openmoji", "shards-scenes", "train-first", "evaluate-first"):
+    for name in ("shards-openmoji", "shards-scenes", "train-first", "evaluate-first-captions"):
         assert f"key-of-{name}" in shown
     manifest = made.root / "models/first/manifest.json"
     assert hashlib.sha256(manifest.read_bytes()).hexdigest() in shown
@@ -126,7 +129,7 @@ def test_digests_keys_and_parameters_are_all_there(made: MadeProject, texts: Tex
 def test_data_cards_name_counts_licence_and_credit(made: MadeProject, texts: Texts) -> None:
     made.make_all()
     shown = texts(page(made.report()))
-    assert shown.count(OPENMOJI) == 2 and "places drawings of the data set openmoji" in shown
+    assert shown.count(CREDIT.credit) == 2 and "places drawings of the data set openmoji" in shown
     data = shown[shown.index("train 1,234") :]
     assert data.startswith("train 1,234 validation 7 test 12 captions 5,000 dropped 2 shards 3 size 4.5 MB")
 
@@ -230,22 +233,59 @@ def test_missing_pieces_leave_gaps_not_errors(made: MadeProject, texts: Texts) -
     (made.root / "models/first/metrics.jsonl").unlink()
     rows = [{"key": "s0", "greedy": "a cat"}, {"key": "none", "beam": "a dog", "references": ["x"]}]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
-    made.make(
-        "evaluate-first", {"metrics.json": '{"systems": {"odd_one": {"cider": {"value": 1, "low": 0, "high": 2}}}}'}
-    )
-    (made.root / "results/first/captions.jsonl").write_text(lines)
+    made.make("evaluate-first-captions", results({"samples": 2, "systems": {}}, lines))
     shown = texts(page(made.report()))
-    assert "odd one" in shown and "a dog" in shown and "Learning rate" not in shown
-    for name in ("metrics.json", "captions.jsonl"):
-        (made.root / "results/first" / name).unlink()
+    assert "a dog" in shown and "Learning rate" not in shown and "cannot be told" not in shown
+    made.small.configure(PARAMS, first={**EXPERIMENT, "evaluations": {}})
     assert "has not been scored" in texts(page(made.report("again")))
+
+
+def test_an_evaluation_is_shown_by_its_labels_alone(made: MadeProject, texts: Texts) -> None:
+    """An evaluation that this project does not have: its own columns, rows, items, and a second one beside it."""
+    evaluations = {"captions": {}, "seen": {"kind": "captions", "split": "train", "dataset": "openmoji"}}
+    made.small.configure(PARAMS, first={**EXPERIMENT, "evaluations": evaluations})
+    made.make_all()
+    shown = {
+        "unit": "recordings",
+        "tiles": [
+            {"name": "wer", "title": "Errors", "value": "/systems/own~1it/wer", "scale": 100, "digits": 2, "unit": "%"}
+        ],
+        "table": {
+            "title": "Words",
+            "columns": [{"name": "wer", "title": "WER", "lower_is_better": True, "drawn": True, "digits": 2}],
+            "rows": [
+                {"name": "own", "title": "ours", "cells": {"wer": "/systems/own~1it/wer"}},
+                {"name": "silence", "title": "silence", "control": True, "cells": {"wer": "/plain"}},
+            ],
+            "first": "own",
+            "controls": "Baselines",
+            "verdict": ["wer"],
+            "notes": ["One note.", "Another <note>."],
+        },
+        "items": {"kind": "texts", "title": "Heard", "label": "speaker", "text": "heard"},
+    }
+    metrics = {"samples": 7, "split": "train", "systems": {"own/it": {"wer": interval(0.25)}}, "plain": 0.5}
+    files = {"metrics.json": metrics, "labels.json": shown, "items.jsonl": {"speaker": "anna", "heard": "a <b> word"}}
+    made.make("evaluate-first-seen", {name: json.dumps(value) for name, value in files.items()})
+    html = page(made.report())
+    read = texts(html)
+    assert "scored on 12 images of the test split and 7 recordings of the train split of openmoji." in read
+    assert "seen: Errors 25.00 % 23.00–27.00" in read and "captions: CIDEr-D 270.0" in read
+    assert "By WER the model (ours, 0.25) is better than its best control (silence, 0.50)." in read
+    assert "One note. Another <note>." in read and "speaker anna a <b> word" in read and "Heard: seen" in read
+    assert read.index("Scores: captions") < read.index("Words: seen") < read.index("Held-out images: captions")
+    assert all(name in (made.root / "w/output/metrics.svg").read_text() for name in (">first: captions<", ">WER<"))
+    elements = Elements()
+    elements.feed(html)
+    ids = [attributes["id"] for _, attributes in elements.found if "id" in attributes]
+    assert len(ids) == len(set(ids))
 
 
 def test_several_experiments_stand_side_by_side(made: MadeProject, texts: Texts) -> None:
     made.small.configure(PARAMS, first=EXPERIMENT, second=EXPERIMENT)
     made.make_all()
     made.make("train-second", {"metrics.jsonl": training_log()})
-    made.make("evaluate-second", {"metrics.json": json.dumps(METRICS), "captions.jsonl": caption_lines()})
+    made.make("evaluate-second-captions", results(METRICS, caption_lines()))
     output = made.report()
     elements = Elements()
     elements.feed(page(output))
@@ -254,7 +294,7 @@ def test_several_experiments_stand_side_by_side(made: MadeProject, texts: Texts)
     assert all(name in (output / "metrics.svg").read_text() for name in (">first<", ">second<"))
 
 
-def test_a_language_model_has_bits_per_byte_baselines_and_what_it_wrote(made: MadeProject, texts: Texts) -> None:
+def test_a_language_model_has_bits_per_byte_baselines_and_samples(made: MadeProject, texts: Texts) -> None:
     made.make_all()
     made.small.configure(PARAMS, first={**EXPERIMENT, "task": "language_modelling", "model": {}})
     metrics = {
@@ -263,18 +303,23 @@ def test_a_language_model_has_bits_per_byte_baselines_and_what_it_wrote(made: Ma
         "tokens": 3456,
         "bytes": 12345,
         "bits_per_byte": {"value": 1.4321, "low": 1.41, "high": 1.45},
+        "perplexity": {"value": None, "low": None, "high": None},
         "baselines": {"xz -9": 2.0186, "gzip -9": 2.3506, "token bigram": 1.588},
     }
     rows = [{"prompt": "And", "temperature": 0.7, "text": " <it> came to pass"}]
-    made.make(
-        "evaluate-first",
-        {"metrics.json": json.dumps(metrics), "samples.jsonl": "".join(json.dumps(row) + "\n" for row in rows)},
-    )
+    files = {
+        "metrics.json": json.dumps(metrics),
+        "labels.json": language_labels(metrics).model_dump_json(exclude_defaults=True),
+        "items.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+    }
+    made.make("evaluate-first-language", files)
     html = page(made.report())
     shown = texts(html)
-    assert "12 texts of the test split" in " ".join(shown.split())
+    assert "12 texts of the test split" in shown and "Perplexity – undefined" in shown
     assert all(number in shown for number in ("1.432", "1.410–1.450", "2.019", "2.351", "1.588", "12,345", "3,456"))
-    assert shown.index("1.432") < shown.index("token bigram") < shown.index("xz -9") < shown.index("gzip -9")
+    table = shown[shown.index("System") :]
+    assert table.index("1.432") < table.index("token bigram") < table.index("xz -9") < table.index("gzip -9")
+    assert "By bits per byte the model (1.432) is better than its best control (token bigram, 1.588)." in shown
     assert "temperature 0.7" in shown and "&lt;it&gt; came to pass" in html
 
 
@@ -298,12 +343,15 @@ def test_a_loss_that_diverged_is_drawn_as_far_as_it_goes(made: MadeProject) -> N
             r"metrics\.jsonl: some training steps have a learning_rate\.head and some have none",
         ),
         ({"log": '{"step": 1, "loss": 2, "learning_rate.head": "1"}'}, r":1: learning_rate\.head: expected a number"),
-        ({"rows": "[]\n"}, r"captions\.jsonl:1: not a JSON object"),
-        ({"rows": '{"key": 3}\n'}, r"captions\.jsonl:1: expected a key"),
-        ({"rows": '{"key": "a", "facts": {"beam": 1}}\n'}, r"captions\.jsonl:1: facts: expected an object"),
-        ({"metrics": {"systems": {}, "parameters": "many"}}, r"metrics\.json: parameters: expected a count"),
-        ({"metrics": {"systems": {"beam": {"cider": 3}}}}, r"metrics\.json: systems\.beam\.cider: expected value"),
-        ({"metrics": {"systems": [1]}}, r"metrics\.json: no object with scores"),
+        ({"rows": "[]\n"}, r"items\.jsonl:1: not a JSON object"),
+        ({"rows": '{"key": 3}\n'}, r"items\.jsonl:1: expected a key"),
+        ({"rows": '{"key": "a", "facts": {"beam": 1}}\n'}, r"items\.jsonl:1: facts: expected an object"),
+        ({"metrics": {"samples": "many"}}, r"metrics\.json: samples: expected a count, found 'many'"),
+        (
+            {"metrics": {"systems": {"beam": {"cider": "3"}}}},
+            r"metrics\.json: /systems/beam/cider: expected a number, or value, low and high, found '3'",
+        ),
+        ({"metrics": {"perplexity": {"value": 1}}}, r"metrics\.json: /perplexity: expected a number"),
     ],
 )
 def test_malformed_files_are_refused_by_place(made: MadeProject, files: dict[str, Any], message: str) -> None:
@@ -314,13 +362,32 @@ def test_malformed_files_are_refused_by_place(made: MadeProject, files: dict[str
 
 def test_an_image_that_is_none_is_refused(made: MadeProject) -> None:
     made.make_all()
-    (made.root / "results/first/gallery/s1.png").write_bytes(b"<svg onload=alert(1)>")
+    (made.root / "results/first/captions/gallery/s1.png").write_bytes(b"<svg onload=alert(1)>")
     with pytest.raises(DataError, match=r"s1\.png: not a PNG"):
         made.report()
 
 
 def test_an_input_without_manifest_is_refused(made: MadeProject) -> None:
     made.make_all()
-    (made.root / "results/first/manifest.json").unlink()
+    (made.root / "results/first/captions/manifest.json").unlink()
     with pytest.raises(ArtifactError, match="no manifest"):
+        made.report()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("[", r"labels\.json: Invalid JSON"),
+        ("{}", r"labels\.json: unit: Field required"),
+        ('{"unit": "x", "colour": 1}', r"labels\.json: colour: Extra inputs are not permitted"),
+        (
+            '{"unit": "x", "table": {"columns": [], "rows": [{"name": "a", "title": "A", "cells": {"b": "/b"}}], "first": "a"}}',
+            r"labels\.json: table: Value error, no column is called b",
+        ),
+    ],
+)
+def test_malformed_labels_are_refused(made: MadeProject, labels: str, message: str) -> None:
+    made.make_all()
+    (made.root / "results/first/captions/labels.json").write_text(labels)
+    with pytest.raises(DataError, match=message):
         made.report()

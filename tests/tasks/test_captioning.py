@@ -6,11 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
-from glassworks.config.model import Captioner as ModelConfig
-from glassworks.config.model import TextDecoder, VisionTransformer
 from glassworks.data.reading.dataset import Sample
 from glassworks.errors import DataError
-from glassworks.tasks.captioning import IGNORED, CaptioningTask
+from glassworks.models.losses import IGNORED
+from glassworks.models.settings.captioner import Captioner as ModelConfig
+from glassworks.models.settings.text_decoder import TextDecoder
+from glassworks.models.settings.vision_transformer import VisionTransformer
+from glassworks.tasks.captioning.task import CaptioningTask
 
 MODEL = ModelConfig(
     encoder=VisionTransformer(image_size=16, patch_size=8, width=16, depth=1, heads=2),

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from glassworks.config.model import TextDecoder
 from glassworks.data.reading.packing import Row
-from glassworks.tasks.language_modelling import IGNORED, LanguageModellingTask
+from glassworks.models.losses import IGNORED
+from glassworks.models.settings.text_decoder import TextDecoder
+from glassworks.tasks.language_modelling.task import LanguageModellingTask
 
 MODELS = {
     "GPT-2": TextDecoder(width=24, depth=2, heads=2, max_tokens=12),

@@ -7,9 +7,9 @@ from typing import Any
 
 from safetensors.torch import save
 
-from glassworks.training.launch import run_workers
+from glassworks.runtime.launch import run_workers
+from glassworks.runtime.signals import StopRequest
 from glassworks.training.loop import Fitted, Run, fit
-from glassworks.training.signals import StopRequest
 from glassworks.training.workers import Workers
 
 from .objectives import a_run

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glassworks.config.experiment import parse_experiment
+from glassworks.config.project import parse_experiment
 from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.images import normalise
-from glassworks.tasks.captioning import IGNORED, Batch, CaptioningTask
-from glassworks.training import run as stage
+from glassworks.models.losses import IGNORED
+from glassworks.stages import train as stage
+from glassworks.tasks.captioning.task import Batch, CaptioningTask
 from glassworks.training.loop import Run
 
 MODEL = {

@@ -9,7 +9,7 @@ import pytest
 
 HOLD = """
 import os, sys
-from glassworks.training.devices import held_devices
+from glassworks.runtime.devices import held_devices
 with held_devices(int(sys.argv[1])):
     print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
     sys.stdin.read()

@@ -1,4 +1,4 @@
-"""One experiment, one set of final bytes: for any number of workers and loader processes, in one go or killed and resumed. Makes the table of docs/exactness.md."""
+"""One experiment, one set of final bytes: for any number of workers and loader processes, in one go or killed and resumed. Makes the table of docs/explanation/exactness.md."""
 
 import itertools
 import multiprocessing
@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from glassworks.errors import ResourceError
-from glassworks.training import fork_server
-from glassworks.training.launch import run_workers
+from glassworks.runtime import fork_server
+from glassworks.runtime.launch import run_workers
+from glassworks.runtime.signals import StopRequest
 from glassworks.training.loop import fit
-from glassworks.training.signals import StopRequest
 from glassworks.training.workers import Workers
 
 from ..data.small_shards import make_shards
@@ -47,7 +47,7 @@ def kill(workers: int, settings: dict[str, Any]) -> None:
         with pytest.raises(ResourceError, match=f"worker {settings['rank']} was killed"):
             train(workers, settings)
     else:
-        fork_server.start()
+        fork_server.start("glassworks.stages.train")
         process = multiprocessing.get_context("forkserver").Process(target=alone, args=(settings,))
         process.start()
         process.join()

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from glassworks.errors import ConfigError
-from glassworks.training.launch import device_kind, run_workers, worker_count
-from glassworks.training.nodes import first_of
+from glassworks.runtime.launch import device_kind, run_workers, worker_count
+from glassworks.runtime.nodes import first_of
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,8 @@ import psutil
 import pytest
 import torch
 
-from glassworks.training import loggers
-from glassworks.training.loggers import Logger, open_loggers, scalars
+from glassworks.runtime import loggers
+from glassworks.runtime.loggers import Logger, open_loggers, scalars
 
 KEY = "0" * 40
 
@@ -308,7 +308,7 @@ def test_a_logger_that_cannot_be_opened_is_left_out(tmp_path: Path, capfd: pytes
 TRAINING = """
 import multiprocessing, os, sys, time
 from pathlib import Path
-from glassworks.training.loggers import open_loggers
+from glassworks.runtime.loggers import open_loggers
 
 def work():
     names = ["tensorboard", "wandb"]

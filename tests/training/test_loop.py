@@ -7,11 +7,11 @@ import pytest
 
 from glassworks.config.training import Selection
 from glassworks.errors import ConfigError, DataError
-from glassworks.training.launch import run_workers
+from glassworks.runtime.launch import run_workers
+from glassworks.runtime.signals import StopRequest
 from glassworks.training.loop import fit
 from glassworks.training.metrics_log import read_metrics
-from glassworks.training.signals import StopRequest
-from glassworks.training.validation import HeldOut, Progression, validate
+from glassworks.training.validation import HeldOut, ValidationHistory, validate
 from glassworks.training.workers import Workers
 
 from .engine import train, train_until
@@ -137,11 +137,11 @@ def test_validation_is_the_same_for_any_number_of_workers(tmp_path, count):
 def test_progression_knows_the_best_of_either_direction():
     rows = [{"step": step, "validation_loss": value} for step, value in enumerate((3.0, 1.0, 2.0, 1.0))]
     for mode, best in (("min", 1), ("max", 0)):
-        progression = Progression(Selection(mode=mode, patience=3))
+        history = ValidationHistory(Selection(mode=mode, patience=3))
         for row in [{"step": 9, "loss": 0.0}, *rows]:
-            progression.add(row)
-        assert progression.best_step == best
-        assert progression.exhausted == (mode == "max")
+            history.add(row)
+        assert history.best_step == best
+        assert history.exhausted == (mode == "max")
 
 
 def test_a_metric_that_the_task_has_not_is_an_error_that_lists_those_it_has(tmp_path):

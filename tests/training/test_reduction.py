@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from glassworks.runtime.launch import run_workers
 from glassworks.training import reduction
-from glassworks.training.launch import run_workers
 from glassworks.training.reduction import ExactReduction, TreeSum, clip_by_norm
 from glassworks.training.workers import Workers
 
@@ -99,7 +99,7 @@ MEMORY = """
 import re, sys, torch
 from pathlib import Path
 from torch import nn
-from glassworks.training.launch import run_workers
+from glassworks.runtime.launch import run_workers
 from glassworks.training.reduction import ExactReduction
 
 SIZE, LAYERS, PARTS = 1 << 20, 24, 8  # 4 MiB a layer, 96 MiB of gradients

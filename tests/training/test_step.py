@@ -150,12 +150,14 @@ def test_the_norm_of_the_log_is_that_before_clipping():
     assert free.gradient_norm == clipped.gradient_norm > 1e-3
 
 
-def test_a_parameter_that_no_sample_reaches_has_gradient_zero():
+@pytest.mark.parametrize("micro_batches", [1, 4])
+def test_a_parameter_that_no_sample_reaches_has_gradient_zero(micro_batches):
+    """Zero is not None: the optimizer would skip a parameter without a gradient, weight decay included."""
     task = Regression(dropout=0.0)
-    engine = trainer(task, weight_decay=0.0)
-    engine.model.register_parameter("unused", nn.Parameter(torch.ones(3)))
-    unused = trainer(task)
-    del unused
-    engine = Trainer(engine.model, task, engine.config, engine.training, 7, Workers())
-    engine.step(batches(0, 4), 0)
-    assert torch.equal(engine.model.unused, torch.ones(3))
+    options = {"optimizer": "SGD", "learning_rate": 1.0, "warmup_steps": 0, "schedule": "constant"}
+    plain = trainer(task, micro_batches, clip_norm=None, weight_decay=0.5, **options)
+    plain.model.register_parameter("unused", nn.Parameter(torch.ones(3, 3)))
+    engine = Trainer(plain.model, task, plain.config, plain.training, 7, Workers())
+    for step, expected in enumerate((0.5, 0.25)):
+        engine.step(batches(step, micro_batches), step)
+        assert torch.equal(engine.model.unused, torch.full((3, 3), expected))

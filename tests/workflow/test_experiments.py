@@ -9,7 +9,7 @@ from ..small_pipeline import Repository
 from .test_two_entrances import DOWNSTREAM
 
 STEPS = "experiments/tiny.yaml:training.steps=6"
-RESAMPLES = "experiments/tiny.yaml:evaluation.bootstrap=200"
+RESAMPLES = "experiments/tiny.yaml:evaluations.captions.bootstrap=200"
 
 
 def ran(output: str) -> set[str]:
@@ -43,7 +43,7 @@ def test_a_queued_experiment_runs_in_a_folder_of_its_own_and_can_be_applied(repo
     while re.search(r"queued .*(Queued|Running)", repository.command("dvc", "queue", "status").stdout):
         assert time.monotonic() < end
     output = repository.command("dvc", "queue", "logs", "queued").stdout
-    assert ran(output) == DOWNSTREAM["evaluate-tiny"]
+    assert ran(output) == DOWNSTREAM["evaluate-tiny-captions"]
     assert ".dvc/tmp/exps" in output
     assert repository.manifests() == before
     repository.command("dvc", "exp", "apply", "queued")
@@ -52,7 +52,7 @@ def test_a_queued_experiment_runs_in_a_folder_of_its_own_and_can_be_applied(repo
 
 
 def test_what_snakemake_ran_becomes_an_experiment_without_running_again(repository):
-    repository.edit("experiments/tiny.yaml", lambda e: e["evaluation"].update(bootstrap=200))
-    assert repository.snakemake("all") == DOWNSTREAM["evaluate-tiny"]
+    repository.edit("experiments/tiny.yaml", lambda e: e["evaluations"]["captions"].update(bootstrap=200))
+    assert repository.snakemake("all") == DOWNSTREAM["evaluate-tiny-captions"]
     assert ran(repository.command("dvc", "exp", "run", "--name", "by_snakemake").stdout) == set()
-    assert shown(repository)["by_snakemake"]["evaluation.bootstrap"] == "200"
+    assert shown(repository)["by_snakemake"]["evaluations.captions.bootstrap"] == "200"

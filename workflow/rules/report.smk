@@ -1,4 +1,4 @@
-# One HTML file that shows it all.
+# All artefacts above -> one HTML file.
 
 
 rule report:

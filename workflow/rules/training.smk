@@ -1,4 +1,4 @@
-# Training. Checkpoints live in .work/, outside declared outputs, so a killed run continues where it was.
+# Shards, tokenizer, weights and other models -> a trained model. Checkpoints are in .work/, so a killed run continues.
 
 
 rule train:

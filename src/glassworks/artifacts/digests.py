@@ -1,4 +1,4 @@
-"""Digests of files, values and source code; and writing a file so that it is whole or absent."""
+"""Digests of files and values; and writing a file so that it is whole or absent."""
 
 import errno
 import hashlib
@@ -35,27 +35,6 @@ def canonical_json(value: Any) -> str:
 def digest_json(value: Any) -> str:
     """Hex sha256 of a JSON value, independent of key order."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
-
-def code_files(root: Path, sources: tuple[str, ...]) -> list[Path]:
-    """Files of the source packages or modules `sources` (paths under `root`), sorted; compiled files do not count."""
-    found: list[Path] = []
-    for source in sources:
-        path = root / source
-        found += (
-            [path]
-            if path.is_file()
-            else [f for f in path.rglob("*") if f.is_file() and "__pycache__" not in f.parts and f.suffix != ".pyc"]
-        )
-    return sorted(set(found))
-
-
-def code_digest(root: Path, sources: tuple[str, ...]) -> str:
-    """Hex sha256 of source code. Comments and formatting count: whether a change matters is for its author to say (`glassworks accept`)."""
-    digest = hashlib.sha256()
-    for path in code_files(root, sources):
-        digest.update(f"{path.relative_to(root).as_posix()}\0{sha256_file(path)}\n".encode())
-    return digest.hexdigest()
 
 
 def files_under(folder: Path) -> list[str]:

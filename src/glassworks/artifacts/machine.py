@@ -15,7 +15,7 @@ def unique_name() -> str:
 
 
 @dataclass(frozen=True)
-class Place:
+class NodeRank:
     """Which of the processes this one is that srun started for a run, one on each node."""
 
     nodes: int = 1
@@ -27,7 +27,7 @@ class Place:
         return self.node == 0
 
 
-def place() -> Place:
+def node_rank() -> NodeRank:
     """By the variables that srun sets; a process that it did not start stands alone."""
     nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
-    return Place(nodes, int(os.environ["SLURM_PROCID"])) if nodes > 1 else Place()
+    return NodeRank(nodes, int(os.environ["SLURM_PROCID"])) if nodes > 1 else NodeRank()

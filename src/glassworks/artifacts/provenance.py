@@ -63,7 +63,8 @@ class Provenance:
 
     def __init__(self, root: Path, stage: str) -> None:
         self.root, self.stage = root, stage
-        self.started, self.clock, self.notes = time.time(), time.monotonic(), {}
+        self.started, self.clock = time.time(), time.monotonic()
+        self.notes: dict[str, Any] = {}
 
     def as_json(self) -> dict[str, Any]:
         own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

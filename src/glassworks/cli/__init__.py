@@ -1,6 +1,6 @@
 """`glassworks VERB …`: one verb per stage, which Snakemake calls, and verbs for people.
 
-This is the one place where errors are caught: what a user can put right is printed as one line and ends with a stable exit code (docs/errors.md).
+This is the one place where errors are caught: what a user can put right is printed as one line and ends with a stable exit code (docs/reference/errors.md).
 """
 
 import os

@@ -6,67 +6,37 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from glassworks.cli.app import Threads, app
 from glassworks.console import uninterrupted
 from glassworks.errors import ConfigError
-
-if TYPE_CHECKING:
-    from glassworks.generation.settings import Decoding
+from glassworks.generation.settings import Decoding
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")]
 
 
 def decodes(beams: int, max_new_tokens: int | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a verb the options of decoding, with these defaults, and call it with the settings they make as `settings`."""
-    sampled = "(with --temperature)"
+    """A decorator that adds the settings of `Decoding` as options to a verb and passes them as `settings`.
+
+    The default of `--max-new-tokens` is `max_new_tokens`. The default of `--beams` is `beams`, or 1 with a temperature.
+    """
+    defaults = {"beams": None, "max_new_tokens": max_new_tokens}
+    shown = {"beams": f"{beams}, or 1 with --temperature"} if beams > 1 else {}
+    types = {**get_type_hints(Decoding), "beams": int | None}
     options = {
-        "temperature": (
-            float,
-            0.0,
-            "0 takes the likeliest token each time; larger values draw at random, bolder as they grow. 0.7 is careful, 1 is as the model was trained.",
-        ),
-        "top_k": (int | None, None, f"Draw only among so many likeliest tokens {sampled}."),
-        "top_p": (
-            float,
-            1.0,
-            f"Draw only among the likeliest tokens that together have this probability {sampled}; 0.9 cuts the unlikely tail.",
-        ),
-        "min_p": (
-            float,
-            0.0,
-            f"Draw only tokens that have this share of the likeliest one's probability {sampled}; 0.05 suits high temperatures.",
-        ),
-        "repetition_penalty": (
-            float,
-            1.0,
-            "Above 1 makes tokens that were there before less likely; 1.1 to 1.3 stops a small model from going in circles.",
-        ),
-        "beams": (
-            int | None,
-            None,
-            "Search for the likeliest text among so many at a time; 1 is no search"
-            + (f", {beams} the default without --temperature." if beams > 1 else "."),
-        ),
-        "length_penalty": (
-            float,
-            0.7,
-            "With --beams: 0 favours short texts, 1 compares by the mean of a token, more favours long ones.",
-        ),
-        "min_new_tokens": (int, 0, "Let no text end before so many new tokens."),
-        "max_new_tokens": (
-            int | None,
-            max_new_tokens,
-            "Tokens of a text at most; it may end earlier, and ends with the model's context.",
-        ),
-        "seed": (
-            int,
-            0,
-            "Seed of the draws: the same seed gives the same text, whatever else is asked in the same call.",
-        ),
+        name: inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=defaults.get(name, field.default),
+            annotation=Annotated[
+                types[name],
+                typer.Option(help=" ".join(field.description.split()), show_default=shown.get(name, True)),
+            ],
+        )
+        for name, field in Decoding.model_fields.items()
     }
 
     def extend(verb: Callable[..., None]) -> Callable[..., None]:
@@ -86,12 +56,8 @@ def decodes(beams: int, max_new_tokens: int | None = None) -> Callable[[Callable
 
         keyword = inspect.Parameter.KEYWORD_ONLY
         own = [part.replace(kind=keyword) for part in inspect.signature(verb).parameters.values()]
-        added = [
-            inspect.Parameter(name, keyword, default=default, annotation=Annotated[kind, typer.Option(help=text)])
-            for name, (kind, default, text) in options.items()
-        ]
-        added.append(inspect.Parameter("threads", keyword, default=1, annotation=Threads))
-        parameters = [part for part in own if part.name != "settings"] + added
+        threads = inspect.Parameter("threads", keyword, default=1, annotation=Threads)
+        parameters = [*(part for part in own if part.name != "settings"), *options.values(), threads]
         extended.__signature__ = inspect.Signature(parameters)
         extended.__annotations__ = {part.name: part.annotation for part in parameters}
         return extended
@@ -108,7 +74,7 @@ def generate(
             help="A folder with a language model: models/NAME, or published weights in transformers' layout (data/weights/NAME)."
         ),
     ],
-    settings: "Decoding",
+    settings: Decoding,
     prompts: Annotated[
         list[str] | None,
         typer.Argument(
@@ -125,7 +91,7 @@ def generate(
 
     Example: glassworks generate models/lm_kjv "In the beginning" --temperature 0.8 --top-p 0.9
     """
-    from glassworks.inference.text import read_prompts, run
+    from glassworks.inference.generate import read_prompts, run
 
     if samples > 1 and not settings.temperature:
         raise ConfigError(
@@ -139,7 +105,7 @@ def generate(
 def caption(
     model: Annotated[Path, typer.Argument(help="A folder with a captioner, such as models/caption_scenes.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    settings: "Decoding",
+    settings: Decoding,
     attention: Annotated[
         Path | None,
         typer.Option(
@@ -152,7 +118,7 @@ def caption(
 
     Example: glassworks caption models/caption_scenes scene.png --attention maps
     """
-    from glassworks.inference.captions import run
+    from glassworks.inference.caption import run
 
     run(model, images, settings, attention, as_json, _show, Path.cwd())
 

@@ -105,7 +105,7 @@ def record() -> None:
 
 @app.command(rich_help_panel="Project")
 def push() -> None:
-    """Send what dvc.lock names to the default DVC remote (docs/remotes.md)."""
+    """Send what dvc.lock names to the default DVC remote (docs/how-to/remotes.md)."""
     from glassworks.pipeline import remotes
 
     typer.echo(remotes.push(Path.cwd()))
@@ -137,13 +137,16 @@ def dvc_yaml() -> None:
 
 @app.command(rich_help_panel="Project")
 def schemas() -> None:
-    """Write the JSON Schemas that editors use to complete and check params.yaml and experiments/*.yaml."""
+    """Write the JSON Schemas that editors use to complete and check params.yaml and experiments/*.yaml, and the pages of docs/reference/ that explain every key."""
     from glassworks.artifacts.digests import write_text
     from glassworks.config.project import SCHEMAS, schema_text
+    from glassworks.config.reference import reference_text
 
-    Path("schemas").mkdir(exist_ok=True)
+    for folder in ("schemas", "docs/reference"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
     for name in SCHEMAS:
         write_text(Path("schemas", f"{name}.schema.json"), schema_text(name))
+        write_text(Path("docs/reference", f"{name}.md"), reference_text(name))
 
 
 def _record(table: Any) -> None:

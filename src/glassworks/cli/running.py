@@ -9,23 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from glassworks.artifacts.machine import place
+from glassworks.artifacts.machine import node_rank
 from glassworks.console import copied_to, uninterrupted
 from glassworks.errors import ConfigError, Stalled
 from glassworks.watchdog import Watchdog
-
-RUNNERS = {
-    "fetch": "glassworks.data.fetch",
-    "records": "glassworks.data.records",
-    "shards": "glassworks.data.shards",
-    "weights": "glassworks.data.weights",
-    "tokenizer": "glassworks.data.tokenizer",
-    "train": "glassworks.training.run",
-    "evaluate": "glassworks.evaluation.run",
-    "report": "glassworks.report.run",
-}
-"""The module of each kind of stage: `run(context)`, and `run_job(context, job)` where parts are prepared in parallel."""
-
 
 RUNNING = Path(__file__).resolve().parents[1]
 """The package that runs."""
@@ -51,7 +38,8 @@ def _is_another(package: Path) -> bool:
 def open_table(root: Path | None = None) -> Any:
     """The stage table of the project in the current folder; refuses when the code that runs is not the code that is digested."""
     from glassworks.config.project import load_project
-    from glassworks.pipeline.table import PACKAGE, Table
+    from glassworks.pipeline.stage import PACKAGE
+    from glassworks.pipeline.table import Table
 
     root = root or Path.cwd()
     if _is_another(root / PACKAGE):
@@ -72,7 +60,7 @@ def run_stage(
     """Run one stage of the project, or part `job` of it."""
     from glassworks.pipeline.execution import execute, execute_job
     from glassworks.pipeline.slurm import requeued_if_interrupted
-    from glassworks.training import fork_server
+    from glassworks.runtime import fork_server
 
     with copied_to(_own_log(log)):
         table = open_table(root)
@@ -80,8 +68,8 @@ def run_stage(
         set_instruction_set(table.project.params.determinism.cpu_isa)
         # torch shows C++ stacks when a peer ends first; what became of a run, its outcomes say
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-        if stage.kind == "train" and max(threads, workers or 1) > 1:
-            fork_server.start(f"glassworks.tasks.{table.project.experiments[stage.subject].task}")
+        if stage.kind in ("train", "evaluate") and max(threads, workers or 1) > 1:
+            fork_server.start(*(f"glassworks.{entry}" for entry in stage.entries))
         if job is not None and job >= stage.jobs:
             raise ConfigError(f"{name} has {stage.jobs} jobs, 0 to {stage.jobs - 1}; there is no job {job}")
         run = runner(stage.kind, "run" if job is None else "run_job")
@@ -95,7 +83,7 @@ def run_stage(
 
 def _own_log(log: Path | None) -> Path | None:
     """Nodes do not write to one file: appending is not atomic on shared file systems."""
-    node = place().node
+    node = node_rank().node
     return log.with_suffix(f".node{node}{log.suffix}") if log and node else log
 
 
@@ -123,4 +111,4 @@ def set_instruction_set(cpu_isa: str) -> None:
 def runner(kind: str, function: str = "run") -> Callable[..., dict[str, Any]]:
     """What runs stages of a kind; imports torch where the stage needs it."""
     with uninterrupted():
-        return getattr(importlib.import_module(RUNNERS[kind]), function)
+        return getattr(importlib.import_module(f"glassworks.stages.{kind}"), function)

@@ -8,6 +8,7 @@ import typer
 from glassworks.cli.app import Log, Threads, app
 from glassworks.cli.running import open_table, run_stage, set_instruction_set
 from glassworks.console import copied_to, uninterrupted
+from glassworks.errors import ConfigError
 
 Subject = Annotated[str, typer.Argument(help="A dataset or an experiment, as params.yaml names it.")]
 
@@ -89,9 +90,31 @@ def train(
 
 
 @app.command(rich_help_panel="Stages")
-def evaluate(experiment: Subject, threads: Threads = 1, log: Log = None) -> None:
-    """Score a trained model on a held-out split, beside controls."""
-    run_stage(f"evaluate-{experiment}", threads, log)
+def evaluate(
+    experiment: Subject,
+    evaluation: Annotated[
+        str | None,
+        typer.Argument(help="One of the experiment's evaluations; may be left out where there is only one."),
+    ] = None,
+    threads: Threads = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that score; as many as --threads allows by default.")
+    ] = None,
+    log: Log = None,
+) -> None:
+    """Score a trained model on a held-out split, beside controls; any number of workers gives the same bytes."""
+    run_stage(f"evaluate-{experiment}-{evaluation or _only_evaluation(experiment)}", threads, log, workers=workers)
+
+
+def _only_evaluation(experiment: str) -> str:
+    """The name of an experiment's evaluation; a `ConfigError` unless it has exactly one."""
+    names = [stage.part for stage in open_table() if (stage.kind, stage.subject) == ("evaluate", experiment)]
+    if len(names) != 1:
+        some = (
+            f"has several evaluations; name one: {', '.join(names)}" if names else "is no experiment with an evaluation"
+        )
+        raise ConfigError(f"{experiment} {some}")
+    return names[0]
 
 
 @app.command(rich_help_panel="Stages")

@@ -3,14 +3,16 @@
 import difflib
 import re
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from glassworks.errors import ConfigError
 
 M = TypeVar("M", bound="Settings")
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+"""The name of a data set, of weights or of an experiment."""
 
 
 class Settings(BaseModel):
@@ -82,10 +84,11 @@ def _line(model: type[BaseModel], fault: Any, file: Path | str) -> str:
     if kind == "missing":
         return f"{file}: {path}: this key is required"
     if kind == "union_tag_not_found":
-        return f"{file}: {path}.source: this key is required"
+        return f"{file}: {path}.{context['discriminator'].removesuffix('()')}: this key is required"
     if kind == "union_tag_invalid":
-        tag, allowed = context["tag"].removeprefix("source="), re.findall(r"'source=(\w+)'", context["expected_tags"])
-        return f"{file}: {path}.source: unknown value {tag!r}{nearest(tag, allowed)}"
+        key, tag = context["tag"].split("=", 1)
+        allowed = re.findall(r"=(\w+)", context["expected_tags"])
+        return f"{file}: {path}.{key}: unknown value {tag!r}{nearest(tag, allowed)}"
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", context["expected"])
         return f"{file}: {path}: unknown value {given!r}{nearest(str(given), allowed)}"
@@ -95,7 +98,7 @@ def _line(model: type[BaseModel], fault: Any, file: Path | str) -> str:
 
 def _is_tag(part: Any) -> bool:
     """Pydantic puts the tag of a union's branch into the location; the user's file has no such key."""
-    return isinstance(part, str) and part.startswith("source=")
+    return isinstance(part, str) and "=" in part
 
 
 def _fields_at(model: type[BaseModel], location: list[Any]) -> list[str]:
@@ -105,10 +108,9 @@ def _fields_at(model: type[BaseModel], location: list[Any]) -> list[str]:
         following: list[type[BaseModel]] = []
         for candidate in current:
             if _is_tag(part):
-                source = candidate.model_fields.get("source")
-                following += (
-                    [candidate] if source and part.removeprefix("source=") in get_args(source.annotation) else []
-                )
+                key, tag = part.split("=", 1)
+                field = candidate.model_fields.get(key)
+                following += [candidate] if field and tag in get_args(field.annotation) else []
             elif part in candidate.model_fields:
                 following += _models_in(candidate.model_fields[part].annotation)
             else:  # the key of a dict or the index of a list: its values are already in `current`

@@ -1,45 +1,42 @@
-"""How a trained model is scored."""
+"""The section `evaluations` of experiments/NAME.yaml: the settings that every evaluation has."""
 
-from typing import Annotated, Literal
+import json
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from glassworks.config.base import Settings
+from glassworks.config import registry
+from glassworks.config.base import Name, Settings
+from glassworks.config.needs import Need, Shards
 
 
-class CaptioningEvaluation(Settings):
-    """Captions of a held-out split, greedy and by beam search, scored against all references and against controls."""
+class Evaluation(Settings):
+    """How a trained model is scored. Each kind has a folder under evaluation/ with a subclass of this."""
 
-    split: Literal["validation", "test"] = "test"
+    scores: ClassVar[tuple[str, ...]] = ()
+    """Tasks whose models this kind can score."""
+
+    kind: str
+    """The folder under evaluation/ that scores; the name of the evaluation by default."""
+    dataset: Name | None = None
+    """Dataset in params.yaml to score on; null is the one that the model was trained on."""
+    split: Literal["train", "validation", "test"] = "test"
     """Split to score."""
     max_samples: Annotated[int, Field(ge=2)] | None = None
-    """Score only the first so many samples of the split; null scores all."""
-    batch_size: Annotated[int, Field(ge=1)] = 64
-    """Images captioned at a time; never changes a caption."""
-    beams: Annotated[int, Field(ge=1, le=32)] = 3
-    """Beams of the beam search."""
-    length_penalty: float = 0.7
-    """Beam scores are divided by length to this power."""
-    meteor: bool = True
-    """METEOR as well, by a Java program that takes seconds to start; left out where there is no Java."""
+    """Score only the first samples of the split, this many; null scores all."""
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    """Device to score on. A GPU is faster, but its metrics may differ from those of a CPU in the last digits."""
     bootstrap: Annotated[int, Field(ge=100)] = 1000
-    """Resamples of the images behind each 95 % interval."""
+    """Resamples of the split behind each 95 % interval."""
+
+    def needs(self, name: str, trained_on: str) -> dict[str, Need]:
+        """Inputs beside the model and its tokenizer, by role, for the evaluation `name` of a model trained on the dataset `trained_on`."""
+        return {
+            "shards": Shards(f"evaluations.{name}.dataset", self.dataset or trained_on),
+            "training_shards": Shards("data.dataset", trained_on),
+        }
 
 
-class LanguageModelEvaluation(Settings):
-    """Perplexity and bits per byte of a held-out split, beside compressors and a bigram model, and samples."""
-
-    split: Literal["validation", "test"] = "test"
-    """Split to score."""
-    max_samples: Annotated[int, Field(ge=2)] | None = None
-    """Score only the first so many texts of the split; null scores all."""
-    batch_size: Annotated[int, Field(ge=1)] = 32
-    """Rows scored at a time."""
-    prompts: list[str] = Field(default=[""])
-    """What samples begin with; an empty one begins at the beginning of a text."""
-    temperatures: list[Annotated[float, Field(ge=0)]] = Field(default=[0.0, 0.7, 1.0])
-    """Temperatures at which every prompt is continued; 0 takes the likeliest token."""
-    new_tokens: Annotated[int, Field(ge=1)] = 60
-    """Tokens of a sample at most."""
-    bootstrap: Annotated[int, Field(ge=100)] = 1000
-    """Resamples of the texts behind each 95 % interval."""
+def evaluation_of(settings: dict[str, Any]) -> Evaluation:
+    """The evaluation that a stage runs, from its resolved settings."""
+    return registry.settings_class("evaluation", settings["kind"], Evaluation).model_validate_json(json.dumps(settings))

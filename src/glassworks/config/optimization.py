@@ -82,7 +82,7 @@ class Optimization(Settings):
     clip_norm: Positive | None = 1.0
     """Largest global norm of the gradient; null never clips."""
     groups: dict[GroupName, ParameterGroup] = Field(default={})
-    """Components with their own rate, warm-up, weight decay or time, by a name of your choice; what no group matches is trained as said above."""
+    """Named parameter groups with their own rate, warm-up, decay and training window. Parameters in no group use the settings above."""
 
     @model_validator(mode="after")
     def _names(self) -> "Optimization":

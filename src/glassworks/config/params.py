@@ -1,14 +1,18 @@
 """params.yaml: what `all` means."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from glassworks.config.base import Settings
-from glassworks.config.datasets import AnyDataset
+from glassworks.config import registry
+from glassworks.config.base import Name, Settings
+from glassworks.config.datasets import Dataset
 from glassworks.config.weights import AnyWeights
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+if TYPE_CHECKING:
+    AnyDataset = Dataset
+else:
+    AnyDataset = registry.union("sources", Dataset, "source")
 
 
 class Determinism(Settings):

@@ -2,14 +2,18 @@
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import GenericAlias
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter, create_model, field_validator
 
-from glassworks.config.base import nearest, parse, read_yaml
-from glassworks.config.datasets import OpenMoji
-from glassworks.config.experiment import AnyExperiment, Experiment, LanguageModelling, parse_experiment
+from glassworks.config import registry
+from glassworks.config.base import Name, nearest, parse, read_yaml
+from glassworks.config.evaluation import Evaluation
+from glassworks.config.experiment import Experiment
+from glassworks.config.needs import Need, Shards, Tokenizer, Weights
 from glassworks.config.params import Params
 from glassworks.errors import ConfigError
 
@@ -60,30 +64,93 @@ def load_project(root: Path) -> Project:
     return Project(root, params, experiments)
 
 
+def parse_experiment(value: Any, file: Path | str) -> Experiment:
+    """The content of a file as the experiment that its `task` makes it; a `ConfigError` with one line per fault otherwise."""
+    task = value.get("task") if isinstance(value, dict) else None
+    known = registry.names("tasks")
+    if task is not None and task not in known:
+        raise ConfigError(f"{file}: task: unknown value {task!r}{nearest(str(task), known)}")
+    return parse(experiment_class(task or known[0]), value, file)
+
+
+@cache
+def experiment_class(task: str) -> type[Experiment]:
+    """The settings of a task with the section `evaluations`, which training does not read."""
+    base = registry.settings_class("tasks", task, Experiment)
+    default = registry.settings_class("evaluation", base.scored_by, Evaluation)
+    named = GenericAlias(dict, (Name, registry.union("evaluation", Evaluation, "kind")))
+    standard = {base.scored_by: default.model_validate({"kind": base.scored_by})}
+    section: Any = (named, Field(standard, description="How the trained model is scored, by a name of your choice."))
+    return create_model(
+        base.__name__,
+        __base__=base,
+        __doc__=base.__doc__,
+        __validators__={"kind_by_name": field_validator("evaluations", mode="before")(_kind_by_name)},
+        evaluations=section,
+    )
+
+
+def _kind_by_name(value: Any) -> Any:
+    """An evaluation without a kind has the kind that its name says."""
+    if not isinstance(value, dict):
+        return value
+    known = registry.names("evaluation")
+    filled = {name: {} if settings is None else settings for name, settings in value.items()}
+    for name, settings in filled.items():
+        if isinstance(settings, dict) and "kind" not in settings:
+            if name not in known:
+                raise ValueError(
+                    f"{name}.kind: no evaluation is called {name!r}, so this key is required{nearest(str(name), known)}"
+                )
+            filled[name] = {"kind": name, **settings}
+    return filled
+
+
+def evaluations_of(experiment: Experiment) -> dict[str, Evaluation]:
+    """The evaluations of an experiment that `parse_experiment` returned, by name."""
+    return getattr(experiment, "evaluations", {})
+
+
+def fits(evaluation: Evaluation, experiment: Experiment) -> bool:
+    """Whether an evaluation can score the model of an experiment."""
+    return evaluation.kind == experiment.scored_by or experiment.task in evaluation.scores
+
+
 def _experiment_faults(params: Params, file: Path, experiment: Experiment) -> list[str]:
-    if experiment.data.dataset not in params.datasets:
-        hint = nearest(experiment.data.dataset, list(params.datasets))
-        return [f"{file}: data.dataset: params.yaml has no dataset {experiment.data.dataset!r}{hint}"]
-    return []
+    needs, faults = list(experiment.needs().values()), []
+    for name, evaluation in evaluations_of(experiment).items():
+        needs += evaluation.needs(name, experiment.data.dataset).values()
+        if not fits(evaluation, experiment):
+            tasks = " or ".join(evaluation.scores)
+            faults.append(f"{file}: evaluations.{name}: {evaluation.kind} scores {tasks} models, not {experiment.task}")
+    wanted = {need.key: need.name for need in needs if isinstance(need, Shards)}
+    return faults + [
+        f"{file}: {key}: params.yaml has no dataset {name!r}{nearest(name, list(params.datasets))}"
+        for key, name in wanted.items()
+        if name not in params.datasets
+    ]
 
 
 def _reading_faults(params: Params, experiments: dict[str, Experiment], name: str, experiment: Experiment) -> list[str]:
     """What an experiment takes over from another one, or from published weights, must be there; nothing may read itself in the end."""
     faults = []
-    for key, wanted in experiment.reads().items():
-        file = f"experiments/{name}.yaml: {key}"
-        known = {
-            other: key == "data.tokenizer.of" or isinstance(one, LanguageModelling)
-            for other, one in experiments.items()
-        }
-        allowed = [other for other, fits in known.items() if fits and other != name and key != "model.backbone.weights"]
+    for need in experiment.needs().values():
+        if isinstance(need, Shards):
+            continue
+        allowed = [other for other, one in experiments.items() if other != name and _fits(need, one)]
         allowed += list(params.weights)
-        if wanted not in allowed:
-            what = "weights" if key == "model.backbone.weights" else "experiment that fits, nor weights,"
-            faults.append(f"{file}: params.yaml lists no {what} called {wanted!r}{nearest(wanted, allowed)}")
-        elif wanted in experiments and _leads_to(experiments, wanted, name):
-            faults.append(f"{file}: {wanted!r} itself reads {name!r}")
+        where = f"experiments/{name}.yaml: {need.key}"
+        if need.name not in allowed:
+            wanted = "weights" if isinstance(need, Weights) else "experiment that fits, nor weights,"
+            faults.append(f"{where}: params.yaml lists no {wanted} called {need.name!r}{nearest(need.name, allowed)}")
+        elif need.name in experiments and _leads_to(experiments, need.name, name):
+            faults.append(f"{where}: {need.name!r} itself reads {name!r}")
     return faults
+
+
+def _fits(need: Need, experiment: Experiment) -> bool:
+    """Whether an experiment makes what is needed."""
+    return isinstance(need, Tokenizer) or getattr(need, "task", None) == experiment.task
 
 
 def _leads_to(experiments: dict[str, Experiment], start: str, goal: str) -> bool:
@@ -95,25 +162,31 @@ def _leads_to(experiments: dict[str, Experiment], start: str, goal: str) -> bool
             return True
         if name in experiments and name not in seen:
             seen.add(name)
-            waiting += experiments[name].reads().values()
+            waiting += [need.name for need in experiments[name].needs().values() if not isinstance(need, Shards)]
     return False
 
 
 def _dataset_faults(params: Params) -> list[str]:
     faults = []
     for name, dataset in params.datasets.items():
-        for parent in dataset.parents():
-            if not isinstance(params.datasets.get(parent), OpenMoji):
-                known = [other for other, settings in params.datasets.items() if isinstance(settings, OpenMoji)]
+        for need in dataset.needs().values():
+            known = [other for other, one in params.datasets.items() if one.source == need.source]
+            if need.name not in known:
                 faults.append(
-                    f"params.yaml: datasets.{name}.sprites: no dataset of source openmoji is called {parent!r}{nearest(parent, known)}"
+                    f"params.yaml: datasets.{name}.{need.key}: no dataset of source {need.source} is called {need.name!r}"
+                    f"{nearest(need.name, known)}"
                 )
     return faults
 
 
-SCHEMAS: dict[str, Any] = {"params": Params, "experiment": AnyExperiment}
+SCHEMAS = ("params", "experiment")
 
 
 def schema_text(name: str) -> str:
     """The JSON Schema `schemas/NAME.schema.json`, which editors use to complete and check the YAML files."""
-    return json.dumps(TypeAdapter(SCHEMAS[name]).json_schema(), indent=2, sort_keys=True) + "\n"
+    if name == "params":
+        model: Any = Params
+    else:
+        tasks = [experiment_class(task) for task in registry.names("tasks")]
+        model = Annotated[registry.tagged_union(tuple(tasks)), Field(discriminator="task")]
+    return json.dumps(TypeAdapter(model).json_schema(), indent=2, sort_keys=True) + "\n"

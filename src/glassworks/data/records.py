@@ -1,12 +1,11 @@
 """Records: one table per data set (records.parquet) with a key, a split, captions, labels and a reference to the media bytes.
 
-The stage `records` turns raw files into records. Samples that cannot be used are dropped, counted, listed in dropped.json, and bounded by `max_dropped`.
+The stage `records` (`glassworks.stages.records`) fills it.
 """
 
 import json
 from array import array
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,14 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from glassworks.artifacts.digests import canonical_json, write_json
-from glassworks.config.datasets import SPLITS, Split
-from glassworks.data.sources import source_module
+from glassworks.artifacts.digests import canonical_json
+from glassworks.config.datasets import Split
 from glassworks.errors import DataError
-from glassworks.pipeline.execution import Context
 
 TABLE = "records.parquet"
 GROUP, BATCH = 1 << 16, 1 << 12
@@ -62,63 +58,6 @@ class Dropped:
     where: str
     """File and row or member."""
     reason: str
-
-
-@dataclass
-class Tally:
-    """What became of the samples of a data set."""
-
-    dataset: str
-    dropped: list[Dropped] = field(default_factory=list)
-    samples: Counter[Split] = field(default_factory=Counter)
-    captions: int = 0
-
-    def kept(self, items: Iterable[Record | Dropped]) -> Iterator[Record]:
-        """The records among `items`, counted."""
-        for item in items:
-            if isinstance(item, Dropped):
-                self.dropped.append(item)
-                continue
-            if not item.key or set(item.key) & set("./\\\0"):
-                raise DataError(
-                    f"{self.dataset}: the key {item.key!r} cannot name a member of a tar (no dots, no slashes)"
-                )
-            self.samples[item.split] += 1
-            self.captions += len(item.captions)
-            yield item
-
-
-def run(context: Context) -> dict[str, Any]:
-    """The stage `records`. Raises `DataError` for more dropped samples than allowed, a repeated or impossible key, or an empty training split."""
-    dataset, allowed, file = context.stage.subject, context.params["max_dropped"], context.output / TABLE
-    tally = Tally(dataset)
-    write_table(file, tally.kept(source_module(context.params["source"]).records(context)))
-    dropped = tally.dropped
-    if len(dropped) > allowed:
-        first = "; ".join(f"{item.where}: {item.reason}" for item in dropped[:3])
-        more = f" (and {len(dropped) - 3} more)" if len(dropped) > 3 else ""
-        raise DataError(
-            f"{dataset}: {len(dropped)} samples cannot be used and datasets.{dataset}.max_dropped is {allowed}: {first}{more}"
-        )
-    if not tally.samples["train"]:
-        raise DataError(f"{dataset}: no sample is left for training")
-    check(dataset, file)
-    write_json(context.output / "dropped.json", [{"where": item.where, "reason": item.reason} for item in dropped])
-    by_split = {split: tally.samples[split] for split in SPLITS}
-    return {"samples": by_split, "captions": tally.captions, "dropped": len(dropped)}
-
-
-def check(dataset: str, file: Path) -> None:
-    """Raise `DataError` unless every key of a table is there once, and every group in one split."""
-    table = pq.read_table(file, columns=["key", "split", "group"])
-    keys = pc.value_counts(table["key"])
-    repeated = keys.filter(pc.greater(keys.field("counts"), 1))
-    if len(repeated):
-        raise DataError(f"{dataset}: two samples have the key {repeated[0]['values'].as_py()!r}")
-    groups = table.group_by("group", use_threads=False).aggregate([("split", "count_distinct")])
-    torn = groups.filter(pc.field("split_count_distinct") > 1)["group"]
-    if len(torn):
-        raise DataError(f"{dataset}: the group {torn[0].as_py()!r} is in two splits")
 
 
 def write_table(path: Path, records: Iterable[Record]) -> None:

@@ -8,25 +8,20 @@ that a source already has are taken as they are, never re-encoded.
 import errno
 import hashlib
 import io
-import json
 import os
 import shutil
 import tarfile
 import zlib
-from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from glassworks.artifacts.digests import canonical_json, write_json
-from glassworks.config.datasets import SPLITS, Split
-from glassworks.data.records import Record, RecordTable, Rows
-from glassworks.data.sidecars import BLOCK, INDEX, Entry, Sidecar, read_head, scan_tar, sidecar_path
-from glassworks.data.sources import source_module
+from glassworks.artifacts.digests import canonical_json
+from glassworks.config.datasets import Split
+from glassworks.data.records import Record, Rows
+from glassworks.data.sidecars import BLOCK, Entry, Sidecar, read_head, scan_tar, sidecar_path
 from glassworks.errors import ArtifactError, DataError
-from glassworks.pipeline.execution import Context
-from glassworks.progress import Progress
 
 Media = Callable[[Record], dict[str, bytes]]
 ReadyMade = Callable[[str], tuple[Path, str]]
@@ -43,76 +38,6 @@ class Plan:
     records: Rows | list[Record]
     tar: str | None = None
     """The ready-made tar it is, by the source's name for it."""
-
-
-def run_job(context: Context, job: int) -> dict[str, Any]:
-    """Build the shards of job number `job` into the work directory, except those an interrupted run left complete."""
-    plans = plan_shards(context)
-    jobs = context.stage.jobs
-    mine = plans[len(plans) * job // jobs : len(plans) * (job + 1) // jobs]
-    build(context, mine, f"{context.stage.name} job {job}")
-    return {"shards": [plan.name for plan in mine], "samples": sum(len(plan.records) for plan in mine)}
-
-
-def run(context: Context) -> dict[str, Any]:
-    """The stage `shards`: build what no job has built, and collect all."""
-    plans = plan_shards(context)
-    build(context, plans, context.stage.name)
-    folder, listed = context.work / "shards", []
-    for plan in plans:
-        tar, sha256, size, count = read_head(folder / f"{plan.name}.json")
-        listed.append({"tar": tar, "split": plan.split, "samples": count, "sha256": sha256, "size": size})
-        for name in (f"{plan.name}.tar", f"{plan.name}.json"):
-            link_or_copy(folder / name, context.output / name)
-    write_json(context.output / INDEX, {"shards": listed})
-    samples = {split: sum(shard["samples"] for shard in listed if shard["split"] == split) for split in SPLITS}
-    return {"samples": samples, "shards": len(listed), "bytes": sum(shard["size"] for shard in listed)}
-
-
-def plan_shards(context: Context) -> list[Plan]:
-    """All shards of the data set in order: split by split, `samples_per_shard` records each, or one for each ready-made
-    tar.
-    """
-    ready_made = hasattr(source_module(context.params["source"]), "ready_made")
-    table = RecordTable(context.inputs["records"])
-    by_tar: dict[Split, dict[str | None, array[int]]] = {split: {} for split in SPLITS}
-    for number, (split, media) in enumerate(table.columns("split", "media")):
-        tar = json.loads(media)["tar"] if ready_made else None
-        by_tar[split].setdefault(tar, array("q")).append(number)
-    plans = []
-    for split, tars in by_tar.items():
-        parts = []
-        for tar, rows in tars.items():
-            size = context.params["samples_per_shard"] if tar is None else len(rows)
-            parts += [(tar, rows[start : start + size]) for start in range(0, len(rows), size)]
-        plans += [
-            Plan(f"{split}-{index:05d}", split, Rows(table, part), tar) for index, (tar, part) in enumerate(parts)
-        ]
-    return plans
-
-
-def build(context: Context, plans: list[Plan], label: str) -> None:
-    """Make those shards of `plans` that are not complete in the work directory. A tar gets its name last, when its
-    sidecar is there.
-    """
-    folder = context.work / "shards"
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [plan for plan in plans if not is_complete(folder, plan)]
-    if not missing:
-        return
-    source = source_module(context.params["source"])
-    total, left = (sum(len(plan.records) for plan in some) for some in (plans, missing))
-    with Progress(label, total, "samples", initial=total - left) as progress:
-        if missing[0].tar is not None:
-            ready_made = source.ready_made(context)
-            for plan in missing:
-                adopt_tar(folder, plan, ready_made)
-                progress.advance(len(plan.records), plan.name)
-        else:
-            media = source.media(context)
-            for plan in missing:
-                for _ in write_tar(folder, plan, media):
-                    progress.advance(1, plan.name)
 
 
 def is_complete(folder: Path, plan: Plan) -> bool:

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from glassworks.config.datasets.base import Split
+from glassworks.config.datasets import Split
 
 
 def share(seed: int, *parts: str) -> float:

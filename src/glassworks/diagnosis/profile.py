@@ -28,11 +28,12 @@ from glassworks.config.training import Execution, Training
 from glassworks.data.reading.loader import PREFETCH
 from glassworks.errors import ConfigError, Interrupted, ResourceError
 from glassworks.pipeline.execution import Context, check_inputs
-from glassworks.pipeline.table import Stage, Table
-from glassworks.training.launch import device_kind, run_workers, worker_count
+from glassworks.pipeline.stage import Stage
+from glassworks.pipeline.table import Table
+from glassworks.runtime.launch import device_kind, run_workers, worker_count
+from glassworks.runtime.signals import StopRequest
+from glassworks.stages.train import describe
 from glassworks.training.loop import fit
-from glassworks.training.run import describe
-from glassworks.training.signals import StopRequest
 from glassworks.training.validation import HeldOut
 from glassworks.training.workers import Workers
 
@@ -93,7 +94,7 @@ def profile(table: Table, stage: Stage, threads: int = 1, workers: int | None = 
     prefix = f"profile-{stage.name}-"
     with tempfile.TemporaryDirectory(prefix=prefix, dir=root / ".work", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)
-        context = Context(table.project, stage, inputs, scratch, scratch / "output", threads, workers)
+        context = Context(root, stage, inputs, scratch, scratch / "output", threads, workers)
         with disk_errors(scratch):
             try:
                 found = run_workers(_profiled, context, plan, count=count, device=device, folder=scratch / "workers")

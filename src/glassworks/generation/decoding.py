@@ -1,16 +1,17 @@
 """Texts from a decoder with a KV cache: greedy, by random draws, or by beam search. A text does not depend on the batch that it is in.
 
-A decoder is anything with `new_cache`, `max_tokens`, `hidden`, `logits` and `stepper` as `TextDecoder` has them; prompts of different lengths are aligned at their ends.
+A decoder has `new_cache`, `max_tokens`, `hidden` and `logits` as `TextDecoder` has them. Prompts of different lengths are aligned at their ends.
 Shapes: B rows, K beams, T tokens, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from glassworks.errors import DataError
+from glassworks.generation.cpu_step import CpuStep, supports
 from glassworks.generation.sampling import draw, penalise, uniforms
 from glassworks.generation.settings import Decoding
 
@@ -42,7 +43,7 @@ def caption(
 ) -> list[list[int]]:
     """Captions of `images` [B, 3, I, I]; ids without BOS and EOS. What is drawn for an image depends on the seed and its key (by default, its pixels)."""
     with torch.inference_mode():
-        memory = model.remember(images)
+        memory = model.encode_memory(images)
     if keys is None:
         keys = [image.cpu().numpy().tobytes().hex() for image in images] if settings.temperature else [""] * len(images)
     context = min(model.config.caption_tokens, model.decoder.max_tokens)
@@ -80,7 +81,7 @@ def decode(
         return
     steps = max(room)
     cache, logits = _prefill(decoder, prompts, memory, steps)
-    advance = decoder.stepper(len(prompts), steps)
+    advance = next_logits(decoder, len(prompts), steps)
     device = logits.device
     seen = _seen(prompts, logits) if settings.repetition_penalty != 1 else None
     random = uniforms(settings.seed, streams, steps).to(device) if settings.temperature else None
@@ -111,6 +112,16 @@ def decode(
         logits = advance(ids, memory, cache)
 
 
+def next_logits(decoder: Any, rows: int, tokens: int) -> Callable[[Tensor, Any, Any], Tensor]:
+    """A function from ids [B], memory and cache to the logits [B, V] of the next tokens; it adds the ids to the cache.
+
+    `rows` texts get up to `tokens` new tokens each. A plain decoder on a CPU takes `CpuStep`, any other its own forward pass.
+    """
+    if supports(decoder):
+        return CpuStep(decoder, rows, tokens)
+    return lambda ids, memory, cache: decoder.logits(decoder.hidden(ids[:, None], memory, cache)[:, 0])
+
+
 def _beam_search(
     decoder: Any, prompts: Prompts, room: list[int], settings: Decoding, eos: int | None, memory: Any
 ) -> list[list[int]]:
@@ -125,7 +136,7 @@ def _beam_search(
     each = first_row.expand(-1, beams).flatten()
     cache.reorder(each)
     memory, logits = memory and _reordered(memory, each), logits[each]
-    advance = decoder.stepper(count * beams, max(room))
+    advance = next_logits(decoder, count * beams, max(room))
     seen = _seen(prompts, logits)[each] if settings.repetition_penalty != 1 else None
     scores = torch.full((count, beams), -torch.inf, device=device)
     scores[:, 0] = 0.0  # all beams start equal: only the first counts

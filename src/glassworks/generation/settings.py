@@ -1,4 +1,4 @@
-"""How texts are decoded: every setting, and which of them go together."""
+"""Settings of decoding. Their descriptions are the help texts of `glassworks generate` and `glassworks caption`."""
 
 from typing import Annotated
 
@@ -10,29 +10,32 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Decoding(Settings):
-    """Greedy unless `temperature` (a random draw for every token) or `beams` (a search for the likeliest text) say otherwise."""
+    """How texts are decoded: greedily by default, by random draws with a `temperature`, by beam search with several `beams`."""
 
     temperature: Annotated[float, Field(ge=0)] = 0.0
-    """What logits are divided by before a token is drawn; 0 takes the likeliest token."""
+    """Divides the logits before each random draw. 0 draws nothing and takes the likeliest token. 1 draws from the distribution of the model; 0.7 is more
+    careful."""
     top_k: Count | None = None
-    """Draw among the so many likeliest tokens; null draws among all."""
+    """Draw only among this many of the likeliest tokens. Needs a temperature."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Draw among the fewest likeliest tokens that together have this probability (nucleus sampling, Holtzman et al., 2020)."""
+    """Draw only among the fewest likeliest tokens that together have this probability (nucleus sampling, Holtzman et al., 2020). 0.9 cuts the unlikely tail.
+    Needs a temperature."""
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Draw among tokens that have at least this fraction of the probability of the likeliest (Nguyen et al., 2024)."""
+    """Draw only tokens with at least this fraction of the highest probability (Nguyen et al., 2024). 0.05 suits high temperatures. Needs a temperature."""
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
-    """What the positive logits of tokens in the prompt and the text so far are divided by, and the negative multiplied (CTRL, Keskar et al., 2019); above 1
-    discourages repetition."""
+    """Divides the positive logits of tokens in the prompt and the text so far, and multiplies the negative ones (CTRL, Keskar et al., 2019). Above 1 discourages
+    repetition; 1.1 to 1.3 stops a small model from repeating itself."""
     beams: Count = 1
-    """Texts that a beam search follows at a time; 1 is no search."""
+    """Texts that beam search keeps at every step. 1 is no search."""
     length_penalty: float = 0.7
-    """A beam's log-probability is divided by its length to this power; larger favours longer texts. Without beams it has no effect."""
+    """Beam search divides a text's log-probability by its length to this power. 0 favours short texts. 1 compares means per token. Larger values favour long
+    texts."""
     min_new_tokens: Annotated[int, Field(ge=0)] = 0
-    """Tokens before which a text does not end."""
+    """A text does not end before this many new tokens."""
     max_new_tokens: Count | None = None
-    """Tokens at most, the end of the text included; null goes on as far as the model's context."""
+    """A text has at most this many new tokens, its end included. The context of the model limits it too."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of the random draws."""
+    """Seed of the random draws. The same seed gives the same text, whatever other texts are generated in the same call."""
 
     @model_validator(mode="after")
     def _go_together(self) -> "Decoding":

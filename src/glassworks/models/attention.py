@@ -3,6 +3,8 @@
 Shapes: B batch, T queries, S keys, C width, H heads, K heads of keys and values, D = C / H.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,6 +14,25 @@ from glassworks.models.rotary import Rotation, rotate
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values, each [B, K, S, D]."""
+
+
+@dataclass(frozen=True)
+class Attend:
+    """The positions that self-attention may see. By default every position of a sequence sees all of that sequence."""
+
+    mask: Tensor | None = None
+    """[B or 1, 1, T, S]: True where a query may see a key, or numbers that are added to the scores."""
+    causal: bool = False
+    """Whether a position sees only itself and earlier positions; never together with a mask."""
+    rotation: Rotation | None = None
+    """Rotates queries and keys by their positions."""
+    cache: KeysValues | None = None
+    """Keys and values of one block, each [B, K, T_max, D]; attention appends those of the new positions in place."""
+    past: int = 0
+    """Positions that `cache` holds already."""
+
+
+WHOLE_SEQUENCE = Attend()
 
 
 class SelfAttention(nn.Module):
@@ -25,32 +46,21 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, (self.heads + 2 * self.kv_heads) * self.size, bias=input_bias)
         self.out = nn.Linear(width, width, bias=output_bias)
 
-    def forward(
-        self,
-        x: Tensor,
-        mask: Tensor | None = None,
-        causal: bool = False,
-        rotation: Rotation | None = None,
-        cache: KeysValues | None = None,
-        past: int = 0,
-    ) -> Tensor:
-        """`x` [B, T, C] attends to itself, and to the `past` positions before it whose keys and values fill `cache`, which is written in place.
-
-        `mask` [B or 1, 1, T, S] is True where attention is allowed, or what is added to the scores; `rotation` turns queries and keys by their positions.
-        """
+    def forward(self, x: Tensor, attend: Attend = WHOLE_SEQUENCE) -> Tensor:
+        """Attention [B, T, C] of `x` [B, T, C] to itself and to the positions in the cache."""
         batch, length, width = x.shape
         heads = self.qkv(x).view(batch, length, -1, self.size).transpose(1, 2)  # [B, H + 2 K, T, D]
-        if rotation is not None:
+        if attend.rotation is not None:
             turned, value = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
-            query, key = rotate(turned, rotation).split((self.heads, self.kv_heads), dim=1)
+            query, key = rotate(turned, attend.rotation).split((self.heads, self.kv_heads), dim=1)
         else:
             query, key, value = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
-        if cache is not None:
-            cache[0].narrow(2, past, length).copy_(key)
-            cache[1].narrow(2, past, length).copy_(value)
-            key, value = (kept.narrow(2, 0, past + length) for kept in cache)
+        if attend.cache is not None:
+            for kept, new in zip(attend.cache, (key, value), strict=True):
+                kept.narrow(2, attend.past, length).copy_(new)
+            key, value = (kept.narrow(2, 0, attend.past + length) for kept in attend.cache)
         mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=self.heads != self.kv_heads
+            query, key, value, attn_mask=attend.mask, is_causal=attend.causal, enable_gqa=self.heads != self.kv_heads
         )  # [B, H, T, D]
         return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from glassworks.config.model import Backbone as Config
 from glassworks.errors import ConfigError
+from glassworks.models.settings.backbone import Backbone as Config
 
 
 class Backbone(nn.Module):

@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from glassworks.config.model import Backbone as BackboneConfig
-from glassworks.config.model import Captioner as Config
 from glassworks.errors import ConfigError
 from glassworks.models import saving
 from glassworks.models.attention import initialise, shrink_residual_outputs
 from glassworks.models.backbone import Backbone
+from glassworks.models.settings.backbone import Backbone as BackboneConfig
+from glassworks.models.settings.captioner import Captioner as Config
 from glassworks.models.text_decoder import Memory, TextDecoder
 from glassworks.models.vision_transformer import VisionTransformer
 
@@ -62,12 +62,12 @@ class Captioner(nn.Module):
         ]
         return layers if self.config.lock_step else [torch.cat(layers, dim=-1)]
 
-    def remember(self, images: Tensor) -> Memory:
+    def encode_memory(self, images: Tensor) -> Memory:
         """The image keys and values of every decoder block; all that decoding needs of the images."""
-        return self.decoder.remember(self.features(images))
+        return self.decoder.encode_memory(self.features(images))
 
     def forward(self, images: Tensor, ids: Tensor) -> Tensor:
-        return self.decoder(ids, self.remember(images))
+        return self.decoder(ids, self.encode_memory(images))
 
     def close_gates(self) -> None:
         """Make the decoder the language model that it would be without images."""

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from glassworks.config.model import TextDecoder as Config
 from glassworks.models import saving
 from glassworks.models.attention import initialise, shrink_residual_outputs
+from glassworks.models.settings.text_decoder import TextDecoder as Config
 from glassworks.models.text_decoder import TextDecoder
 
 KIND = "language_model"

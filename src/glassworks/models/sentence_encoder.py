@@ -15,9 +15,10 @@ from glassworks.errors import ArtifactError
 class SentenceEncoder(nn.Module):
     """Token ids [B, T] and their mask [B, T] to unit vectors [B, C], by mean pooling over the tokens that the mask keeps."""
 
-    def __init__(self, network: nn.Module, tokenizer: Any, max_tokens: int) -> None:
+    def __init__(self, network: Any, tokenizer: Any, max_tokens: int) -> None:
         super().__init__()
         self.network, self.tokenizer, self.max_tokens = network, tokenizer, max_tokens
+        self.width: int = network.config.hidden_size
 
     @classmethod
     def load(cls, directory: Path) -> "SentenceEncoder":
@@ -36,8 +37,8 @@ class SentenceEncoder(nn.Module):
             ) from None
         if hasattr(network, "pooler"):
             network.pooler = None  # sentence vectors come from the tokens, so this part would be idle
-        said = directory / "sentence_bert_config.json"
-        limit = read_hub_config(directory, said.name).get("max_seq_length") if said.is_file() else None
+        limits = directory / "sentence_bert_config.json"
+        limit = read_hub_config(directory, limits.name).get("max_seq_length") if limits.is_file() else None
         return cls(network, tokenizer, limit or config.get("max_position_embeddings", 512)).eval()
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:

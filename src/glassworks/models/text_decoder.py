@@ -4,25 +4,26 @@ Image keys and values are computed once per image (`Memory`), text keys and valu
 Shapes: B batch, T text tokens, N image tokens, C width, K heads of keys and values, D size of a head, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glassworks.config.model import TextDecoder as Config
 from glassworks.models.attention import (
+    WHOLE_SEQUENCE,
+    Attend,
     CrossAttention,
     KeysValues,
     SelfAttention,
     document_mask,
     document_positions,
 )
-from glassworks.models.decoder_step import DecoderStep
 from glassworks.models.feed_forward import FeedForward
 from glassworks.models.memory import empty
 from glassworks.models.rotary import Rotation, rotation
+from glassworks.models.settings.text_decoder import TextDecoder as Config
 
 Memory = list[KeysValues]
 """For each block the keys and values [B, H, N, D] of the image tokens."""
@@ -113,7 +114,7 @@ class DecoderBlock(nn.Module):
         self.attention = SelfAttention(
             config.width, config.heads, config.kv_heads, config.biases != "none", config.biases == "all"
         )
-        self.sees = memory_width is not None
+        self.has_cross_attention = memory_width is not None
         if memory_width is not None:
             self.cross_norm = norm(config)
             self.cross_attention = CrossAttention(config.width, config.heads, memory_width)
@@ -124,19 +125,10 @@ class DecoderBlock(nn.Module):
         )
         self.dropout = config.dropout
 
-    def forward(
-        self,
-        x: Tensor,
-        memory: KeysValues | None = None,
-        mask: Tensor | None = None,
-        causal: bool = False,
-        rotated: Rotation | None = None,
-        cache: KeysValues | None = None,
-        past: int = 0,
-    ) -> Tensor:
-        """`x` [B, T, C] follows `past` tokens whose keys and values are in `cache`, which is filled in place."""
-        x = x + self._drop(self.attention(self.attention_norm(x), mask, causal, rotated, cache, past))
-        if self.sees:
+    def forward(self, x: Tensor, attend: Attend = WHOLE_SEQUENCE, memory: KeysValues | None = None) -> Tensor:
+        """Features [B, T, C] to features [B, T, C]. A block with cross-attention needs the keys and values of its `memory`."""
+        x = x + self._drop(self.attention(self.attention_norm(x), attend))
+        if self.has_cross_attention:
             x = x + torch.tanh(self.gate) * self._drop(self.cross_attention(self.cross_norm(x), memory))
         return x + self._drop(self.feed_forward(self.feed_forward_norm(x)))
 
@@ -158,7 +150,7 @@ class TextDecoder(nn.Module):
         self.norm = norm(config)
         self.head = None if config.tied else nn.Linear(config.width, vocabulary, bias=False)
 
-    def remember(self, image_tokens: Sequence[Tensor]) -> Memory:
+    def encode_memory(self, image_tokens: Sequence[Tensor]) -> Memory:
         """Keys and values of image tokens [B, N, C'], given for every block or once for all; compute them once per image."""
         tokens = list(image_tokens) * (len(self.blocks) if len(image_tokens) == 1 else 1)
         return [block.cross_attention.keys_values(one) for block, one in zip(self.blocks, tokens, strict=True)]
@@ -186,22 +178,23 @@ class TextDecoder(nn.Module):
 
         `documents` [B, T] numbers the texts that are packed into a row: none sees another, and positions restart. `cache` holds the tokens before these.
         """
-        new, past, mask = ids.shape[1], 0, None
+        new, past, mask, rotated = ids.shape[1], 0, None, None
         if cache is not None:
             past, mask, positions = cache.length, cache.mask(new), cache.positions(new)
         elif documents is not None:
             mask, positions = document_mask(documents), document_positions(documents)
         else:
             positions = torch.arange(new, device=ids.device)
-        causal = mask is None and new > 1
-        x, rotated = self.tokens(ids), None
+        x = self.tokens(ids)
         if self.config.position == "learned":
             x = x + self.positions(positions)
         else:
             rotated = cache.rotation(new) if cache is not None else self._rotation(positions)
+        attend = Attend(mask, mask is None and new > 1, rotated, past=past)
         for index, block in enumerate(self.blocks):
-            kept = cache.keys_values(index) if cache is not None else None
-            x = block(x, memory[index] if memory else None, mask, causal, rotated, kept, past)
+            if cache is not None:
+                attend = replace(attend, cache=cache.keys_values(index))
+            x = block(x, attend, memory[index] if memory else None)
         if cache is not None:
             cache.length += new
         return self.norm(x)
@@ -209,13 +202,6 @@ class TextDecoder(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Features [..., C] to logits [..., V]."""
         return F.linear(hidden, self.tokens.weight) if self.head is None else self.head(hidden)
-
-    def stepper(self, rows: int, tokens: int) -> Callable[[Tensor, Memory | None, Cache], Tensor]:
-        """How one more token of each of `rows` texts is computed, up to `tokens` times: ids [B], memory and cache to logits [B, V]. For inference alone."""
-        weight = self.tokens.weight
-        if weight.device.type == "cpu" and weight.dtype == torch.float32:
-            return DecoderStep(self, rows, tokens)
-        return lambda ids, memory, cache: self.logits(self.hidden(ids[:, None], memory, cache)[:, 0])
 
     def _rotation(self, positions: Tensor) -> Rotation:
         return rotation(positions, self.config.width // self.config.heads, self.config.rope_theta)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glassworks.config.model import VisionTransformer as Config
-from glassworks.config.model import WhisperEncoder
 from glassworks.models.attention import SelfAttention
 from glassworks.models.feed_forward import FeedForward
+from glassworks.models.settings.vision_transformer import VisionTransformer as Config
+from glassworks.models.settings.whisper_encoder import WhisperEncoder
 
 
 class LinearStem(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glassworks.config.model import WhisperEncoder as Config
+from glassworks.models.settings.whisper_encoder import WhisperEncoder as Config
 from glassworks.models.vision_transformer import EncoderBlock
 
 

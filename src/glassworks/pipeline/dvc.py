@@ -9,15 +9,18 @@ import yaml
 
 from glassworks.artifacts.digests import write_text
 from glassworks.errors import ArtifactError, ConfigError
+from glassworks.pipeline.closure import Closure
 from glassworks.pipeline.freshness import Keys
-from glassworks.pipeline.table import PACKAGE, Stage, Table
+from glassworks.pipeline.stage import PACKAGE, Stage
+from glassworks.pipeline.table import Table
 
 HEADER = "# Compiled from the stage table by `make dvc.yaml`; never edited by hand.\n"
 
 
 def compile_dvc(table: Table) -> str:
     """The text of dvc.yaml."""
-    content: dict[str, Any] = {"stages": {stage.name: _dvc_stage(table, stage) for stage in table}}
+    closure = Closure((table.project.root / PACKAGE).parent, table.project.root / ".work/imports.json")
+    content: dict[str, Any] = {"stages": {stage.name: _dvc_stage(table, stage, closure) for stage in table}}
     scored = [stage for stage in table if stage.kind == "evaluate"]
     trained = [stage for stage in table if stage.kind == "train"]
     content["metrics"] = [f"{stage.directory}/metrics.json" for stage in scored]
@@ -38,12 +41,12 @@ def compile_dvc(table: Table) -> str:
     return HEADER + yaml.safe_dump(content, sort_keys=False, width=150)
 
 
-def _dvc_stage(table: Table, stage: Stage) -> dict[str, Any]:
+def _dvc_stage(table: Table, stage: Stage, closure: Closure) -> dict[str, Any]:
     rules = f"{stage.kind} {stage.kind}_job" if stage.jobs else stage.kind
     entry: dict[str, Any] = {
         "cmd": f"snakemake --nolock --allowed-rules {rules} --force -- {stage.manifest}",
         "deps": [
-            *(f"{PACKAGE}/{source}" for source in stage.code),
+            *(f"{PACKAGE}/{source}" for source in closure.files(stage.entries)),
             *table.input_files(stage),
             *([stage.local_path] if stage.local_path else []),
         ],
@@ -67,7 +70,7 @@ def check_dvc(table: Table) -> None:
     file = table.project.root / "dvc.yaml"
     if not file.is_file() or file.read_text() != compile_dvc(table):
         raise ConfigError(
-            "dvc.yaml: params.yaml or experiments/ have changed its stages; run `make dvc.yaml`, then `dvc repro` again"
+            "dvc.yaml: params.yaml, experiments/ or imports in the code have changed its stages; run `make dvc.yaml`, then `dvc repro` again"
         )
 
 

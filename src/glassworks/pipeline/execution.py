@@ -13,22 +13,22 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from glassworks.artifacts.digests import disk_errors, write_json
-from glassworks.artifacts.machine import Place, place
+from glassworks.artifacts.machine import NodeRank, node_rank
 from glassworks.artifacts.manifest import MANIFEST, await_files
 from glassworks.artifacts.provenance import Provenance, fingerprint
 from glassworks.artifacts.publication import publish, seal
-from glassworks.config.experiment import Experiment
-from glassworks.config.project import Project
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.pipeline.freshness import Ingredients, Keys
-from glassworks.pipeline.table import Stage, Table
+from glassworks.pipeline.stage import Stage
+from glassworks.pipeline.table import Table
 
 
 @dataclass(frozen=True)
 class Context:
     """What a running stage is given."""
 
-    project: Project
+    root: Path
+    """The project's folder."""
     stage: Stage
     inputs: dict[str, Path]
     """Directory of each input artefact, by role."""
@@ -40,7 +40,7 @@ class Context:
     """Cores the scheduler granted."""
     workers: int | None = None
     """Training processes on each node that the user asked for; None leaves it to the granted cores or devices."""
-    place: Place = field(default_factory=Place)
+    node: NodeRank = field(default_factory=NodeRank)
     """Which of several nodes this is."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What should stand in the provenance (never in the artefact): timings, resumed steps."""
@@ -52,15 +52,10 @@ class Context:
         return self.stage.params
 
     @property
-    def experiment(self) -> Experiment:
-        """The experiment this stage belongs to."""
-        return self.project.experiments[self.stage.subject]
-
-    @property
     def local_path(self) -> Path:
         """The user's folder this stage reads."""
         assert self.stage.local_path is not None
-        return self.project.root / self.stage.local_path
+        return self.root / self.stage.local_path
 
 
 Runner = Callable[[Context], dict[str, Any]]
@@ -72,7 +67,7 @@ def execute(table: Table, stage: Stage, run: Runner, threads: int = 1, workers: 
         _take_part(table, stage, run, threads, workers)
     with _opened(table, stage, threads, workers) as (context, ingredients, provenance):
         target = table.project.root / stage.directory
-        _produce(context, run, ingredients)
+        _produce(table, context, run, ingredients)
         publish(context.output, target, context.work / "replaced")
         note = {**provenance.as_json(), **context.notes, "key": ingredients.key}
         folder = table.project.root / "provenance"
@@ -100,7 +95,7 @@ def rerun(table: Table, stage: Stage, run: Runner, scratch: Path, threads: int =
     ingredients = Keys(table).ingredients(stage)
     context = _context(table, stage, scratch, threads)
     scratch.mkdir(parents=True)
-    _produce(context, run, ingredients)
+    _produce(table, context, run, ingredients)
     return context.output
 
 
@@ -160,28 +155,28 @@ def _opened(
 
 def _context(table: Table, stage: Stage, work: Path, threads: int, workers: int | None = None) -> Context:
     inputs = {role: table.project.root / table[name].directory for role, name in stage.inputs.items()}
-    return Context(table.project, stage, inputs, work, work / "output", threads, workers, _place(stage))
+    return Context(table.project.root, stage, inputs, work, work / "output", threads, workers, _place(stage))
 
 
 def _work_directory(table: Table, stage: Stage, ingredients: Ingredients) -> Path:
     return table.project.root / ".work" / f"{stage.name}-{ingredients.key[:16]}"
 
 
-def _place(stage: Stage) -> Place:
+def _place(stage: Stage) -> NodeRank:
     """Which of its nodes this is; a stage of one node may run on the first of more."""
-    here, nodes = place(), stage.resources.nodes
+    here, nodes = node_rank(), stage.resources.nodes
     if here.nodes in (1, nodes):
         return here
     if nodes == 1 and here.first:
-        return Place()
+        return NodeRank()
     raise ConfigError(
         f"{stage.name} runs on {nodes} nodes, but srun started it on {here.nodes}; execution.nodes of its experiment says on how many"
     )
 
 
-def _produce(context: Context, run: Runner, ingredients: Ingredients) -> None:
+def _produce(table: Table, context: Context, run: Runner, ingredients: Ingredients) -> None:
     shutil.rmtree(context.output, ignore_errors=True)
     context.output.mkdir(parents=True)
     counts = run(context)
-    made = recipe(Table(context.project), context.stage, ingredients, **context.fingerprint)
+    made = recipe(table, context.stage, ingredients, **context.fingerprint)
     seal(context.output, counts, made)

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glassworks.artifacts.digests import FileDigests, code_digest, digest_json, files_under, sha256_file, write_text
+from glassworks.artifacts.digests import FileDigests, digest_json, files_under, sha256_file, write_text
 from glassworks.artifacts.manifest import MANIFEST, RECIPE, is_whole, read_recipe
-from glassworks.pipeline.table import PACKAGE, Stage, Table
+from glassworks.pipeline.closure import Closure
+from glassworks.pipeline.stage import PACKAGE, Stage
+from glassworks.pipeline.table import Table
 
 LONG_AGO = 946_684_800  # 2000-01-01: the one time of everything fresh
 
@@ -40,20 +42,22 @@ class Keys:
 
     def __init__(self, table: Table) -> None:
         self.table, self.root = table, table.project.root
-        self._code: dict[tuple[str, ...], str] = {}
+        self.closure = Closure((self.root / PACKAGE).parent, self.root / ".work/imports.json")
         self._folders: dict[str, str] = {}
         self._digests = FileDigests(self.root / ".work/file-digests.json")
 
     def ingredients(self, stage: Stage) -> Ingredients:
         """What the key of `stage` is made of now. The manifests of its inputs must exist."""
-        if stage.code not in self._code:
-            self._code[stage.code] = code_digest(self.root / PACKAGE, stage.code)
         inputs = {
             f"{role}/{Path(file).name}": sha256_file(self.root / file)
             for role, name in stage.inputs.items()
             for file in self.table[name].small_files(stage.reads_recipes)
         }
-        return Ingredients(digest_json(stage.params), self._code[stage.code], inputs, self._folder(stage))
+        return Ingredients(digest_json(stage.params), self._code(stage), inputs, self._folder(stage))
+
+    def _code(self, stage: Stage) -> str:
+        """Digest of source code. Comments and formatting count: whether a change matters is for its author to say (`glassworks accept`)."""
+        return digest_json([[file, self.closure.digest(file)] for file in self.closure.files(stage.entries)])
 
     def _folder(self, stage: Stage) -> str | None:
         if stage.local_path is None:
@@ -78,6 +82,7 @@ class Keys:
                 recipe = read_recipe(directory)
                 if recipe and recipe.get("key") == key and is_whole(directory):
                     fresh[stage.name] = key
+        self.closure.save()
         return fresh
 
 

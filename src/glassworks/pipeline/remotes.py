@@ -1,6 +1,6 @@
-"""What DVC versions, to and from its default remote. DVC does the work; here its many messages become one line that says what to do.
+"""Push to and pull from DVC's default remote. DVC transfers the files; its errors become one line with a remedy.
 
-A file gets its name in the remote, in the cache and in the results when it is whole, and a folder's list of files when all of them are there.
+Files appear in the remote, in the cache and in the results atomically, and the list of files of a folder after its files.
 """
 
 import logging
@@ -16,12 +16,12 @@ from glassworks.errors import ArtifactError, ConfigError, FetchError, ResourceEr
 
 NO_REMOTE = (
     "no remote is configured: `dvc remote add --default NAME URL`, where URL is a folder, ssh://HOST/FOLDER or s3://BUCKET/FOLDER "
-    "(docs/remotes.md), and commit .dvc/config"
+    "(docs/how-to/remotes.md), and commit .dvc/config"
 )
 
 
 def push(root: Path) -> str:
-    """Send what dvc.lock names and the remote lacks."""
+    """Upload the files of dvc.lock that the remote lacks; returns a line for the user."""
     with _remote(root) as (repo, _, where), _errors_of(where, fills=where):
         count = repo.push()
     status = ["git", "status", "--porcelain", "dvc.lock"]
@@ -31,7 +31,7 @@ def push(root: Path) -> str:
 
 
 def pull(root: Path) -> str:
-    """Bring what dvc.lock names and the cache lacks, and lay it out in data/, models/ and results/."""
+    """Download the files of dvc.lock that the cache lacks and check them out; returns a line for the user."""
     with _remote(root) as (repo, there, where), _errors_of(where, fills=str(root)):
         if not there:
             raise ArtifactError(
@@ -44,7 +44,7 @@ def pull(root: Path) -> str:
 
 @contextmanager
 def _remote(root: Path) -> Iterator[tuple[Any, bool, str]]:
-    """DVC's repository, whether its default remote holds anything, and that remote in words. A remote that does not answer is a `FetchError`."""
+    """DVC's repository, whether its default remote is non-empty, and the name of the remote. Raises `FetchError` if the remote is unreachable."""
     from dvc.config import ConfigError as WrongConfig
     from dvc.config import NoRemoteError
     from dvc.repo import Repo
@@ -62,23 +62,24 @@ def _remote(root: Path) -> Iterator[tuple[Any, bool, str]]:
 
 def _holds_anything(remote: Any, where: str) -> bool:
     try:
-        return remote.fs.exists(remote.path)
-    except Exception as error:  # of whichever library speaks to it
+        return bool(remote.fs.exists(remote.path))
+    except Exception as error:  # of the library of that remote
         raise FetchError(
-            f"{where}: cannot be reached ({_line(error)}); see that it is up and lets you in (docs/remotes.md), then run the same command again"
+            f"{where}: cannot be reached ({_line(error)}); see that it is up and lets you in (docs/how-to/remotes.md), then run the same command again"
         ) from None
 
 
 @contextmanager
 def _errors_of(where: str, fills: str) -> Iterator[None]:
-    """Turn what DVC raises, or only logs on the way, into one error of one line. `fills` is where a full disk would be."""
+    """Turn the exceptions and logged errors of DVC into one error of one line. `fills` names the disk that may be full."""
     from dvc.exceptions import CheckoutError, DvcException, FileTransferError
 
     logged = _silence()
     try:
         yield
     except (DvcException, OSError, sqlite3.Error) as error:
-        causes = [error, *(record.exc_info[1] for record in logged if record.exc_info)]
+        shown = [record.exc_info[1] for record in logged if record.exc_info]
+        causes: list[BaseException] = [error, *(cause for cause in shown if cause is not None)]
         full = [cause for cause in causes if isinstance(cause, OSError) and cause.errno in OUT_OF_SPACE]
         if full:
             problem: UserError = ResourceError(
@@ -95,7 +96,7 @@ def _errors_of(where: str, fills: str) -> Iterator[None]:
             )
         elif isinstance(error, OSError):
             problem = FetchError(
-                f"{where}: {_line(error)}; see that the address is right and that you may write there (docs/remotes.md), then run the same command again"
+                f"{where}: {_line(error)}; see that the address is right and that you may write there (docs/how-to/remotes.md), then run the same command again"
             )
         else:
             problem = ArtifactError(
@@ -105,7 +106,7 @@ def _errors_of(where: str, fills: str) -> Iterator[None]:
 
 
 def _line(error: BaseException) -> str:
-    """What an exception says, on one line."""
+    """The message of an exception on one line."""
     first, *more = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()
     if not more:
         return first
@@ -113,10 +114,19 @@ def _line(error: BaseException) -> str:
 
 
 def _silence() -> list[logging.LogRecord]:
-    """From here on, what DVC would print as warnings and errors goes into this list."""
-    records: list[logging.LogRecord] = []
-    collector = logging.Handler(logging.WARNING)
-    collector.emit = records.append
+    """A list that receives the warnings and errors of DVC from now on, in place of stderr."""
+    collector = _Collector(logging.WARNING)
     for name in ("dvc", "dvc_data", "dvc_objects"):
         logging.getLogger(name).handlers = [collector]
-    return records
+    return collector.records
+
+
+class _Collector(logging.Handler):
+    """Keeps log records instead of printing them."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)

@@ -1,4 +1,4 @@
-"""What is asked of SLURM beside what Snakemake's plugin asks: whether the cluster can run the jobs at all, and another life for an interrupted one."""
+"""SLURM beyond Snakemake's plugin: check that the cluster can run the jobs, and requeue interrupted ones."""
 
 import os
 import re
@@ -17,15 +17,15 @@ from glassworks.errors import ConfigError, Interrupted, ResourceError
 
 @dataclass
 class Partition:
-    """What one job may ask of a partition."""
+    """The limits of a partition for one job."""
 
     minutes: float = 0
     gpus: int = 0
-    """Of the node that has most of them."""
+    """GPUs of the node with the most."""
 
 
 def check(jobs: Iterable[Any]) -> None:
-    """Raise one line when the cluster would never run one of these Snakemake jobs, before any of them is submitted."""
+    """Raise one line if the cluster can never run one of these Snakemake jobs. Call it before submission."""
     if not shutil.which("sbatch"):
         raise ConfigError(
             "sbatch is not on the PATH; run this on a login node of the cluster, or without the SLURM profile"
@@ -52,19 +52,19 @@ def check(jobs: Iterable[Any]) -> None:
 
 
 def _minutes_of_last_attempt(job: Any) -> int:
-    """Beyond a partition's limit SLURM would leave it pending for ever."""
+    """Runtime that the last retry requests. Beyond the limit of the partition, SLURM leaves a job pending forever."""
     job.attempt, first = 1 + job.restart_times, job.attempt
     try:
-        return job.resources.get("runtime", 0)
+        return int(job.resources.get("runtime", 0))
     finally:
         job.attempt = first
 
 
 @contextmanager
 def requeued_if_interrupted() -> Iterator[None]:
-    """In a batch job: have SLURM run the job again when it was interrupted, so that it costs none of the retries meant for failures.
+    """Requeue the surrounding batch job if it is interrupted. A requeue uses none of the retries for failures.
 
-    Only `Interrupted` counts: a job that did not get further would run again for ever.
+    Only `Interrupted` requeues: a job without progress would run forever.
     """
     try:
         yield
@@ -76,10 +76,10 @@ def requeued_if_interrupted() -> Iterator[None]:
 
 
 def _requeue(job: str) -> bool:
-    """False where SLURM refuses, or the job is ending already: cancelled, or requeued by SLURM itself."""
+    """Whether SLURM requeued the job. False if it refuses, or if the job is already cancelled or requeued."""
     if _answer("squeue", "--noheader", "--jobs", job, "--format", "%T") != "RUNNING":
         return False
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM sends it at once, and there is a line left to say
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM sends it at once, before the error is printed
     return _answer("scontrol", "requeue", job) is not None
 
 
@@ -97,31 +97,31 @@ def _partitions() -> dict[str, Partition]:
 
 
 def _gpus(devices: str) -> int:
-    """How many GPUs are among generic resources, of whatever types: gpu:a100:4(S:0-1),gpu:2,shard:8."""
+    """The number of GPUs of any type in a list of generic resources: gpu:a100:4(S:0-1),gpu:2,shard:8."""
     items = (item.split(":") for item in re.sub(r"\([^)]*\)", "", devices).split(","))
     return sum(int(last) if (last := item[-1]).isdigit() else 1 for item in items if item[0] == "gpu")
 
 
 def _running(folder: Path) -> list[str]:
-    """Numbers of the jobs of a Snakemake that lost sight of them; they hold the locks of their stages."""
+    """Ids of orphaned Snakemake jobs in a folder. They still hold the locks of their stages."""
     listed = _answer("squeue", "--me", "--noheader", "--states", "PENDING,RUNNING,SUSPENDED", "--format", "%A|%k|%Z")
     jobs = [line.split("|") for line in (listed or "").splitlines()]
     return [number for number, comment, where in jobs if comment.startswith("rule_") and where == str(folder)]
 
 
 def _minutes(limit: str) -> float:
-    """SLURM's [DAYS-][[HOURS:]MINUTES:]SECONDS."""
+    """Minutes of SLURM's [DAYS-][[HOURS:]MINUTES:]SECONDS."""
     if limit == "infinite":
         return float("inf")
     days, _, clock = limit.rpartition("-")
-    minutes = 24 * 60 * int(days or 0)
+    minutes: float = 24 * 60 * int(days or 0)
     for part, unit in zip(reversed(clock.split(":")), (1 / 60, 1, 60), strict=False):
         minutes += int(part) * unit
     return minutes
 
 
 def _answer(*command: str) -> str | None:
-    """What a command of SLURM's says; None when it fails or is silent for a minute."""
+    """The output of a SLURM command; None if it fails or takes more than a minute."""
     try:
         run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired):

@@ -15,10 +15,11 @@ from glassworks.errors import UserError
 from glassworks.pipeline import slurm
 from glassworks.pipeline.dvc import check_dvc, record
 from glassworks.pipeline.freshness import drop_stale_locks, sync
-from glassworks.pipeline.table import Stage, Table
+from glassworks.pipeline.stage import Stage, stage_name
+from glassworks.pipeline.table import Table
 
-SUBJECTS = ("dataset", "experiment", "weights")
-"""The wildcards of rules that say what a stage is for."""
+SUBJECTS = ("dataset", "experiment", "weights", "evaluation")
+"""Wildcards whose values, in this order, make the name of a stage."""
 SRUN = "srun --overlap --nodes {0} --ntasks-per-node 1 --cpus-per-task {1} "
 
 
@@ -44,11 +45,15 @@ class Pipeline:
             _stop(error.exit_code, str(error))
         _use_no_more_cores_than_there_are(workflow)
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self.final_manifest = self.table.final_manifest()
+        self.final_manifest = self.table["report"].manifest
 
     def choices(self, *kinds: str) -> str:
         """A regular expression of the subjects that stages of these kinds have."""
         return "|".join(sorted({stage.subject for stage in self.table if stage.kind in kinds})) or "(?!)"
+
+    def evaluations(self) -> str:
+        """A regular expression of the names of evaluations."""
+        return "|".join(sorted({stage.part for stage in self.table if stage.kind == "evaluate"})) or "(?!)"
 
     def inputs(self, kind: str) -> Callable[[Any], list[str]]:
         """Input function: the key file of the stage and the manifests of the stages it reads; never the big files themselves."""
@@ -93,6 +98,7 @@ class Pipeline:
             "tasks": spread(lambda nodes: nodes),
             "tasks_per_gpu": spread(lambda nodes: 0),  # else Snakemake's plugin takes `tasks` for them
             "mpi": spread(lambda nodes: "srun"),
+            "gres": lambda wildcards: f"gpu:{gpus}" if (gpus := self._stage(kind, wildcards).resources.gpus) else None,
         }
 
     def launcher(self, kind: str) -> Callable[..., str]:
@@ -131,8 +137,9 @@ class Pipeline:
         return self._stage(kind, wildcards).resources.nodes if to_slurm else 1
 
     def _stage(self, kind: str, wildcards: Any) -> Stage:
-        subject = next((getattr(wildcards, name) for name in SUBJECTS if hasattr(wildcards, name)), "")
-        return self.table[f"{kind}-{subject}" if subject else kind]
+        return self.table[
+            stage_name(kind, *(getattr(wildcards, name) for name in SUBJECTS if hasattr(wildcards, name)))
+        ]
 
 
 def _use_no_more_cores_than_there_are(workflow: Any) -> None:

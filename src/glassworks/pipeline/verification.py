@@ -12,7 +12,8 @@ from glassworks.artifacts.provenance import fingerprint
 from glassworks.errors import ArtifactError
 from glassworks.pipeline.execution import Runner, recipe, rerun
 from glassworks.pipeline.freshness import Keys
-from glassworks.pipeline.table import Stage, Table
+from glassworks.pipeline.stage import Stage
+from glassworks.pipeline.table import Table
 
 SHOWN = 5
 

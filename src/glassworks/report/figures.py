@@ -6,7 +6,7 @@ light and dark; `standalone` gives them fixed colours on white, for Snakemake's 
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -17,8 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from glassworks.report.reading import Curves, Run
-from glassworks.report.wording import METRICS, is_control, system
+from glassworks.report.reading import Curves, Run, Scores
 
 INK, MUTED, RULE, FIRST, SECOND, QUIET, PAPER = (f"#{number:06x}" for number in range(0x0A0B01, 0x0A0B08))
 """Placeholders; no one would choose these colours."""
@@ -95,20 +94,33 @@ def loss_figure(runs: Sequence[Run]) -> str:
         return _svg(figure)
 
 
-def metrics_figure(runs: Sequence[Run]) -> str:
-    """Bars with 95 % intervals: every system beside its controls, one panel per metric, one row per scored run."""
-    shown = {run.name: run for run in runs if run.systems}
+def metrics_figure(evaluations: Mapping[str, Scores]) -> str:
+    """Bars with 95 % intervals: every system beside its controls, one panel per metric, one row per evaluation, by its heading."""
+    drawn = {name: drawn_columns(scores) for name, scores in evaluations.items()}
+    shown = {name: evaluations[name] for name, columns in drawn.items() if columns}
     with _style():
         if not shown:
-            return _note("No experiment has been scored.")
-        drawn = [name for name, metric in METRICS.items() if metric.drawn]
-        metrics = [name for name in drawn if any(_has(run, name) for run in shown.values())] or drawn[:1]
-        tallest = max(len(run.systems) for run in shown.values())
-        figure, rows = _rows(list(shown), 0.55 + 0.3 * tallest, (1,) * len(metrics), left=0.115, gap=0.12, below=0.08)
-        for run, panels in zip(shown.values(), rows, strict=True):
-            for axes, metric in zip(panels, metrics, strict=True):
-                _draw_bars(axes, run, metric, labelled=axes is panels[0])
+            return _note("No experiment has scores to draw.")
+        most = max(len(drawn[name]) for name in shown)
+        tallest = max(len(scores.table.rows) for scores in shown.values())
+        figure, rows = _rows(list(shown), 0.55 + 0.3 * tallest, (1,) * most, left=0.115, gap=0.12, below=0.08)
+        for (name, scores), panels in zip(shown.items(), rows, strict=True):
+            for axes in panels[len(drawn[name]) :]:
+                axes.set_visible(False)
+            for axes, column in zip(panels, drawn[name], strict=False):
+                _draw_bars(axes, scores, column, labelled=axes is panels[0])
         return _svg(figure)
+
+
+def drawn_columns(scores: Scores) -> list[str]:
+    """Columns of an evaluation that have a panel."""
+    if scores.labels.table is None:
+        return []
+    return [
+        column.name
+        for column in scores.table.columns
+        if column.drawn and any(scores.cell(row, column.name) for row in scores.table.rows)
+    ]
 
 
 def on_page(svg: str, prefix: str, label: str) -> str:
@@ -146,7 +158,7 @@ def _draw_losses(axes: Axes, curves: Curves) -> None:
         )
         _ring_lowest(axes, curves)
     axes.legend(loc="upper right")
-    axes.set_title("Loss per token")
+    axes.set_title("Loss")
     axes.set_xlabel("step")
     _frame(axes, curves.steps[-1])
     finite = np.array([value for value in curves.losses + curves.validation_losses if np.isfinite(value)])
@@ -230,32 +242,29 @@ def _frame(axes: Axes, last_step: float) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
-def _draw_bars(axes: Axes, run: Run, metric: str, labelled: bool) -> None:
-    names = list(run.systems)
-    axes.set_title(METRICS[metric].title)
+def _draw_bars(axes: Axes, scores: Scores, name: str, labelled: bool) -> None:
+    rows, column = scores.table.rows, scores.table.column(name)
+    axes.set_title(column.title)
     axes.grid(visible=False)
     axes.spines["bottom"].set_visible(False)
     axes.set_xticks([])
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_yticks(range(len(names)), [system(name).title for name in names] if labelled else [""] * len(names))
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_yticks(range(len(rows)), [row.title for row in rows] if labelled else [""] * len(rows))
     for label in axes.get_yticklabels():
         label.set_color(INK)
-    highest = max((found["high"] for found in (run.score(name, metric) for name in names) if found), default=0)
+    cells = [scores.cell(row, name) for row in rows]
+    highest = max((cell.value if cell.high is None else cell.high for cell in cells if cell), default=0)
     axes.set_xlim(0, 1.42 * max(highest, 1e-9))
-    for place, name in enumerate(names):
-        found = run.score(name, metric)
-        if not found:
+    for place, (row, cell) in enumerate(zip(rows, cells, strict=True)):
+        if not cell:
             axes.text(0, place, " –", va="center", color=MUTED, fontsize=9)
             continue
-        axes.barh(place, found["value"], height=0.5, color=QUIET if is_control(name) else FIRST)
-        axes.hlines(place, found["low"], found["high"], color=INK, linewidth=1.3)
-        value = f"{100 * found['value']:.1f}"
-        axes.text(found["high"] + 0.03 * axes.get_xlim()[1], place, value, va="center", fontsize=9)
+        axes.barh(place, cell.value, height=0.5, color=QUIET if row.control else FIRST)
+        low, high = (cell.value if bound is None else bound for bound in (cell.low, cell.high))
+        axes.hlines(place, low, high, color=INK, linewidth=1.3)
+        value = f"{column.scale * cell.value:.{column.digits}f}"
+        axes.text(high + 0.03 * axes.get_xlim()[1], place, value, va="center", fontsize=9)
     axes.axvline(0, color=RULE, linewidth=1)
-
-
-def _has(run: Run, metric: str) -> bool:
-    return any(run.score(name, metric) for name in run.systems)
 
 
 def _binned(steps: Sequence[int], values: Sequence[float]) -> tuple[list[float], list[float], list[float], list[float]]:

@@ -16,17 +16,15 @@ import yaml
 from markupsafe import Markup
 
 from glassworks.artifacts.digests import canonical_json
-from glassworks.config.datasets import SPLITS
+from glassworks.config.datasets import SPLITS, Credit
+from glassworks.evaluation.labels import Column, Gallery, Row, Tile
 from glassworks.report import wording
-from glassworks.report.attribution import Attribution, attribution, weights_attribution
-from glassworks.report.reading import Artefact, Run
-from glassworks.report.wording import BASELINES, METRICS, is_control, system
+from glassworks.report.attribution import attribution, weights_attribution
+from glassworks.report.reading import Artefact, Interval, Run, Scores
 
 TEMPLATES = Path(__file__).parent / "templates"
 TIMINGS_START, TIMINGS_END = "<!-- glassworks:timings -->", "<!-- glassworks:end of timings -->"
 """What stands between is replaced by `report.view`."""
-MODEL_FIRST = ("beam", "greedy")
-"""The system whose scores head an experiment: the first of these that was scored."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class DataCard:
     """The first samples that could not be used, where the records were given."""
 
     @property
-    def attribution(self) -> Attribution:
+    def attribution(self) -> Credit:
         return attribution(self.settings)
 
     @property
@@ -72,8 +70,77 @@ class WeightsCard:
     artefact: Artefact
 
     @property
-    def attribution(self) -> Attribution:
+    def attribution(self) -> Credit:
         return weights_attribution(self.settings)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An evaluation with its figure, as SVG for the page."""
+
+    scores: Scores
+    figure: str | None = None
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """Headings over neighbouring columns, and how many columns each covers."""
+        columns = self.scores.table.columns
+        return [(group, len(list(some))) for group, some in groupby(column.group for column in columns)]
+
+    @property
+    def bodies(self) -> list[tuple[bool, list[Row]]]:
+        """The rows in parts: (whether these are controls, the rows)."""
+        rows = self.scores.table.rows
+        return [(controls, list(some)) for controls, some in groupby(rows, key=lambda row: row.control)]
+
+    @property
+    def terms(self) -> dict[str, str]:
+        """Explanations of columns and tiles, by title."""
+        labels = self.scores.labels
+        shown = [*(labels.table.columns if labels.table else ()), *labels.tiles]
+        return {column.title: column.explanation for column in shown if column.explanation}
+
+    @property
+    def verdict(self) -> str | None:
+        """Whether the model is better than its best control, by intervals, on the column that matters most."""
+        table, scores = self.scores.table, self.scores
+        first = table.row(table.first)
+        column = next((table.column(name) for name in table.verdict if scores.cell(first, name)), None)
+        if column is None:
+            return None
+        found = [(row, scores.cell(row, column.name)) for row in table.rows if row.control]
+        controls = [(row, value) for row, value in found if value]
+        own = scores.cell(first, column.name)
+        if not controls or own is None:
+            return None
+        sign = -1 if column.lower_is_better else 1
+        best, other = max(controls, key=lambda pair: sign * pair[1].value)
+        (low, high), (other_low, other_high) = (sorted(sign * b for b in _bounds(value)) for value in (own, other))
+        word = "is better than" if low > other_high else "is worse than" if high < other_low else "cannot be told from"
+        shown, bound = _scaled(own.value, column), _scaled(other.value, column)
+        shown = shown if first.title == "the model" else f"{first.title}, {shown}"
+        return (
+            f"By {column.phrase or column.title} the model ({shown}) {word} its best control ({best.title}, {bound})."
+        )
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """Titles of the answers in a gallery, by name."""
+        labels = self.scores.labels.items
+        return dict(labels.answers) if isinstance(labels, Gallery) else {}
+
+    @property
+    def marked(self) -> str | None:
+        """How many of the answers shown have a mark, where the evaluation counts one."""
+        labels = self.scores.labels.items
+        if not isinstance(labels, Gallery) or not labels.counted:
+            return None
+        answer = labels.counted_for
+        judged = [picture.marks[answer] for picture in self.scores.pictures if answer in picture.marks]
+        if not judged:
+            return None
+        right = sum(bool(marks.get(labels.counted)) for marks in judged)
+        return f"{right} of these {len(judged)} ({self.titles[answer]}) {labels.counted_as}."
 
 
 @dataclass(frozen=True)
@@ -82,44 +149,32 @@ class Section:
 
     run: Run
     loss: str | None = None
-    scores: str | None = None
+    evaluations: Sequence[Scored] = ()
 
     @property
-    def first_system(self) -> str | None:
-        """The system whose scores head the experiment."""
-        return next((name for name in (*MODEL_FIRST, *self.run.systems) if name in self.run.systems), None)
-
-    @property
-    def metrics(self) -> list[str]:
-        """The metrics that some system has, in the order of the table."""
-        return [name for name in METRICS if any(name in scores for scores in self.run.systems.values())]
-
-    @property
-    def groups(self) -> list[tuple[str, int]]:
-        """What the metrics compare with, and how many columns do."""
-        return [(group, len(list(columns))) for group, columns in groupby(METRICS[name].group for name in self.metrics)]
-
-    @property
-    def bodies(self) -> list[tuple[bool, list[str]]]:
-        """The systems as parts of the table: (whether these are controls, their names)."""
-        return [(controls, list(names)) for controls, names in groupby(self.run.systems, key=is_control)]
-
-    @property
-    def text_rows(self) -> list[tuple[bool, list[dict[str, Any]]]]:
-        """Bits per byte of a language model and of its baselines, as parts of the table: (whether these are baselines, rows); empty for other models."""
-        own = self.run.metrics.get("bits_per_byte")
-        if own is None:
-            return []
-        baselines = [
-            {"title": name, "explanation": BASELINES.get(name, ""), "value": value, "low": None, "high": None}
-            for name, value in sorted(self.run.metrics.get("baselines", {}).items(), key=lambda item: item[1])
+    def tiles(self) -> list[tuple[str, Tile, Interval | None]]:
+        """Numbers at the head of the experiment: name of the evaluation where there are several, label, value."""
+        several = len(self.evaluations) > 1
+        return [
+            (scored.scores.name if several else "", tile, scored.scores.value(tile.value))
+            for scored in self.evaluations
+            for tile in scored.scores.labels.tiles
         ]
-        model = [{"title": "the model", "explanation": "", **own}] if own["value"] is not None else []
-        return [(False, model), (True, baselines)]
+
+    @property
+    def scored_on(self) -> str:
+        """The splits that were scored, as the end of a sentence."""
+        found = []
+        for scores in self.run.evaluations:
+            dataset = scores.settings.get("dataset")
+            split = scores.metrics.get("split") or scores.settings.get("split") or "held-out"
+            named = f"{scores.metrics['samples']:,} {scores.labels.unit} of the {split} split"
+            found.append(f"{named} of {dataset}" if dataset else named)
+        return " and ".join(dict.fromkeys(found))
 
     @property
     def validation(self) -> str | None:
-        """Where the validation loss ended, and where it was lowest."""
+        """The last and the lowest validation loss."""
         curves = self.run.curves
         pairs = list(zip(curves.validation_losses, curves.validation_steps, strict=True)) if curves else []
         if not pairs:
@@ -131,38 +186,7 @@ class Section:
 
     @property
     def parameters(self) -> int | None:
-        counts = self.run.trained.counts if self.run.trained else {}
-        return self.run.metrics.get("parameters") or counts.get("parameters")
-
-    @property
-    def verdict(self) -> str | None:
-        """Whether the model is above its best control, by intervals, on the metric that says most."""
-        metric = next((name for name in ("objects", "cider") if name in self.metrics), None)
-        controls = [name for name in self.run.systems if is_control(name) and metric and self.run.score(name, metric)]
-        if metric is None or self.first_system is None or not controls:
-            return None
-        own = self.run.score(self.first_system, metric)
-        best = max(controls, key=lambda name: self.run.score(name, metric)["value"])  # type: ignore[index]
-        other = self.run.score(best, metric)
-        if own is None or other is None:
-            return None
-        word = "is above" if own["low"] > other["high"] else "cannot be told from"
-        word = "is below" if own["high"] < other["low"] else word
-        title = "exact objects" if metric == "objects" else METRICS[metric].title
-        model, control = system(self.first_system).title, system(best).title
-        return (
-            f"By {title} the model ({model}, {_hundred(own['value'])}) {word} "
-            f"its best control ({control}, {_hundred(other['value'])})."
-        )
-
-    @property
-    def marked(self) -> str | None:
-        """How many of the images shown have captions that name exactly their objects."""
-        judged = [sample.facts[self.first_system] for sample in self.run.gallery if self.first_system in sample.facts]
-        if not judged or self.first_system is None:
-            return None
-        right = sum(bool(facts.get("objects")) for facts in judged)
-        return f"{right} of these {len(judged)} captions ({system(self.first_system).title}) name exactly the objects."
+        return self.run.trained.counts.get("parameters") if self.run.trained else None
 
 
 @dataclass(frozen=True)
@@ -208,18 +232,15 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters.update(
         clock=wording.duration,
-        hundred=_hundred,
         magnitude=wording.magnitude,
         number=_number,
         revision=_revision,
+        scaled=_scaled,
         size=wording.size,
         unmarked=_unmarked,
         yaml=_yaml,
     )
     environment.globals.update(
-        METRICS=METRICS,
-        system=system,
-        is_control=is_control,
         stylesheet=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
         timings_start=Markup(TIMINGS_START),
         timings_end=Markup(TIMINGS_END),
@@ -227,9 +248,14 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _hundred(value: float) -> str:
-    """A fraction as papers print scores: times 100, one digit after the point."""
-    return f"{100 * value:.1f}"
+def _scaled(value: float, column: Column) -> str:
+    """A number as the labels of its column say."""
+    return f"{column.scale * value:.{column.digits}f}"
+
+
+def _bounds(value: Interval) -> tuple[float, float]:
+    """The interval, or the value twice where it has none."""
+    return (value.value, value.value) if value.low is None or value.high is None else (value.low, value.high)
 
 
 def _number(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Reads what the report shows out of the artefacts it is given: manifests, recipes, logs, scores, captions, images.
+"""Reads the artefacts that the report shows: manifests, recipes, logs, scores, items, images.
 
 Optional pieces may be missing (an image, a log); a piece that is there and cannot be read is a `DataError`.
 """
@@ -9,12 +9,15 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
 
 from glassworks.artifacts.digests import sha256_file
 from glassworks.artifacts.manifest import MANIFEST, read_manifest, read_recipe
 from glassworks.errors import DataError
-from glassworks.report.wording import SYSTEMS, is_control
+from glassworks.evaluation.labels import GALLERY, ITEMS, LABELS, METRICS, Gallery, Labels, Row, Table, Texts, look_up
+from glassworks.pipeline.stage import stage_name
 
 REMEDY = "check it with `glassworks verify`, or delete the folder and make it again"
 RATE = "learning_rate"
@@ -40,6 +43,14 @@ class Artefact:
     recipe: dict[str, Any]
 
 
+class Interval(NamedTuple):
+    """A value, and its interval where it has one."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
 @dataclass(frozen=True)
 class Curves:
     """The log of one training run."""
@@ -55,52 +66,74 @@ class Curves:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A held-out image with what was said of it."""
+class Picture:
+    """A medium of a gallery with its texts."""
 
     key: str
     image: str | None
     """Data URI."""
-    references: list[str]
-    captions: dict[str, str]
-    """By system."""
-    facts: dict[str, dict[str, bool | None]]
-    """By system: which facts of the labels the caption gets right, where the evaluation says so."""
+    truth: list[str]
+    answers: dict[str, str]
+    """By the name of the answer."""
+    marks: dict[str, dict[str, bool | None]]
+    """By the name of the answer, then of the mark."""
+
+    @property
+    def distinct(self) -> dict[str, list[str]]:
+        """Names of the answers by their text: equal answers are shown once."""
+        found: dict[str, list[str]] = {}
+        for name, text in self.answers.items():
+            found.setdefault(text, []).append(name)
+        return found
 
 
 @dataclass(frozen=True)
 class Text:
-    """What a language model wrote."""
+    """A generated text."""
 
+    label: str
     prompt: str
-    temperature: float
     text: str
 
 
 @dataclass(frozen=True)
+class Scores:
+    """The results of one evaluation."""
+
+    name: str
+    settings: dict[str, Any]
+    artefact: Artefact
+    metrics: dict[str, Any]
+    labels: Labels
+    pictures: list[Picture] = field(default_factory=list)
+    texts: list[Text] = field(default_factory=list)
+
+    def value(self, pointer: str) -> Interval | None:
+        """The value at a JSON pointer; None where it was not computed or is undefined."""
+        found = look_up(self.metrics, pointer)
+        if isinstance(found, int | float):
+            return Interval(found, None, None)
+        return Interval(**found) if found and found["value"] is not None else None
+
+    def cell(self, row: Row, column: str) -> Interval | None:
+        """A cell of the table."""
+        return self.value(row.cells[column]) if column in row.cells else None
+
+    @property
+    def table(self) -> Table:
+        assert self.labels.table
+        return self.labels.table
+
+
+@dataclass(frozen=True)
 class Run:
-    """One experiment: what it was, how training went, how it scores."""
+    """One experiment: its settings, the log of its training, its scores."""
 
     name: str
     settings: dict[str, Any]
     trained: Artefact | None = None
-    scored: Artefact | None = None
     curves: Curves | None = None
-    metrics: dict[str, Any] = field(default_factory=dict)
-    gallery: list[Sample] = field(default_factory=list)
-    texts: list[Text] = field(default_factory=list)
-
-    @property
-    def systems(self) -> dict[str, Any]:
-        """Scores by system in the order of the report: controls last, and before them what it does not know."""
-        found = self.metrics.get("systems", {})
-        known = [name for name in SYSTEMS if name in found]
-        return {name: found[name] for name in sorted([*known, *sorted(found.keys() - set(known))], key=is_control)}
-
-    def score(self, system: str, metric: str) -> dict[str, float] | None:
-        """value, low and high; None where it was not computed or is undefined."""
-        found = self.systems.get(system, {}).get(metric)
-        return found if found and found.get("value") is not None else None
+    evaluations: list[Scores] = field(default_factory=list)
 
 
 def read_artefact(stage: str, directory: Path) -> Artefact:
@@ -117,18 +150,70 @@ def read_artefact(stage: str, directory: Path) -> Artefact:
 
 
 def read_run(name: str, settings: dict[str, Any], inputs: dict[str, Path], gallery: int) -> Run:
-    """Everything there is to show of one experiment, with the first `gallery` images."""
-    model, results = inputs.get(f"train-{name}"), inputs.get(f"evaluate-{name}")
+    """Everything there is to show of one experiment, with the first `gallery` items of each evaluation."""
+    model = inputs.get(f"train-{name}")
+    evaluations = settings.get("evaluations", {})
+    found = {part: inputs.get(stage_name("evaluate", name, part)) for part in evaluations}
     return Run(
         name=name,
         settings=settings,
         trained=read_artefact(f"train-{name}", model) if model else None,
-        scored=read_artefact(f"evaluate-{name}", results) if results else None,
         curves=read_curves(model / "metrics.jsonl") if model and (model / "metrics.jsonl").is_file() else None,
-        metrics=read_metrics(results / "metrics.json") if results and (results / "metrics.json").is_file() else {},
-        gallery=read_gallery(results, gallery) if results and (results / "captions.jsonl").is_file() else [],
-        texts=read_texts(results / "samples.jsonl") if results and (results / "samples.jsonl").is_file() else [],
+        evaluations=[
+            read_scores(name, part, evaluations[part], folder, gallery) for part, folder in found.items() if folder
+        ],
     )
+
+
+def read_scores(experiment: str, name: str, settings: dict[str, Any], folder: Path, gallery: int) -> Scores:
+    """The results of an evaluation, checked as far as the report relies on them."""
+    labels, metrics = read_labels(folder / LABELS), read_json(folder / METRICS)
+    if not isinstance(metrics.get("samples"), int):
+        raise DataError(
+            f"{folder / METRICS}: samples: expected a count, found {metrics.get('samples')!r:.40}; {REMEDY}"
+        )
+    pointers = [tile.value for tile in labels.tiles]
+    pointers += [where for row in (labels.table.rows if labels.table else ()) for where in row.cells.values()]
+    for where in pointers:
+        value = look_up(metrics, where)
+        if not (value is None or _is_number(value) or _is_interval(value)):
+            raise DataError(
+                f"{folder / METRICS}: {where}: expected a number, or value, low and high, found {value!r:.40}; {REMEDY}"
+            )
+    return Scores(
+        name=name,
+        settings=settings,
+        artefact=read_artefact(stage_name("evaluate", experiment, name), folder),
+        metrics=metrics,
+        labels=labels,
+        pictures=read_gallery(folder, labels.items, gallery) if isinstance(labels.items, Gallery) else [],
+        texts=read_texts(folder / ITEMS, labels.items) if isinstance(labels.items, Texts) else [],
+    )
+
+
+def read_labels(path: Path) -> Labels:
+    """The labels of an evaluation."""
+    try:
+        return Labels.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; {REMEDY}") from None
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ": ".join(filter(None, (str(path), ".".join(map(str, fault["loc"])))))
+        raise DataError(f"{where}: {fault['msg']}; {REMEDY}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file with a JSON object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; {REMEDY}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not JSON ({error}); {REMEDY}") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: not a JSON object; {REMEDY}")
+    return value
 
 
 def read_curves(path: Path) -> Curves:
@@ -154,58 +239,35 @@ def read_curves(path: Path) -> Curves:
     return curves
 
 
-def read_metrics(path: Path) -> dict[str, Any]:
-    """The scores of an experiment, checked as far as the report relies on them."""
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not JSON ({error}); {REMEDY}") from None
-    if not isinstance(metrics, dict) or not isinstance(metrics.get("systems", {}), dict):
-        raise DataError(f"{path}: no object with scores by system; {REMEDY}")
-    found = [(f"systems.{name}", scores) for name, scores in metrics.get("systems", {}).items()]
-    for where, scores in found:
-        if not isinstance(scores, dict):
-            raise DataError(f"{path}: {where}: expected scores by metric, found {scores!r:.40}; {REMEDY}")
-    intervals = [(f"{where}.{metric}", value) for where, scores in found for metric, value in scores.items()]
-    intervals += [(name, metrics[name]) for name in ("perplexity", "bits_per_byte") if name in metrics]
-    baselines = metrics.get("baselines", {})
-    if not isinstance(baselines, dict) or not all(isinstance(value, int | float) for value in baselines.values()):
-        raise DataError(f"{path}: baselines: expected numbers by name, found {baselines!r:.40}; {REMEDY}")
-    for name in ("samples", "parameters", "tokens", "bytes"):
-        if not isinstance(metrics.get(name, 0), int):
-            raise DataError(f"{path}: {name}: expected a count, found {metrics[name]!r:.40}; {REMEDY}")
-    for where, value in intervals:
-        if not _is_interval(value):
-            raise DataError(f"{path}: {where}: expected value, low and high, found {value!r:.40}; {REMEDY}")
-    return metrics
-
-
-def read_gallery(results: Path, count: int) -> list[Sample]:
-    """The first `count` scored samples, with their images where they were kept."""
-    images = {path.name.partition(".")[0]: path for path in sorted((results / "gallery").glob("*"))}
-    samples: list[Sample] = []
-    for place, row in _rows(results / "captions.jsonl"):
-        if len(samples) == count:
+def read_gallery(results: Path, labels: Gallery, count: int) -> list[Picture]:
+    """The first `count` items, with their images where they were kept."""
+    images = {path.name.partition(".")[0]: path for path in sorted((results / GALLERY).glob("*"))}
+    pictures: list[Picture] = []
+    for place, row in _rows(results / ITEMS):
+        if len(pictures) == count:
             break
-        key, references, facts = row.get("key"), row.get("references", []), row.get("facts", {})
-        texts = references if isinstance(references, list) else [None]
+        key, truth, marks = row.get("key"), row.get(labels.truth, []), row.get(labels.marks_in, {})
+        texts = truth if isinstance(truth, list) else [None]
         if not all(isinstance(text, str) for text in [key, *texts]):
-            raise DataError(f"{place}: expected a key and a list of references; {REMEDY}")
-        if not isinstance(facts, dict) or not all(isinstance(judged, dict) for judged in facts.values()):
-            raise DataError(f"{place}: facts: expected an object for each system; {REMEDY}")
-        captions = {name: value for name, value in row.items() if name != "key" and isinstance(value, str)}
+            raise DataError(f"{place}: expected a key and, under {labels.truth}, a list of texts; {REMEDY}")
+        if not isinstance(marks, dict) or not all(isinstance(marked, dict) for marked in marks.values()):
+            raise DataError(f"{place}: {labels.marks_in}: expected an object for each answer; {REMEDY}")
+        answers = {name: row[name] for name, _ in labels.answers if isinstance(row.get(name), str)}
         image = images.get(str(key).replace("/", "_"))
-        samples.append(Sample(str(key), _data_uri(image) if image else None, references, captions, facts))
-    return samples
+        pictures.append(Picture(str(key), _data_uri(image) if image else None, truth, answers, marks))
+    return pictures
 
 
-def read_texts(path: Path) -> list[Text]:
-    """The texts that a language model wrote."""
+def read_texts(path: Path, labels: Texts) -> list[Text]:
+    """The texts that a model generated."""
     texts = []
     for place, row in _rows(path):
-        if not isinstance(row.get("prompt"), str) or not isinstance(row.get("text"), str):
-            raise DataError(f"{place}: expected a prompt and a text; {REMEDY}")
-        texts.append(Text(row["prompt"], _number(row, "temperature", place), row["text"]))
+        found = [row.get(name, "") for name in (labels.prompt, labels.text)]
+        if not all(isinstance(text, str) for text in found) or labels.text not in row:
+            raise DataError(f"{place}: expected texts under {labels.prompt!r} and {labels.text!r}; {REMEDY}")
+        value = row.get(labels.label)
+        value = f"{value:g}" if _is_number(value) else str(value)
+        texts.append(Text(f"{labels.label} {value}", *found))
     return texts
 
 
@@ -241,8 +303,12 @@ def _number(row: dict[str, Any], name: str, place: str) -> float:
     return value
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _is_interval(value: Any) -> bool:
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or value.keys() != {"value", "low", "high"}:
         return False
-    numbers = [value.get(name) for name in ("value", "low", "high")]
-    return numbers == [None] * 3 or all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+    numbers = list(value.values())
+    return numbers == [None] * 3 or all(_is_number(number) for number in numbers)

@@ -11,7 +11,8 @@ from typing import Any
 from glassworks.artifacts.digests import write_text
 from glassworks.artifacts.manifest import read_recipe
 from glassworks.errors import ArtifactError
-from glassworks.pipeline.table import Stage, Table
+from glassworks.pipeline.stage import Stage
+from glassworks.pipeline.table import Table
 from glassworks.report.page import TIMINGS_END, TIMINGS_START, render_timings
 
 VIEW = "results/report.html"

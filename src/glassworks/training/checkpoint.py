@@ -1,8 +1,8 @@
-"""Checkpoints of work in progress: a directory that is whole or does not count.
+"""Atomic checkpoints of a run in progress.
 
-A run's state is its weights, its optimizer's moments, the scale of fp16 losses, the average of the weights, and one integer, the step. Tensors are
-safetensors, the rest is JSON. A directory is written under another name, flushed and renamed; `state.json`, which holds the digests of the other files and its own,
-comes last. Tensors are saved whole, however they are spread, so a run may go on with another number of workers or another reduction.
+The state of a run is its weights, optimizer moments, fp16 loss scale, weight average and step. Tensors are saved as safetensors, the rest as JSON. A
+checkpoint is written to a temporary directory, flushed and renamed. `state.json` is written last and holds the digests of all files, its own included.
+Tensors are saved unsharded, so a run may resume with another number of workers or another reduction.
 """
 
 import json
@@ -11,7 +11,6 @@ import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,6 +19,7 @@ from torch import Tensor
 from glassworks.artifacts.digests import digest_json, disk_errors, flush_to_disk, sha256_file, write_json
 from glassworks.training.sharding import like, whole
 from glassworks.training.step import Trainer
+from glassworks.training.task import B, M
 
 STATE = "state.json"
 WEIGHTS, MOMENTS, AVERAGE = "model.safetensors", "optimizer.safetensors", "average.safetensors"
@@ -27,28 +27,28 @@ WEIGHTS, MOMENTS, AVERAGE = "model.safetensors", "optimizer.safetensors", "avera
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The state after `step` steps, copied, so that training may go on while it is written."""
+    """A copy of the state after `step` steps, written while training continues."""
 
     step: int
     files: dict[str, dict[str, Tensor]]
     """Tensors by file and name."""
-    scalars: dict[str, Any]
-    """What the optimizer and the loss scaling keep beside tensors."""
+    scalars: dict[str, object]
+    """State of the optimizer and the loss scaler other than tensors."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint on disk: the state after `step` steps."""
+    """A checkpoint on disk: the state after `step` steps."""
 
     directory: Path
     step: int
 
 
-def snapshot(trainer: Trainer, step: int) -> Snapshot | None:
-    """Copy the state to the CPU, for the first worker; the others give it their parts of what is spread, so all must call this."""
+def snapshot(trainer: Trainer[M, B], step: int) -> Snapshot | None:
+    """The state copied to the CPU on rank 0, None on other ranks. Gathers sharded tensors: every rank must call this."""
     model = trainer.model.state_dict()
     moments: dict[str, Tensor] = {}
-    numbers: dict[str, dict[str, Any]] = {}
+    numbers: dict[str, dict[str, object]] = {}
     for name, parameter in trainer.groups.parameters.items():
         for key, value in trainer.optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
@@ -67,8 +67,8 @@ def snapshot(trainer: Trainer, step: int) -> Snapshot | None:
     return Snapshot(step, copied, {"optimizer": numbers, "precision": trainer.precision.state()})
 
 
-def load(checkpoint: Checkpoint, trainer: Trainer) -> None:
-    """Put a saved state into a trainer that was built from the same configuration."""
+def load(checkpoint: Checkpoint, trainer: Trainer[M, B]) -> None:
+    """Restore a saved state into a trainer built from the same configuration."""
     state = json.loads((checkpoint.directory / STATE).read_text())
     load_weights(checkpoint, trainer.model)
     trainer.optimizer.state.clear()
@@ -87,7 +87,7 @@ def load(checkpoint: Checkpoint, trainer: Trainer) -> None:
 
 @torch.no_grad()
 def load_weights(checkpoint: Checkpoint, model: torch.nn.Module, averaged: bool = False) -> None:
-    """Put saved weights, or their moving average, into a model."""
+    """Restore saved weights, or their moving average, into a model."""
     saved = load_file(checkpoint.directory / WEIGHTS)
     if averaged:
         saved |= load_file(checkpoint.directory / AVERAGE)
@@ -96,7 +96,7 @@ def load_weights(checkpoint: Checkpoint, model: torch.nn.Module, averaged: bool 
 
 
 class Checkpoints:
-    """The checkpoints of one run: writes them behind the training's back, keeps the newest and the best, finds what is whole."""
+    """The checkpoints of one run, written by a background thread. Keeps the newest `keep` and the best."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
@@ -106,28 +106,31 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        """However a run ends, what is being written is finished."""
+    def __exit__(self, *error: object) -> None:
+        """Finish a write in progress, also after an error."""
         self.thread.shutdown()
 
     def save(self, state: Snapshot, best_step: int | None = None) -> None:
-        """Write a checkpoint in the background, and then remove all but the newest and that of `best_step`. Waits for the one before."""
+        """Write a checkpoint in the background, then remove all but the newest and that of `best_step`.
+
+        Waits for the previous write first.
+        """
         self.wait()
         self.writing = self.thread.submit(self._write, state, best_step)
 
     def check(self) -> None:
-        """Raise what went wrong in the background, if anything did."""
+        """Raise the error of a finished background write, if there is one."""
         if self.writing and self.writing.done():
             self.wait()
 
     def wait(self) -> None:
-        """Return when everything is on disk; raises what went wrong."""
+        """Wait until everything is on disk. Raises the error of the background write."""
         writing, self.writing = self.writing, None
         if writing:
             writing.result()
 
     def newest(self) -> Checkpoint | None:
-        """The newest whole checkpoint; a damaged one is passed over with a line on stderr."""
+        """The newest undamaged checkpoint. Warns on stderr about each damaged one."""
         for directory in sorted(self.folder.glob("step-*"), reverse=True):
             damaged = damage(directory)
             if damaged is None:
@@ -136,14 +139,15 @@ class Checkpoints:
         return None
 
     def is_whole(self, step: int) -> bool:
-        """Whether there is a checkpoint of that step with the right digests."""
+        """Whether the checkpoint of that step exists with matching digests."""
         return damage(self.at(step).directory) is None
 
     def at(self, step: int) -> Checkpoint:
+        """The checkpoint of a step, which may not exist."""
         return Checkpoint(self.folder / f"step-{step:08d}", step)
 
     def drop_after(self, step: int) -> None:
-        """Forget every checkpoint later than `step`."""
+        """Remove every checkpoint later than `step`."""
         for directory in list(self.folder.glob("step-*")):
             if int(directory.name.removeprefix("step-")) > step:
                 _remove(directory)
@@ -176,7 +180,7 @@ class Checkpoints:
 
 
 def damage(directory: Path) -> str | None:
-    """What is wrong with a checkpoint, as a line; None when its files, and what it says itself, have the digests that it says."""
+    """One line about the damage to a checkpoint; None when all digests match."""
     try:
         state = json.loads((directory / STATE).read_text())
         if state.pop("digest") != digest_json(state):
@@ -188,7 +192,7 @@ def damage(directory: Path) -> str | None:
 
 
 def _remove(directory: Path) -> None:
-    """A name that does not count comes first: a kill in between leaves no half of a checkpoint."""
+    """Rename before deleting: a kill in between leaves no partial checkpoint under a valid name."""
     doomed = directory.with_name(f".{directory.name}.old")
     shutil.rmtree(doomed, ignore_errors=True)
     directory.rename(doomed)

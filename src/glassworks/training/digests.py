@@ -1,6 +1,6 @@
-"""digests.jsonl: a digest of every parameter, every so many steps, by which `glassworks compare` finds where two runs part.
+"""digests.jsonl: periodic digests of every parameter, by which `glassworks compare` finds the step where two runs diverge.
 
-A digest is over bits: -0.0 is not 0.0, and the same numbers in another dtype or shape are another tensor.
+A digest covers bits, dtype and shape: -0.0 differs from 0.0.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from glassworks.training.metrics_log import JsonLines
 
-if TYPE_CHECKING:  # this module is imported where torch is not
+if TYPE_CHECKING:  # `glassworks compare` imports this module without torch
     from torch import Tensor
 
 
@@ -20,12 +20,13 @@ def tensor_digest(tensor: "Tensor") -> str:
     dtype = str(tensor.dtype).removeprefix("torch.")
     digest = hashlib.blake2b(f"{dtype} {list(tensor.shape)}\n".encode(), digest_size=8)
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    digest.update(flat.view(torch.uint8).numpy())  # as bytes: numpy has no bf16
+    digest.update(flat.view(torch.uint8).numpy().data)  # as bytes: numpy has no bf16
     return digest.hexdigest()
 
 
 class DigestLog(JsonLines):
-    """The rows of digests.jsonl: `{"step": int, "digests": {parameter name: digest}}`."""
+    """The log digests.jsonl, with rows `{"step": int, "digests": {parameter name: digest}}`."""
 
     def write(self, step: int, named_tensors: "Iterable[tuple[str, Tensor]]") -> None:
+        """Append the digests of the parameters after step `step`."""
         self.append({"step": step, "digests": {name: tensor_digest(tensor) for name, tensor in named_tensors}})

@@ -1,18 +1,21 @@
-"""Fast reduction: torch's DDP or FSDP2, for models that need them. The bytes of a run then depend on the number of workers.
+"""Fast reduction by torch's DDP or FSDP2. The bytes of a run then depend on the number of workers.
 
-DDP (Li et al., 2020) keeps whole weights on every worker. FSDP2 (`fully_shard`, Zhao et al., 2023) keeps a part of every weight, gradient and moment on each.
+DDP (Li et al., 2020) replicates the weights on every rank. FSDP2 (`fully_shard`, Zhao et al., 2023) shards weights, gradients and moments.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from glassworks.training.workers import Workers
+
+if TYPE_CHECKING:  # slow to import
+    from torch.distributed.fsdp import FSDPModule
 
 
 class DataParallel:
@@ -25,19 +28,20 @@ class DataParallel:
         devices = [workers.device] if workers.device.type == "cuda" else None
         self.module = DistributedDataParallel(objective, device_ids=devices, find_unused_parameters=partly_used)
 
-    def passing(self, last: bool) -> AbstractContextManager[Any]:
-        """The context of a forward and backward pass; only the last one of a step exchanges gradients."""
-        return nullcontext() if last else self.module.no_sync()
+    def sync_context(self, last: bool) -> AbstractContextManager[object]:
+        """The context of a forward and backward pass; only the last pass of a step synchronizes gradients."""
+        context: AbstractContextManager[object] = nullcontext() if last else self.module.no_sync()
+        return context
 
     def add(self, backward: Callable[[], None], last: bool) -> None:
         backward()
 
-    def agree(self, values: Tensor) -> Callable[[], Tensor]:
-        """What adds `values` over all workers, after torch's own exchange."""
+    def all_reduce_async(self, values: Tensor) -> Callable[[], Tensor]:
+        """A function that returns `values` summed over all ranks, for use after the last backward pass."""
         return partial(self.workers.add, values)
 
     def total(self) -> list[Tensor]:
-        """The summed gradients: DDP gives their mean over workers, and workers are a power of two."""
+        """The summed gradients. DDP averages over ranks; their number is a power of two, so scaling back is exact."""
         return _sums(self.parameters, self.workers.size)
 
     def close(self) -> None:
@@ -45,7 +49,7 @@ class DataParallel:
 
 
 class ShardedDataParallel:
-    """FSDP2: `sharding.shard` must have been called on the model before its optimizer was made."""
+    """FSDP2. Call `sharding.shard` on the model before its optimizer is built."""
 
     def __init__(
         self, objective: nn.Module, model: nn.Module, parameters: Sequence[nn.Parameter], workers: Workers
@@ -53,20 +57,20 @@ class ShardedDataParallel:
         self.module, self.model, self.parameters, self.workers = objective, model, list(parameters), workers
 
     @contextmanager
-    def passing(self, last: bool) -> Iterator[None]:
-        """The context of a forward and backward pass; only the last one of a step exchanges gradients."""
-        self.model.set_requires_gradient_sync(last)  # type: ignore[operator]
+    def sync_context(self, last: bool) -> Iterator[None]:
+        """The context of a forward and backward pass; only the last pass of a step synchronizes gradients."""
+        cast("FSDPModule", self.model).set_requires_gradient_sync(last)
         yield
 
     def add(self, backward: Callable[[], None], last: bool) -> None:
         backward()
 
-    def agree(self, values: Tensor) -> Callable[[], Tensor]:
-        """What adds `values` over all workers, after torch's own exchange."""
+    def all_reduce_async(self, values: Tensor) -> Callable[[], Tensor]:
+        """A function that returns `values` summed over all ranks, for use after the last backward pass."""
         return partial(self.workers.add, values)
 
     def total(self) -> list[Tensor]:
-        """The summed gradients, each worker's part of them."""
+        """This rank's shards of the summed gradients."""
         return _sums(self.parameters, self.workers.size)
 
     def close(self) -> None:
@@ -74,7 +78,7 @@ class ShardedDataParallel:
 
 
 def _sums(parameters: list[nn.Parameter], size: int) -> list[Tensor]:
-    sums = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
+    sums = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters]
     for parameter in parameters:
         parameter.grad = None
     torch._foreach_mul_(sums, size)

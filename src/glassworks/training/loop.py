@@ -1,4 +1,4 @@
-"""The training loop: steps, logs, validations, checkpoints, and an end that is the same whatever happened on the way."""
+"""The training loop: steps, logs, validation, checkpoints, resume. The result does not depend on interruptions."""
 
 import math
 import resource
@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Generic, NoReturn, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,40 +18,51 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from glassworks.config.optimization import Optimization
 from glassworks.config.training import Execution, Training
 from glassworks.progress import Progress
-from glassworks.training import signals
 from glassworks.training.checkpoint import Checkpoints, load, load_weights, snapshot
 from glassworks.training.digests import DigestLog
-from glassworks.training.loggers import Logger
-from glassworks.training.metrics_log import MetricsLog, read_metrics
+from glassworks.training.metrics_log import Logger, LogRow, MetricsLog, read_metrics, step_of
 from glassworks.training.sharding import whole
 from glassworks.training.step import StepResult, Trainer, seed_generators
-from glassworks.training.validation import HeldOut, Progression, validate
+from glassworks.training.task import B, M, Network, Trainable
+from glassworks.training.validation import HeldOut, ValidationHistory, validate
 from glassworks.training.workers import Workers
 from glassworks.watchdog import beat
 
 METRICS, DIGESTS, CHECKPOINTS = "metrics.jsonl", "digests.jsonl", "checkpoints"
 
 
+class Stop(Protocol):
+    """An asynchronous request to stop, such as a signal (`glassworks.runtime.signals`)."""
+
+    def counts(self) -> list[int]:
+        """For each reason to stop 1 if it applies to this rank, else 0. The loop sums them over ranks."""
+        ...
+
+    def end(self, counts: list[int], step: int) -> NoReturn:
+        """End the run for the reasons in `counts`. The state after `step` steps is on disk."""
+        ...
+
+
 @dataclass(frozen=True)
-class Run:
-    """What is trained, on what, and how; the same on all workers."""
+class Run(Generic[M, B]):
+    """The definition of a run: task, data and settings, identical on all ranks."""
 
     name: str
-    """For people: shown beside the progress."""
+    """The label of the progress bar."""
     folder: Path
-    """Work in progress: logs and checkpoints; survives a kill."""
-    task: Any
-    batches: Callable[[int, range], Iterator[Sequence[Any]]]
+    """Logs and checkpoints; survives a kill."""
+    task: Trainable[M, B]
+    batches: Callable[[int, range], Iterator[Sequence[B]]]
     """batches(first, part) yields, for each step from `first` on, the micro-batches `part` of its global batch."""
-    held_out: HeldOut | None
+    held_out: HeldOut[B] | None
     seed: int
     optimization: Optimization
     training: Training
     execution: Execution
     loggers: Callable[[int], list[Logger]] = lambda step: []
-    """Opens further loggers for a run that goes on after `step`; asked by the first worker only."""
+    """Opens further loggers for a run that continues after `step`. Called on rank 0 only."""
     after_step: Callable[[int], None] = lambda step: None
-    """Called by every worker after each step, when it has logged, validated and saved."""
+    """Called on every rank after each step, once it is logged, validated and saved."""
 
 
 @dataclass(frozen=True)
@@ -58,38 +70,43 @@ class Fitted:
     """A finished run."""
 
     weights: dict[str, Tensor]
-    """What is to be published, by name, on the CPU; of the first worker only."""
+    """The weights to publish, by name, on the CPU; empty on other ranks than 0."""
     step: int
-    """Steps taken: fewer than configured after an early stop."""
+    """Steps taken; fewer than configured after an early stop."""
     published_step: int
-    """The step whose weights these are."""
+    """The step of the published weights."""
     resumed_step: int
+    """The step of the checkpoint that the run resumed from; 0 for a new run."""
     samples_per_second: float
 
 
-def fit(run: Run, workers: Workers, stop: signals.StopRequest) -> Fitted:
-    """Train to the end, or to a signal; goes on from the newest whole checkpoint. What comes out depends on neither."""
+def fit(run: Run[M, B], workers: Workers, stop: Stop) -> Fitted:
+    """The trained weights. Resumes from the newest undamaged checkpoint; the bytes do not depend on interruptions.
+
+    A request to stop saves a checkpoint and ends the run by `stop.end`.
+    """
     torch.set_num_threads(1)  # thread counts change bits
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads it, and filling it costs time
+    deterministic: Any = torch.utils.deterministic  # its type lacks the attribute
+    deterministic.fill_uninitialized_memory = False  # no code reads uninitialized memory, and filling it costs time
     with Checkpoints(run.folder / CHECKPOINTS, run.execution.keep_checkpoints) as checkpoints:
         return _fit(run, workers, stop, make_trainer(run, workers), checkpoints)
 
 
-def _fit(run: Run, workers: Workers, stop: signals.StopRequest, trainer: Trainer, checkpoints: Checkpoints) -> Fitted:
-    progression = Progression(run.training.selection)
-    first = workers.from_first(_resumable_step(run, checkpoints, progression) if workers.first else 0)
+def _fit(run: Run[M, B], workers: Workers, stop: Stop, trainer: Trainer[M, B], checkpoints: Checkpoints) -> Fitted:
+    history = ValidationHistory(run.training.selection)
+    first = workers.broadcast(_resumable_step(run, checkpoints, history) if workers.first else 0)
     if first:
         load(checkpoints.at(first), trainer)
     if not workers.first:
         for row in _rows_until(run, first):
-            progression.add(row)
+            history.add(row)
     speed, step = _Speed(), first
     batches = iter(run.batches(first, workers.part(run.training.micro_batches)))
-    # loader processes are forked when the first batch is asked for: before the loggers start threads
-    upcoming = next(batches) if step < run.training.steps and not progression.exhausted else None
+    # the first batch forks the loader processes: fetch it before the loggers start threads
+    upcoming = next(batches) if step < run.training.steps and not history.exhausted else None
     with _Logs(run, workers, first) as logs:
-        while step < run.training.steps and not progression.exhausted:
+        while step < run.training.steps and not history.exhausted:
             with record_function("data"):
                 batch, upcoming = upcoming or next(batches), None
             result = trainer.step(batch, step, stop.counts)
@@ -99,45 +116,48 @@ def _fit(run: Run, workers: Workers, stop: signals.StopRequest, trainer: Trainer
             last = step == run.training.steps
             logs.step(result, step, speed, trainer)
             if run.held_out and (last or step % run.training.validate_every == 0):
-                row = {"step": step, **_validated(run, trainer, workers)}
-                logs.row(row)
-                progression.add(row)
-                last |= progression.exhausted
+                scores = {"step": step, **_validated(run, trainer, workers)}
+                logs.row(scores)
+                history.add(scores)
+                last |= history.exhausted
             stopping = any(result.signals)
-            best = progression.best_step == step
+            best = history.best_step == step
             if last or stopping or best or step % run.execution.checkpoint_every == 0:
                 with record_function("checkpoint"):
                     logs.flush()
                     state = snapshot(trainer, step)
                     if state:
-                        checkpoints.save(state, progression.best_step)
+                        checkpoints.save(state, history.best_step)
             run.after_step(step)
             if stopping:
                 checkpoints.wait()
-                workers.wait_for_all()
-                signals.stop(result.signals, step)
+                workers.barrier()
+                stop.end(result.signals, step)
             checkpoints.check()
     checkpoints.wait()
-    workers.wait_for_all()
-    published = _choose(run, trainer, checkpoints, progression, step)
+    workers.barrier()
+    published = _choose(run, trainer, checkpoints, history, step)
     weights = {name: whole(tensor.detach()).cpu() for name, tensor in trainer.model.state_dict().items()}
     return Fitted(weights if workers.first else {}, step, published, first, speed.rate)
 
 
-def make_trainer(run: Run, workers: Workers) -> Trainer:
-    """The model with its initial weights, and what trains it."""
+def make_trainer(run: Run[M, B], workers: Workers) -> Trainer[M, B]:
+    """A trainer around the model with its initial weights."""
     seed_generators(run.seed, "initial weights")
     model = run.task.build().to(workers.device)
     trainer = Trainer(model, run.task, run.optimization, run.training, run.seed, workers)
     if run.execution.gradient_checkpointing:
-        recompute(model.blocks())
+        recompute(cast(Network, model).blocks())
     if run.training.compile:
         model.compile(dynamic=False)
     return trainer
 
 
 def recompute(blocks: Iterator[nn.Module]) -> None:
-    """Gradient checkpointing (Chen et al., 2016): these modules keep their inputs only, and compute again in the backward pass, dropout included."""
+    """Apply gradient checkpointing (Chen et al., 2016) to these modules.
+
+    A module saves only its inputs, and the backward pass recomputes the rest, dropout included.
+    """
     for block in blocks:
         forward = block.forward
 
@@ -146,22 +166,25 @@ def recompute(blocks: Iterator[nn.Module]) -> None:
                 return _forward(*arguments, **options)
             return recomputed(_forward, *arguments, use_reentrant=False, **options)
 
-        block.forward = again  # type: ignore[method-assign]
+        block.forward = again
 
 
-def _resumable_step(run: Run, checkpoints: Checkpoints, progression: Progression) -> int:
-    """The step after which the run goes on, its validations in `progression`: the newest whole checkpoint with a whole log and, if it will be asked for, the best."""
+def _resumable_step(run: Run[M, B], checkpoints: Checkpoints, history: ValidationHistory) -> int:
+    """The step of the checkpoint to resume from, 0 for none. Replays its validations into `history`.
+
+    It is the newest undamaged checkpoint with a complete log. If the best weights are published, their checkpoint must be undamaged, too.
+    """
     while True:
         newest = checkpoints.newest()
         step = newest.step if newest else 0
         rows = _rows_until(run, step)
-        progression.__init__(run.training.selection)  # type: ignore[misc]
+        history.clear()
         for row in rows:
-            progression.add(row)
+            history.add(row)
         if not newest:
             return 0
-        best = progression.best_step
-        if [row["step"] for row in rows if "loss" in row] != list(range(1, step + 1)):
+        best = history.best_step
+        if [step_of(row) for row in rows if "loss" in row] != list(range(1, step + 1)):
             print(f"warning: {run.folder / METRICS}: rows are missing; starting again", file=sys.stderr, flush=True)
             checkpoints.drop_after(0)
         elif run.training.selection.publish == "best" and best and not checkpoints.is_whole(best):
@@ -172,13 +195,13 @@ def _resumable_step(run: Run, checkpoints: Checkpoints, progression: Progression
             return step
 
 
-def _rows_until(run: Run, step: int) -> list[dict[str, Any]]:
+def _rows_until(run: Run[M, B], step: int) -> list[LogRow]:
     path = run.folder / METRICS
-    return [row for row in read_metrics(path) if row["step"] <= step] if path.exists() else []
+    return [row for row in read_metrics(path) if step_of(row) <= step] if path.exists() else []
 
 
-def _validated(run: Run, trainer: Trainer, workers: Workers) -> dict[str, float]:
-    """Validate the weights that would be published."""
+def _validated(run: Run[M, B], trainer: Trainer[M, B], workers: Workers) -> dict[str, float]:
+    """The metrics of the current weights, or of their average if the run keeps one."""
     assert run.held_out
     if trainer.average:
         trainer.average.swap()
@@ -189,10 +212,12 @@ def _validated(run: Run, trainer: Trainer, workers: Workers) -> dict[str, float]
     return found
 
 
-def _choose(run: Run, trainer: Trainer, checkpoints: Checkpoints, progression: Progression, step: int) -> int:
-    """Put the weights to publish into the model; the step they are of."""
-    if run.training.selection.publish == "best" and progression.best_step:
-        best = checkpoints.at(progression.best_step)
+def _choose(
+    run: Run[M, B], trainer: Trainer[M, B], checkpoints: Checkpoints, history: ValidationHistory, step: int
+) -> int:
+    """The step of the weights to publish, which are loaded into the model."""
+    if run.training.selection.publish == "best" and history.best_step:
+        best = checkpoints.at(history.best_step)
         load_weights(best, trainer.model, averaged=trainer.average is not None)
         return best.step
     if trainer.average:
@@ -201,7 +226,7 @@ def _choose(run: Run, trainer: Trainer, checkpoints: Checkpoints, progression: P
 
 
 class _Speed:
-    """Samples per second of this run since its first step."""
+    """Samples per second since this process started training."""
 
     def __init__(self) -> None:
         self.start, self.samples = time.monotonic(), 0
@@ -211,10 +236,10 @@ class _Speed:
         return self.samples / max(time.monotonic() - self.start, 1e-9)
 
 
-class _Logs:
-    """What the first worker writes down and shows; the others only give what is spread."""
+class _Logs(Generic[M, B]):
+    """Metrics, digests and progress, written by rank 0; other ranks only contribute shards."""
 
-    def __init__(self, run: Run, workers: Workers, first: int) -> None:
+    def __init__(self, run: Run[M, B], workers: Workers, first: int) -> None:
         self.run, self.workers = run, workers
         if workers.first:
             run.folder.mkdir(parents=True, exist_ok=True)
@@ -223,27 +248,32 @@ class _Logs:
             self.loggers = run.loggers(first)
             self.progress = Progress(run.name, run.training.steps, "steps", initial=first)
 
-    def __enter__(self) -> "_Logs":
+    def __enter__(self) -> "_Logs[M, B]":
         if self.workers.first:
             self.progress.__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.workers.first:
-            self.progress.__exit__(*error)
+            self.progress.__exit__(kind, error, trace)
             for logger in self.loggers:
                 logger.close()
             self.metrics.close()
             self.digests.close()
 
-    def step(self, result: StepResult, step: int, speed: _Speed, trainer: Trainer) -> None:
+    def step(self, result: StepResult, step: int, speed: _Speed, trainer: Trainer[M, B]) -> None:
+        """Log a step. Every rank must call this."""
         rates = {"learning_rate": result.rates["default"]}
         rates |= {f"learning_rate.{name}": rate for name, rate in result.rates.items() if name != "default"}
-        row = {
+        row: dict[str, object] = {
             "step": step,
             "loss": result.loss,
             **rates,
-            "gradient_norm": result.gradient_norm if math.isfinite(result.gradient_norm) else None,  # fp16 overflowed
+            "gradient_norm": result.gradient_norm
+            if math.isfinite(result.gradient_norm)
+            else None,  # None: fp16 overflow
             "tokens": result.weight,
             "samples": step * self.run.training.batch_size,
         }
@@ -259,22 +289,22 @@ class _Logs:
             note = f"loss {result.loss:.3f}  {speed.rate:,.0f} samples/s  {memory / 1e9:.1f} GB"
             self.progress.advance(note=note)
 
-    def row(self, row: dict[str, Any], passing: dict[str, float] | None = None) -> None:
-        """Write a row; `passing` is shown by loggers but is no part of the record, for it varies between equal runs."""
+    def row(self, row: LogRow, volatile: LogRow | None = None) -> None:
+        """Write a row. Loggers also show `volatile` values, which differ between equal runs and stay out of the record."""
         if self.workers.first:
             self.metrics.write(row)
             for logger in self.loggers:
-                logger.log({**row, **(passing or {})})
+                logger.log({**row, **(volatile or {})})
 
     def flush(self) -> None:
-        """To disk: a checkpoint must never be newer than the log before it."""
+        """Flush to disk: a checkpoint must never be newer than its log."""
         if self.workers.first:
             self.metrics.flush()
             self.digests.flush()
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Bytes: of the device, or of this process."""
+    """Peak memory in bytes, of a CUDA device or else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,65 +1,35 @@
-"""What is trained: a model and its task, and the two ways in which a loss meets a global batch.
+"""A model and its task as one module, and the gradient of a loss that couples the global batch.
 
-Most losses are sums over samples or tokens: each micro-batch is differentiated by itself. A loss that couples the whole batch (contrastive learning) goes in
-two passes, known as gradient caching (Gao et al., 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"): the embeddings of all
-micro-batches without a graph; the loss of all of them and its gradient with respect to each embedding; then every micro-batch again, with its part of that
-gradient. The memory is that of one micro-batch, the gradient that of the whole batch.
+Most losses are sums over samples or tokens, so each micro-batch is differentiated separately. A loss that couples the batch (contrastive learning) needs two
+passes, known as gradient caching (Gao et al., 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"):
+
+1. Embed all micro-batches without a graph. Compute the loss of all embeddings and its gradient with respect to each of them.
+2. Run every micro-batch again and backpropagate its slice of that gradient.
+
+Peak memory is that of one micro-batch; the gradient is that of the global batch.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Generic
 
 import torch
 from torch import Tensor, nn
 
+from glassworks.training.task import B, CoupledTask, M, Trainable
 from glassworks.training.workers import Workers
 
-B = TypeVar("B")
 HALF = (torch.bfloat16, torch.float16)
 
 
-class Task(Protocol):
-    """What training asks of an objective."""
+class Objective(nn.Module, Generic[M, B]):
+    """A model and its task as one module: torch's wrappers (DDP, FSDP2) intercept `forward`."""
 
-    metrics: Sequence[str]
-    """Names of what `validate` measures."""
-
-    def build(self) -> nn.Module:
-        """The network with fresh weights, drawn from torch's generator."""
-        ...
-
-    def loss(self, model: Any, batch: Any) -> tuple[Tensor, int]:
-        """The *sum* of the losses of a micro-batch (a dataclass with `keys`), and its weight (target tokens, samples)."""
-        ...
-
-    def validate(self, model: Any, batch: Any) -> Mapping[str, tuple[float, int]]:
-        """Every metric of a held-out micro-batch as (sum, weight)."""
-        ...
-
-
-@runtime_checkable
-class CoupledTask(Protocol):
-    """An objective whose loss couples all samples of the global batch."""
-
-    def embed(self, model: Any, batch: Any) -> dict[str, Tensor]:
-        """Embeddings of a micro-batch, each [samples, …] in the order of the samples."""
-        ...
-
-    def coupled_loss(self, model: Any, embeddings: dict[str, Tensor]) -> tuple[Tensor, int]:
-        """The loss sum and weight of the whole batch; of the model's own parameters it may use those that no embedding depends on (a logit scale)."""
-        ...
-
-
-class Objective(nn.Module):
-    """Model and task as one module, so that torch's wrappers (DDP, FSDP2) see every pass as a forward pass."""
-
-    def __init__(self, model: nn.Module, task: Any) -> None:
+    def __init__(self, model: M, task: Trainable[M, B]) -> None:
         super().__init__()
         self.model, self.task = model, task
 
-    def forward(self, batch: Any) -> tuple[Tensor, int] | dict[str, Tensor]:
-        """The loss sum and the weight of a micro-batch, or its embeddings if the loss couples the batch."""
+    def forward(self, batch: B) -> tuple[Tensor, int] | dict[str, Tensor]:
+        """The loss sum and the weight of a micro-batch, or its embeddings for a `CoupledTask`."""
         if isinstance(self.task, CoupledTask):
             embeddings = self.task.embed(self.model, batch)
             return {name: tensor.float() if tensor.dtype in HALF else tensor for name, tensor in embeddings.items()}
@@ -68,24 +38,24 @@ class Objective(nn.Module):
 
 @dataclass
 class Coupling:
-    """The loss of a whole batch, and its gradients."""
+    """The loss of a global batch, and its gradients."""
 
     loss: Tensor
     weight: int
     embedding_gradients: list[dict[str, Tensor]]
-    """For each of this worker's micro-batches."""
+    """One dictionary per micro-batch of this rank."""
     direct: list[Tensor | None]
-    """For each parameter the gradient that does not pass through the embeddings; the same on all workers."""
+    """The gradient of each parameter that bypasses the embeddings; identical on all ranks."""
 
 
 def couple(
-    model: nn.Module,
-    task: CoupledTask,
+    model: M,
+    task: CoupledTask[M, B],
     embeddings: list[dict[str, Tensor]],
     parameters: list[nn.Parameter],
     workers: Workers,
 ) -> Coupling:
-    """Compute the loss over the embeddings of all workers' micro-batches, identically everywhere, and differentiate it with respect to the embeddings."""
+    """The loss over the embeddings of all ranks and its gradients. Every rank computes the same values."""
     sizes = [len(next(iter(part.values()))) for part in embeddings]
     whole = {
         name: workers.gather(torch.cat([part[name].detach() for part in embeddings])).requires_grad_()
@@ -103,7 +73,7 @@ def couple(
 
 
 def to_device(batch: B, device: torch.device) -> B:
-    """A micro-batch (a dataclass) with its tensors on `device`."""
+    """The micro-batch with its tensors on `device`."""
     if device.type == "cpu":
         return batch
     tensors = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}

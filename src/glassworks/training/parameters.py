@@ -1,9 +1,8 @@
-"""Which parameters are trained when, and how: groups by name, frozen times, weight decay, the optimizer."""
+"""Parameter groups: matching by name, training windows, weight decay, and the optimizer over them."""
 
 import fnmatch
 import inspect
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,7 +16,7 @@ DEFAULT = "default"
 
 
 class ParameterGroups:
-    """The parameters of a model by the groups of the configuration; what no group matches is in "default"."""
+    """The parameters of a model by the groups of the configuration. Unmatched parameters are in "default"."""
 
     def __init__(self, model: nn.Module, config: Optimization, steps: int) -> None:
         self.model, self.config, self.steps = model, config, steps
@@ -41,14 +40,15 @@ class ParameterGroups:
                 raise ConfigError(f"optimization.groups: step {step} trains no parameter; leave one group unfrozen")
 
     def trained(self, step: int) -> list[nn.Parameter]:
-        """The parameters that step `step` trains, in the order of the model."""
+        """The parameters trained at step `step`, in the order of the model."""
         active = {name for group in self.members if self._active(group, step) for name in self.members[group]}
         return [parameter for name, parameter in self.parameters.items() if name in active]
 
     def prepare(self, step: int) -> bool:
-        """Set the model up for a step: gradients for what is trained, train mode but for frozen parts; True when this changed what is trained.
+        """Whether the trained parameters changed. Sets `requires_grad` of parameters and the mode of modules for a step.
 
-        A module whose parameters are all frozen is in eval mode. So is one with running statistics (batch norm): those of a batch would depend on how it is cut.
+        A module whose parameters are all frozen is in eval mode. So is a module with running statistics (batch norm): batch statistics would depend on the cut
+        into micro-batches.
         """
         active = [group for group in self.members if self._active(group, step)]
         changed = active != self.active
@@ -69,7 +69,7 @@ class ParameterGroups:
         return {group: learning_rate(self.config, step, self.steps, self._settings(group)) for group in self.members}
 
     def make_optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer of the configuration, over two groups per parameter group: with weight decay and without."""
+        """The configured optimizer, over two groups per parameter group: with and without weight decay."""
         optimizer_class = getattr(torch.optim, self.config.optimizer)
         groups = [group for name in self.members for group in self._optimizer_groups(name)]
         known = inspect.signature(optimizer_class).parameters
@@ -77,7 +77,7 @@ class ParameterGroups:
         if unknown:
             hint = nearest(unknown[0], sorted(known.keys() - {"params", "lr"}))
             raise ConfigError(f"optimization.options.{unknown[0]}: {self.config.optimizer} has no such argument{hint}")
-        options: dict[str, Any] = {"lr": self.config.learning_rate, **self.config.options}
+        options: dict[str, object] = {"lr": self.config.learning_rate, **self.config.options}
         for name in ("betas", "eps"):
             single = name == "betas" or isinstance(known[name].default if name in known else None, float)
             if name in known and single:
@@ -93,18 +93,19 @@ class ParameterGroups:
                 raise ConfigError(f"optimization.weight_decay: {self.config.optimizer} has none; remove it")
             groups = [{name: value for name, value in group.items() if name != "weight_decay"} for group in groups]
         try:
-            return optimizer_class(groups, **options)
+            optimizer: torch.optim.Optimizer = optimizer_class(groups, **options)
+            return optimizer
         except (ValueError, TypeError) as error:
             raise ConfigError(f"optimization: {self.config.optimizer}: {error}") from None
 
     def set_rates(self, optimizer: torch.optim.Optimizer, step: int) -> dict[str, float]:
-        """Give every group of the optimizer its rate at a step; returns the rates."""
+        """The rates of a step, after setting them in the optimizer."""
         rates = self.rates(step)
         for group in optimizer.param_groups:
             group["lr"] = rates[group["group"]]
         return rates
 
-    def _optimizer_groups(self, group: str) -> Iterator[dict[str, Any]]:
+    def _optimizer_groups(self, group: str) -> Iterator[dict[str, object]]:
         settings = self._settings(group)
         decay = self.config.weight_decay
         if settings is not None and settings.weight_decay is not None:
@@ -138,5 +139,5 @@ def _rests(module: nn.Module) -> bool:
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
-    """Matrices decay; norms, biases, gates, logit scales (all of them 1-D) and positions do not."""
+    """Whether weight decay applies: to matrices, but not to positions and 1-D parameters (norms, biases, gates, logit scales)."""
     return parameter.ndim >= 2 and "position" not in name

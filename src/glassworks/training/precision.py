@@ -1,7 +1,6 @@
-"""Arithmetic of the forward and backward pass: fp32, bf16 or fp16 by autocast, fp16 with loss scaling. Weights stay fp32."""
+"""Precision of the forward and backward pass: fp32, or bf16 and fp16 by autocast, fp16 with loss scaling. Weights stay fp32."""
 
 from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,18 +9,18 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Precision:
-    """Autocast, and the scaling of fp16 losses, whose state (a scale and a count) belongs into a checkpoint."""
+    """Autocast and fp16 loss scaling. The state of the scaler (scale, growth count) belongs in a checkpoint."""
 
     def __init__(self, name: str, device: torch.device) -> None:
         self.name, self.device = name, device
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The context of a forward pass. Casts of weights are not kept between micro-batches."""
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of a forward pass. Cast weights are not cached between micro-batches."""
         return torch.autocast(self.device.type, DTYPES.get(self.name), enabled=self.name in DTYPES)
 
     def scaled(self, loss: Tensor) -> Tensor:
-        """What is differentiated: the loss times the scale, so that small gradients do not vanish in fp16."""
+        """The loss times the scale, so that small gradients do not underflow in fp16."""
         return self.scaler.scale(loss)
 
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
@@ -30,12 +29,14 @@ class Precision:
             self.scaler.unscale_(optimizer)
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let the optimizer step, unless a gradient overflowed: then only the scale becomes smaller."""
+        """Step the optimizer, or skip the step and lower the scale if a gradient overflowed."""
         self.scaler.step(optimizer)
         self.scaler.update()
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
+        """The state of the scaler."""
         return self.scaler.state_dict()
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: dict[str, object]) -> None:
+        """Restore the state of the scaler."""
         self.scaler.load_state_dict(state)

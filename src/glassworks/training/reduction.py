@@ -1,14 +1,14 @@
-"""Exact reduction: gradients are added in a fixed binary tree, so that the bits do not depend on how the work was spread.
+"""Exact reduction: gradients are added in a fixed binary tree, so the bits do not depend on the number of workers.
 
-Floating-point addition is not associative: (a + b) + c and a + (b + c) may differ in the last bit. Adding the gradients of micro-batches pairwise, pairs of
-pairs next, gives one fixed order for any power-of-two number of workers, each of which holds a whole subtree.
+Floating-point addition is not associative: (a + b) + c and a + (b + c) may differ in the last bit. The tree adds micro-batches pairwise, then pairs of
+pairs. The order is the same for any power-of-two number of ranks, since each rank computes a whole subtree.
 """
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import accumulate, pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,21 +17,21 @@ from glassworks.training.sharding import whole
 from glassworks.training.workers import Workers
 
 BUCKET_BYTES = 4 << 20
-"""Gradients travel in pieces of about this size."""
+"""Approximate size of a bucket of gradients."""
 
 
 class TreeSum:
-    """Adds lists of tensors as they come, like a binary counter: never holds more than log2(n) + 1 partial sums."""
+    """Sums a stream of lists of tensors like a binary counter, with at most log2(n) + 1 partial sums."""
 
     def __init__(self) -> None:
         self.partial: list[tuple[int, list[Tensor]]] = []
 
     def take_single(self) -> list[Tensor] | None:
-        """Take back the last leaf if the next one is its neighbour: the caller adds the two."""
+        """The last leaf, removed, if the next leaf is its sibling; the caller adds the two. None otherwise."""
         return self.partial.pop()[1] if self.partial and self.partial[-1][0] == 1 else None
 
     def add(self, tensors: list[Tensor], leaves: int = 1) -> None:
-        """Add a leaf, or the sum of two. The tensors are taken over and may be changed."""
+        """Add a leaf, or the sum of two. Takes ownership of the tensors and may modify them."""
         size = leaves
         while self.partial and self.partial[-1][0] == size:
             _, left = self.partial.pop()
@@ -40,7 +40,7 @@ class TreeSum:
         self.partial.append((size, tensors))
 
     def add_last(self, index: int, tensor: Tensor) -> Tensor:
-        """The total at place `index` of the lists, given the last leaf's tensor there; frees what it used."""
+        """The total at `index` of the lists, given the tensor of the last leaf. Frees the partial sums at `index`."""
         for _, tensors in reversed(self.partial):
             tensor = tensors[index].add_(tensor)
             tensors[index] = torch.empty(0)
@@ -53,10 +53,10 @@ class TreeSum:
 
 
 class ExactReduction:
-    """Gradients of the parameters, summed over all micro-batches of all workers.
+    """Gradients of the parameters, summed over all micro-batches of all ranks.
 
-    Holds at most log2(micro-batches) + 2 buffers of the size of the gradient. The sums of a worker are exchanged in buckets while its last backward pass
-    still runs: a bucket leaves when the gradients of all its parameters are there. A parameter that no sample reaches has the gradient 0.
+    Holds at most log2(micro-batches) + 2 buffers of the size of the gradient. Buckets are reduced while the last backward pass still runs: a bucket is
+    sent once the gradients of all its parameters are ready. A parameter that no sample reaches has the gradient 0.
     """
 
     def __init__(self, module: nn.Module, parameters: Sequence[nn.Parameter], workers: Workers) -> None:
@@ -68,25 +68,25 @@ class ExactReduction:
             self.bucket_of = {index: number for number, bucket in enumerate(self.buckets) for index in bucket}
             self.thread = ThreadPoolExecutor(1, thread_name_prefix="exchange")
             self.hooks = [
-                parameter.register_post_accumulate_grad_hook(lambda _, index=index: self._arrived(index))
+                parameter.register_post_accumulate_grad_hook(partial(self._ready, index))
                 for index, parameter in enumerate(self.parameters)
             ]
 
     def close(self) -> None:
-        """Let go of the parameters."""
+        """Remove the hooks and stop the thread."""
         if self.workers.size > 1:
             for hook in self.hooks:
                 hook.remove()
             self.thread.shutdown(cancel_futures=True)
 
-    def passing(self, last: bool) -> AbstractContextManager[Any]:
+    def sync_context(self, last: bool) -> AbstractContextManager[object]:
         """The context of a forward and backward pass."""
         return nullcontext()
 
     def add(self, backward: Callable[[], None], last: bool) -> None:
-        """Run one backward pass and add the gradients that it leaves; `last` is this worker's last of the step.
+        """Run one backward pass and add its gradients; `last` marks the last pass of this rank in a step.
 
-        Every second pass finds the gradients of the one before in place, and autograd adds to them: the lowest additions of the tree cost nothing.
+        Every second pass leaves the gradients of the previous one in place and autograd accumulates into them, so the lowest level of the tree is free.
         """
         self.last = last and self.workers.size > 1
         if self.last:
@@ -102,15 +102,15 @@ class ExactReduction:
             return
         for gradient, version in zip(before, versions, strict=True):
             if gradient._version == version:
-                gradient.add_(0.0)  # not reached this time: what adding zeros does, -0.0 becomes 0.0
+                gradient.add_(0.0)  # not reached in this pass: adding zero turns -0.0 into 0.0
         self.tree.add([_take_gradient(parameter) for parameter in self.parameters], leaves=2 if before else 1)
 
-    def agree(self, values: Tensor) -> Callable[[], Tensor]:
-        """Begin to add `values` over all workers while a backward pass runs; gives what waits for the sum."""
+    def all_reduce_async(self, values: Tensor) -> Callable[[], Tensor]:
+        """Start to sum `values` over all ranks during a backward pass; returns a function that waits for the sum."""
         return self.thread.submit(self.workers.add, values).result if self.workers.size > 1 else lambda: values
 
     def total(self) -> list[Tensor]:
-        """The sums over all workers, and a fresh start for the next step."""
+        """The sums over all ranks. Resets the state for the next step."""
         tree, self.tree = self.tree, TreeSum()
         if not self.last:
             return tree.total()
@@ -127,8 +127,8 @@ class ExactReduction:
                 result[index] = flat[start:end].view_as(self.parameters[index])
         return result
 
-    def _arrived(self, index: int) -> None:
-        """The gradient of a parameter is there."""
+    def _ready(self, index: int, _: Tensor) -> None:
+        """The hook of a parameter: its gradient is ready."""
         if self.last:
             self.totals[index] = self.tree.add_last(index, _take_gradient(self.parameters[index]))
             bucket = self.bucket_of[index]
@@ -137,11 +137,11 @@ class ExactReduction:
                 self._send_complete_buckets()
 
     def _send_complete_buckets(self) -> None:
-        """Buckets leave in one order everywhere, whatever order they are completed in."""
+        """Send buckets in the same order on every rank, whatever the order of completion."""
         while len(self.sent) < len(self.buckets):
             bucket = self.buckets[len(self.sent)]
-            parts = [self.totals[index] for index in bucket]
-            if any(part is None for part in parts):
+            parts = [part for index in bucket if (part := self.totals[index]) is not None]
+            if len(parts) < len(bucket):
                 return
             flat = torch.cat([part.reshape(-1) for part in parts])
             for index in bucket:
@@ -155,7 +155,7 @@ def _take_gradient(parameter: nn.Parameter) -> Tensor:
 
 
 def _buckets(parameters: list[nn.Parameter]) -> list[list[int]]:
-    """Indices of parameters of one type, from the last to the first, as the backward pass meets them, in pieces of `BUCKET_BYTES`."""
+    """Indices of parameters in buckets of one dtype and about `BUCKET_BYTES`, from the last parameter to the first, as in backward."""
     buckets: list[list[int]] = []
     size = BUCKET_BYTES
     for index in reversed(range(len(parameters))):
@@ -169,8 +169,8 @@ def _buckets(parameters: list[nn.Parameter]) -> list[list[int]]:
 
 
 def clip_by_norm(gradients: list[Tensor], limit: float | None) -> float:
-    """Scale gradients in place so that their global L2 norm is at most `limit`; returns the norm before."""
-    if hasattr(gradients[0], "full_tensor"):  # spread over workers: one exchange for all
+    """The global L2 norm of the gradients, which are then scaled in place to at most `limit`."""
+    if hasattr(gradients[0], "full_tensor"):  # sharded: one collective for all
         norm = whole(torch.nn.utils.get_total_norm(gradients)).item()
     else:
         norms = torch.stack(torch._foreach_norm(gradients, 2))

@@ -1,4 +1,4 @@
-"""Learning rates, each a pure function of the step: nothing is counted here, so a resumed run needs no state."""
+"""Learning rates as pure functions of the step, so that a resumed run needs no scheduler state."""
 
 import math
 
@@ -6,10 +6,10 @@ from glassworks.config.optimization import Optimization, ParameterGroup
 
 
 def learning_rate(config: Optimization, step: int, steps: int, group: ParameterGroup | None = None) -> float:
-    """The rate of step `step` (from 0) of `steps`, of `group` or of what no group matches.
+    """The rate at step `step` (from 0) of `steps`, of `group` or of the default group.
 
-    The schedule runs inside the group's window, `train_from` to `train_until`; outside it, and when frozen, the rate is
-    0. A warm-up is never hurried: where it fills the window, the decay has no step left and the floor is not reached.
+    The schedule spans the window of the group, `train_from` to `train_until`. The rate is 0 outside the window and for
+    frozen groups. The warm-up is never shortened. If it fills the window, there is no decay.
     """
     peak, warmup, first, end = config.learning_rate, config.warmup_steps, 0, steps
     if group is not None:
@@ -31,21 +31,21 @@ def learning_rate(config: Optimization, step: int, steps: int, group: ParameterG
 
 
 def _wsd(config: Optimization, local: int, total: int, warmup: int) -> float:
-    """Share of the peak after the warm-up: 1, then a line down to the floor.
+    """Share of the peak after the warm-up: constant at 1, then a linear decay to the floor.
 
-    Warm-up, stable, decay (Hu et al., 2024, MiniCPM, arXiv:2404.06395), whose decay may be any falling function.
+    Warm-up, stable, decay (Hu et al., 2024, MiniCPM, arXiv:2404.06395), which allows any decreasing function.
     """
     decay = total // 5 if config.decay_steps is None else config.decay_steps
-    decay = min(decay, total - warmup)  # a longer one would begin with a leap down from the peak
+    decay = min(decay, total - warmup)  # a longer decay would start below the peak
     left = total - 1 - local
     return config.floor + (1 - config.floor) * left / decay if left < decay else 1.0
 
 
 def _one_cycle(config: Optimization, local: int, total: int, warmup: int) -> float:
-    """Share of the peak: half a cosine from `start` up to it, then half a cosine down to the floor.
+    """Share of the peak: half a cosine up from `start`, then half a cosine down to the floor.
 
-    The one-cycle policy (Smith & Topin, 2018, arXiv:1708.07120), with the phases of torch's OneCycleLR: the peak is at
-    step `warmup - 1`, so without a warm-up the first step is already one step below it.
+    The one-cycle policy (Smith & Topin, 2018, arXiv:1708.07120), with the phases of torch's OneCycleLR. The peak is at
+    step `warmup - 1`; without a warm-up, the first step is already below the peak.
     """
     if local < warmup:
         return _half_cosine(config.start, (warmup - 1 - local) / max(1, warmup - 1))
@@ -53,5 +53,5 @@ def _one_cycle(config: Optimization, local: int, total: int, warmup: int) -> flo
 
 
 def _half_cosine(end: float, progress: float) -> float:
-    """From 1 down to `end`, as `progress` goes from 0 to 1."""
+    """Half a cosine from 1 to `end`, for `progress` from 0 to 1."""
     return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

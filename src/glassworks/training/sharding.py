@@ -1,30 +1,37 @@
-"""Tensors that are spread over workers (FSDP2), and how they become whole again. torch.distributed.fsdp is imported when it is asked for: it is slow to load."""
+"""Tensors sharded over ranks (FSDP2). torch.distributed.fsdp is slow to import, so functions import it."""
+
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
+from glassworks.training.task import Network
 from glassworks.training.workers import Workers
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 def shard(model: nn.Module, workers: Workers) -> None:
-    """Spread the parameters over the workers: every module that `model.shards()` names by itself, the rest together."""
+    """Shard the parameters over the ranks: one group per module of `model.shards()`, one for the rest."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(workers.device.type, (workers.size,))
-    for module in model.shards():  # type: ignore[operator]
+    for module in cast(Network, model).shards():
         fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor with all its parts; where it is spread, every worker must ask."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    """The full tensor. Gathering a sharded tensor is a collective: every rank must call this."""
+    return cast("DTensor", tensor).full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def like(tensor: Tensor, pattern: Tensor) -> Tensor:
-    """The whole tensor `tensor`, spread as `pattern` is, on its device."""
+    """The full tensor `tensor` with the sharding and device of `pattern`."""
     if hasattr(pattern, "full_tensor") and tensor.ndim:
         from torch.distributed.tensor import distribute_tensor
 
-        return distribute_tensor(tensor.to(pattern.device), pattern.device_mesh, pattern.placements)
+        sharded = cast("DTensor", pattern)
+        return distribute_tensor(tensor.to(pattern.device), sharded.device_mesh, sharded.placements)
     return tensor.to(pattern.device)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Generic
 
 import torch
 from torch import Tensor, nn
@@ -16,49 +16,56 @@ from glassworks.config.training import Training
 from glassworks.errors import ConfigError, DataError
 from glassworks.training.average import WeightAverage
 from glassworks.training.fast_reduction import DataParallel, ShardedDataParallel
-from glassworks.training.objective import CoupledTask, Coupling, Objective, couple, to_device
+from glassworks.training.objective import Objective, couple, to_device
 from glassworks.training.parameters import ParameterGroups
 from glassworks.training.precision import Precision
 from glassworks.training.reduction import ExactReduction, TreeSum, clip_by_norm
 from glassworks.training.sharding import shard
+from glassworks.training.task import B, CoupledTask, M, Trainable
 from glassworks.training.workers import Workers
 
 Signals = Callable[[], Sequence[int]]
-"""Counts of signals received."""
+"""Returns counts of received signals."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step leaves in the log; the same on all workers."""
+    """The logged values of a step, identical on all ranks."""
 
     loss: float
-    """Mean over the weight of the global batch."""
+    """Weighted mean over the global batch."""
     weight: int
+    """Weight of the global batch (target tokens, samples)."""
     rates: dict[str, float]
+    """Learning rate of each parameter group."""
     gradient_norm: float
     """Before clipping."""
     loss_scale: float | None
-    """In fp16."""
+    """None without fp16."""
     signals: list[int]
-    """The caller's counts (of signals received), added over all workers: a way to agree."""
+    """Counts of received signals summed over ranks, so that all ranks make the same decision."""
 
 
 def seed_generators(*parts: int | str) -> None:
-    """Seed torch's generators by a digest of `parts`: nothing draws from a stream with a history."""
+    """Seed torch's generators by a digest of `parts`, so that no draw depends on earlier ones."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     seed = int.from_bytes(digest[:8], "big") >> 1
-    torch.default_generator.manual_seed(
-        seed
-    )  # torch.manual_seed asks every kind of device there might be, at each micro-batch
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed queries every device type: slow per micro-batch
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
 
 
-class Trainer:
-    """A model, its optimizer and everything else that a step changes."""
+class Trainer(Generic[M, B]):
+    """A model, its optimizer and all other state that a step changes."""
 
     def __init__(
-        self, model: nn.Module, task: Any, optimization: Optimization, training: Training, seed: int, workers: Workers
+        self,
+        model: M,
+        task: Trainable[M, B],
+        optimization: Optimization,
+        training: Training,
+        seed: int,
+        workers: Workers,
     ) -> None:
         self.model, self.task, self.config, self.training = model, task, optimization, training
         self.seed, self.workers = seed, workers
@@ -76,10 +83,10 @@ class Trainer:
         self.parameters: list[nn.Parameter] = []
         self.reduction: ExactReduction | DataParallel | ShardedDataParallel
 
-    def step(self, batches: Sequence[Any], step: int, signals: Signals = tuple) -> StepResult:
-        """Step number `step` (from 0) on one global batch, of which `batches` are this worker's micro-batches in order.
+    def step(self, batches: Sequence[B], step: int, signals: Signals = tuple) -> StepResult:
+        """The result of step `step` (from 0) on a global batch; `batches` are the micro-batches of this rank in order.
 
-        Gradients of loss sums are added in a fixed tree and divided by the total weight: a token counts the same in whichever micro-batch it is. Raises
+        Gradients of loss sums are added in a fixed tree and divided by the total weight, so every token has the same weight in any micro-batch. Raises
         `DataError` with the step, the micro-batch and the sample keys when a loss is not finite.
         """
         if self.groups.prepare(step):
@@ -88,44 +95,44 @@ class Trainer:
         first = self.workers.rank * len(batches)
         direct = None
         if isinstance(self.task, CoupledTask):
-            agreed, direct = self._coupled_pass(batches, step, first, signals)
+            sums, direct = self._coupled_pass(self.task, batches, step, first, signals)
         else:
-            agreed = self._plain_pass(batches, step, first, signals)
+            sums = self._plain_pass(batches, step, first, signals)
         with record_function("reduce"):
             gradients = self.reduction.total()
-            total, weight, *seen = agreed().tolist()
+            total, weight, *seen = sums().tolist()
         with record_function("optimize"):
             norm, rates, scale = self._update(gradients, direct, weight, step)
         return StepResult(total / weight, int(weight), rates, norm, scale, [int(count) for count in seen])
 
-    def _agree(self, loss: float, weight: float, signals: Signals) -> Callable[[], Tensor]:
-        """Begin to add losses and weights over all workers, and to count signals on the way."""
-        return self.reduction.agree(
+    def _all_reduce(self, loss: float, weight: float, signals: Signals) -> Callable[[], Tensor]:
+        """Start to sum loss, weight and signal counts over all ranks; returns a function that waits for the sums."""
+        return self.reduction.all_reduce_async(
             torch.tensor([loss, weight, *signals()], dtype=torch.float64, device=self.workers.device)
         )
 
-    def _plain_pass(self, batches: Sequence[Any], step: int, first: int, signals: Signals) -> Callable[[], Tensor]:
-        """Forward and backward pass of every micro-batch; gives what waits for the sums of losses and of weights."""
+    def _plain_pass(self, batches: Sequence[B], step: int, first: int, signals: Signals) -> Callable[[], Tensor]:
+        """Forward and backward pass of every micro-batch; returns the function of `_all_reduce`."""
         losses, weight = TreeSum(), 0
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
             seed_generators(self.seed, step, first + index)
-            with self.reduction.passing(last):
+            with self.reduction.sync_context(last):
                 with self.precision.autocast(), record_function("forward"):
                     loss, count = self.reduction.module(batch)
                 self._check(loss, step, first + index, batch)
                 losses.add([loss.detach().double()])
                 weight += count
                 if last:
-                    agreed = self._agree(losses.total()[0].item(), weight, signals)
+                    sums = self._all_reduce(losses.total()[0].item(), weight, signals)
                 with record_function("backward"):
                     self.reduction.add(self.precision.scaled(loss).backward, last)
-        return agreed
+        return sums
 
     def _coupled_pass(
-        self, batches: Sequence[Any], step: int, first: int, signals: Signals
+        self, task: CoupledTask[M, B], batches: Sequence[B], step: int, first: int, signals: Signals
     ) -> tuple[Callable[[], Tensor], list[Tensor | None]]:
-        """The two passes of a loss that couples the batch."""
+        """The two passes of a coupled loss; returns the function of `_all_reduce` and the direct gradients."""
         embeddings = []
         for index, batch in enumerate(batches):
             seed_generators(self.seed, step, first + index)
@@ -133,26 +140,26 @@ class Trainer:
                 embeddings.append(self.objective(batch))
         with self.precision.autocast(), record_function("couple"):
             seed_generators(self.seed, step, "loss")
-            coupling: Coupling = couple(self.model, self.task, embeddings, self.parameters, self.workers)
+            coupling = couple(self.model, task, embeddings, self.parameters, self.workers)
         self._check(coupling.loss, step, first, *batches)
         size = self.workers.size  # a power of two: division is exact
-        agreed = self._agree(coupling.loss.double().item() / size, coupling.weight / size, signals)
+        sums = self._all_reduce(coupling.loss.double().item() / size, coupling.weight / size, signals)
         scale = self.precision.scaled(torch.ones((), device=self.workers.device))
         for index, (batch, gradients) in enumerate(zip(batches, coupling.embedding_gradients, strict=True)):
             last = index == len(batches) - 1
             seed_generators(self.seed, step, first + index)
-            with self.reduction.passing(last):
+            with self.reduction.sync_context(last):
                 with self.precision.autocast(), record_function("forward"):
                     again = self.reduction.module(batch)
                 pairs = [(again[name], gradients[name] * scale) for name in again if again[name].requires_grad]
                 with record_function("backward"):
                     self.reduction.add(partial(_backward, pairs), last)
-        return agreed, coupling.direct
+        return sums, coupling.direct
 
     def _update(
         self, gradients: list[Tensor], direct: list[Tensor | None] | None, weight: float, step: int
     ) -> tuple[float, dict[str, float], float | None]:
-        """Divide by the weight, clip, step; the norm, the rates and the loss scale."""
+        """Divide by the weight, clip and step; returns the norm, the rates and the loss scale."""
         scale = self.precision.scaler.get_scale() if self.precision.scaler.is_enabled() else None
         for gradient, more in zip(gradients, direct or (), strict=False):
             if more is not None:
@@ -170,7 +177,7 @@ class Trainer:
         return norm, rates, scale
 
     def _prepare_reduction(self, step: int) -> None:
-        """What is trained has changed: sum other gradients, and forget the moments of what is frozen now."""
+        """Reduce the gradients of the parameters trained now, and drop the optimizer state of frozen ones."""
         if self.parameters:
             self.reduction.close()
         self.parameters = self.groups.trained(step)
@@ -186,7 +193,7 @@ class Trainer:
             if id(parameter) not in kept:
                 del self.optimizer.state[parameter]
 
-    def _check(self, loss: Tensor, step: int, micro_batch: int, *batches: Any) -> None:
+    def _check(self, loss: Tensor, step: int, micro_batch: int, *batches: B) -> None:
         if not math.isfinite(loss.item()):
             keys = ", ".join(key for batch in batches for key in batch.keys)
             raise DataError(
@@ -196,6 +203,6 @@ class Trainer:
 
 
 def _backward(pairs: list[tuple[Tensor, Tensor]]) -> None:
-    """Differentiate embeddings with their gradients; a frozen tower's have none."""
+    """Backpropagate the gradients of embeddings; those of a frozen tower have none."""
     if pairs:
-        torch.autograd.backward(*map(list, zip(*pairs, strict=True)))
+        torch.autograd.backward([tensor for tensor, _ in pairs], [gradient for _, gradient in pairs])

@@ -1,16 +1,18 @@
-"""Metrics on held-out data, and what follows from them: which step was best, and when to stop early. All of it is a function of the log."""
+"""Held-out metrics, model selection and early stopping, all functions of the metrics log."""
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic
 
 import torch
 
 from glassworks.config.training import Selection
 from glassworks.errors import ConfigError
+from glassworks.training.metrics_log import LogRow, number, step_of
 from glassworks.training.objective import to_device
 from glassworks.training.precision import Precision
+from glassworks.training.task import B, M, Trainable
 from glassworks.training.workers import Workers
 from glassworks.watchdog import beat
 
@@ -18,17 +20,22 @@ PREFIX = "validation_"
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Held-out micro-batches, cut without regard to the number of workers."""
+class HeldOut(Generic[B]):
+    """Held-out micro-batches, cut independently of the number of workers."""
 
     count: int
-    read: Callable[[range], Iterator[Any]]
+    read: Callable[[range], Iterator[B]]
     """Yields the micro-batches of a range."""
 
 
 @torch.no_grad()
-def validate(model: Any, task: Any, held_out: HeldOut, precision: Precision, workers: Workers) -> dict[str, float]:
-    """Weighted means over the held-out data, as {"validation_loss": …}. Every worker takes a block; the sums are added in the order of the data."""
+def validate(
+    model: M, task: Trainable[M, B], held_out: HeldOut[B], precision: Precision, workers: Workers
+) -> dict[str, float]:
+    """Weighted means over the held-out data, as {"validation_loss": …}.
+
+    Each rank validates a contiguous block. Sums are added in the order of the data.
+    """
     model.eval()
     own, most = workers.part(held_out.count), math.ceil(held_out.count / workers.size)
     rows = []
@@ -38,7 +45,7 @@ def validate(model: Any, task: Any, held_out: HeldOut, precision: Precision, wor
         rows.append([number for name in task.metrics for number in found[name]])
         beat()
     if len(own) < most and any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
-        for batch in held_out.read(range(1)):  # weights that are spread are gathered by all workers together
+        for batch in held_out.read(range(1)):  # gathering sharded weights is a collective
             task.validate(model, to_device(batch, workers.device))
     padded = torch.full((most, 2 * len(task.metrics)), math.nan, dtype=torch.float64, device=workers.device)
     if rows:
@@ -49,18 +56,22 @@ def validate(model: Any, task: Any, held_out: HeldOut, precision: Precision, wor
     return {PREFIX + name: total / weight for name, (total, weight) in zip(task.metrics, pairs, strict=True)}
 
 
-class Progression:
-    """The validations so far, read from the rows of the log."""
+class ValidationHistory:
+    """The best validation so far and the patience left, from the rows of the log."""
 
     def __init__(self, selection: Selection) -> None:
         self.selection = selection
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all rows."""
         self.best_step: int | None = None
         self.best = math.inf
         self.waited = 0
-        """Validations since the best."""
+        """Validations since the best one."""
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Take in a row of the log; rows that are no validation do not count."""
+    def add(self, row: LogRow) -> None:
+        """Account for a row of the log; training rows are ignored."""
         metrics = [name for name in row if name.startswith(PREFIX)]
         if not metrics:
             return
@@ -68,13 +79,13 @@ class Progression:
             raise ConfigError(
                 f"training.selection.metric: this task has no {self.selection.metric!r}; it has {', '.join(sorted(metrics))}"
             )
-        value = row[self.selection.metric] * (-1 if self.selection.mode == "max" else 1)
+        value = number(row, self.selection.metric) * (-1 if self.selection.mode == "max" else 1)
         if value < self.best:
-            self.best_step, self.best, self.waited = row["step"], value, 0
+            self.best_step, self.best, self.waited = step_of(row), value, 0
         else:
             self.waited += 1
 
     @property
     def exhausted(self) -> bool:
-        """Whether the patience is at its end."""
+        """Whether training stops early."""
         return self.selection.patience is not None and self.waited >= self.selection.patience

@@ -1,6 +1,6 @@
-"""The workers of a run as one of them sees it: its place among them, and the ways in which they exchange tensors.
+"""The process group of a run: the rank of this worker and exact collectives.
 
-CPU workers talk gloo, GPU workers NCCL. Everything here is exact: adding across workers follows a fixed tree, gathering moves bits.
+CPU workers use gloo, GPU workers NCCL. Sums follow a fixed tree; gathering copies bits.
 """
 
 import os
@@ -17,16 +17,16 @@ from glassworks import watchdog
 
 CPU = torch.device("cpu")
 TIMEOUT = timedelta(minutes=30)
-"""Of an exchange, at least: a watchdog comes first, and tells where it hangs."""
+"""Minimum timeout of a collective. The watchdog fires earlier and reports the hang."""
 
 
 class PeerLost(Exception):
-    """Another worker is gone. It knows why; this one ends without a word."""
+    """A peer process died. It reports the cause; this worker exits silently."""
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Worker `rank` of `size`; alone, nothing is exchanged."""
+    """Rank `rank` of `size` workers. With one worker, collectives are no-ops."""
 
     rank: int = 0
     size: int = 1
@@ -34,18 +34,18 @@ class Workers:
 
     @property
     def first(self) -> bool:
-        """Whether this worker writes what is written once: logs, checkpoints, the model."""
+        """Whether this is rank 0, which writes logs, checkpoints and the model."""
         return self.rank == 0
 
     def part(self, count: int) -> range:
-        """This worker's contiguous block of `count` things; blocks differ by one at most, the first is never smaller than another."""
+        """The contiguous block of `count` items of this rank. Block sizes differ by at most one; rank 0 has a largest block."""
         start, stop = (-(-rank * count // self.size) for rank in (self.rank, self.rank + 1))
         return range(start, stop)
 
     def add(self, tensor: Tensor) -> Tensor:
-        """Add `tensor` over all workers, in place, by recursive doubling: neighbours first, then pairs, then fours.
+        """`tensor` summed over all ranks in place, by recursive doubling: neighbours first, then pairs, then fours.
 
-        This continues the binary tree in which each worker added its own part. Both sides of an exchange compute a + b and b + a, which are equal bit for bit.
+        This continues the binary tree in which each rank summed its own micro-batches. Peers compute a + b and b + a, which have equal bits.
         """
         distance = 1
         while distance < self.size:
@@ -60,7 +60,7 @@ class Workers:
         return tensor
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """Concatenate the equally shaped tensors of all workers along the first dimension, in the order of the workers."""
+        """The equally shaped tensors of all ranks, concatenated along the first dimension in the order of ranks."""
         if self.size == 1:
             return tensor
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
@@ -68,8 +68,8 @@ class Workers:
             dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
-    def from_first(self, number: int) -> int:
-        """The number that the first worker gives."""
+    def broadcast(self, number: int) -> int:
+        """The number of rank 0."""
         if self.size == 1:
             return number
         tensor = torch.tensor([number], device=self.device)
@@ -77,8 +77,8 @@ class Workers:
             dist.broadcast(tensor, 0)
         return int(tensor)
 
-    def wait_for_all(self) -> None:
-        """Return when every worker has come here."""
+    def barrier(self) -> None:
+        """Wait until every rank has called this."""
         if self.size > 1:
             with _peers():
                 dist.barrier()
@@ -86,7 +86,7 @@ class Workers:
 
 @contextmanager
 def joined() -> Iterator[Workers]:
-    """Join the process group that the environment describes (RANK, WORLD_SIZE, …: set by torch's launcher)."""
+    """The workers of the process group that the environment describes (RANK, WORLD_SIZE, …, set by torch's launcher)."""
     rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     cuda = os.environ.get("GLASSWORKS_DEVICE") == "cuda"
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
@@ -103,7 +103,7 @@ def joined() -> Iterator[Workers]:
 
 @contextmanager
 def _peers() -> Iterator[None]:
-    """What goes wrong between processes is another one's end."""
+    """Raise `PeerLost` for an error in a collective: a peer died."""
     try:
         yield
     except (RuntimeError, dist.DistError) as error:

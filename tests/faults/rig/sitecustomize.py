@@ -61,7 +61,8 @@ def rig() -> None:
     from multiprocessing import popen_forkserver
 
     from glassworks.pipeline import execution
-    from glassworks.training import checkpoint, loop, run, step
+    from glassworks.stages import train as run
+    from glassworks.training import checkpoint, loop, step
 
     if "raise_in" in RIG:
         raise_in(*RIG["raise_in"])
@@ -80,7 +81,7 @@ class Rigging(MetaPathFinder):
     """Rigs as soon as the stage is imported, in the command and in the fork server."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        if name != "glassworks.training.run":
+        if name != "glassworks.stages.train":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

@@ -3,6 +3,8 @@
 Knows pip's index-url, extra-index-url, find-links, no-index, cert, trusted-host and proxy (files and environment) and
 uv's environment variables. Local folders, file:// indexes and indexes on a private network work, because the settings
 ask for them. Only the file with the pinned digest is ever picked.
+
+`pip download` is not used: it starts a killed download again from the beginning, and its errors are not one line.
 """
 
 import ast

@@ -32,13 +32,13 @@ class Entry:
     sha256: str
 
 
-def take_stock(context: Context) -> dict[str, Any]:
+def take_stock(context: Context, description: str) -> dict[str, Any]:
     """Write the inventory of the user's folder; extract the archive first where the path names one. `DataError` when
-    nothing usable is there.
+    nothing usable is there, which says by `description` what was expected.
     """
     dataset, given = context.stage.subject, context.local_path
     key = f"params.yaml: datasets.{dataset}.path: {context.stage.local_path}"
-    expected = f"expected: {(context.project.params.datasets[dataset].__doc__ or '').splitlines()[0]}"
+    expected = f"expected: {description}"
     if not given.exists():
         raise DataError(f"{key} does not exist; {expected}")
     if given.is_file() and not is_archive(given):
@@ -52,7 +52,7 @@ def take_stock(context: Context) -> dict[str, Any]:
     if not files:
         raise DataError(f"{key} holds no files; {expected}")
     digests = FileDigests(
-        context.project.root / ".work/file-digests.json"
+        context.root / ".work/file-digests.json"
     )  # the key of this stage has just been computed from them
     rows = [
         {"path": name, "size": (folder / name).stat().st_size, "sha256": digests.sha256(folder / name)}

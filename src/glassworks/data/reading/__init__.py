@@ -1,1 +1,1 @@
-"""From shards to batches: samples by offset, their order, decoded images, captions as token ids."""
+"""From shards to batches: samples, their order, decoded images, token ids, packed rows."""

@@ -1,16 +1,20 @@
-"""The captions of a sample, wherever its members keep them: the one rule for records and for training."""
+"""The captions of a sample, read by one rule for records and for training."""
 
 import json
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from glassworks.errors import DataError
 
+if TYPE_CHECKING:  # records of tars are made without torch
+    from glassworks.data.reading.dataset import Sample
+
 
 def read_captions(members: Mapping[str, bytes | memoryview], where: str) -> list[str]:
-    """`captions` or `caption` of the member json (glassworks, img2dataset), else the member txt; empty when there is
-    none. Blank ones do not count, and white space around them is no part of them.
+    """The captions of a sample, stripped and without blank ones; an empty list when there are none.
 
-    Raises `DataError` beginning with `where` when a member is not JSON or not UTF-8.
+    The member json comes first (`captions`, then `caption`), the member txt last. Raises `DataError` beginning with
+    `where` when a member is not JSON or not UTF-8.
     """
     try:
         content = json.loads(bytes(members["json"])) if "json" in members else {}
@@ -28,3 +32,11 @@ def read_captions(members: Mapping[str, bytes | memoryview], where: str) -> list
         if captions:
             return captions
     return []
+
+
+def captions_of(sample: "Sample") -> list[str]:
+    """The captions of a sample. Raises `DataError` for a sample without captions."""
+    captions = read_captions(sample.members, sample.where)
+    if not captions:
+        raise DataError(f"{sample.where}: no caption in its json or txt member")
+    return captions

@@ -1,6 +1,4 @@
-"""Reads samples of a finished shard directory: sample i by its offset from a memory-mapped tar. It decodes nothing and
-knows no order.
-"""
+"""Random access to the samples of a shard directory, by offset into memory-mapped tars. Nothing is decoded here."""
 
 import json
 import mmap
@@ -26,13 +24,13 @@ Verify = Literal["size", "first_touch"]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One sample as it lies in its shard."""
+    """One undecoded sample."""
 
     key: str
     members: dict[str, memoryview]
-    """Bytes by extension; read-only views of the tar, valid as long as they are held."""
+    """Bytes by extension: read-only views of the mapped tar, which stays mapped while a view is alive."""
     where: str
-    """Shard and key, for messages."""
+    """Shard and key, for error messages."""
 
     def json(self) -> dict[str, Any]:
         """The member `json`: captions, labels, key and group in shards that glassworks wrote."""
@@ -52,13 +50,12 @@ class _Open(NamedTuple):
     samples: list[Entry]
 
 
-class ShardDataset(Dataset):
-    """The samples of one split, in the order of the shards. `dataset[i]` is a `Sample`; `shard_sizes` is what an
-    `Order` needs.
+class ShardDataset(Dataset[Sample]):
+    """The samples of one split, in the order of the shards (`Samples`).
 
-    Tars are opened when first touched, by each process for itself, and at most `max_open` stay open. Their size is then
-    checked against the sidecar and, with verify="first_touch", their sha256. Raises `ArtifactError` naming shard and
-    sample for a tar that is missing, truncated or altered.
+    Each process opens a tar on first access and keeps at most `max_open` tars open. Opening checks the size of the tar
+    against the sidecar and, with verify="first_touch", its sha256. Raises `ArtifactError` naming shard and sample for a
+    tar that is missing, truncated or altered.
     """
 
     def __init__(self, directory: Path, split: Split, verify: Verify = "size", max_open: int = 32) -> None:
@@ -124,10 +121,10 @@ class ShardDataset(Dataset):
 
 
 def read_index(directory: Path) -> list[dict[str, Any]]:
-    """The shards that `shards.json` lists: tar, split, samples, sha256, size."""
+    """The shards listed in `shards.json`: tar, split, samples, sha256, size."""
     path = directory / INDEX
     try:
-        shards = json.loads(path.read_text(encoding="utf-8"))["shards"]
+        shards: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["shards"]
         if all({"tar", "split", "samples", "sha256", "size"} <= shard.keys() for shard in shards):
             return shards
     except FileNotFoundError:
@@ -138,7 +135,7 @@ def read_index(directory: Path) -> list[dict[str, Any]]:
 
 
 def _check_digest(path: Path, view: memoryview, sidecar: Sidecar) -> None:
-    """Compare the digest of a tar; when it differs, find the samples that were hit."""
+    """Raise `ArtifactError` naming the altered samples when the digest of a tar differs from its sidecar."""
     if sha256_file(path) == sidecar.sha256:
         return
     hit = [entry.key for entry in sidecar.samples if _crc32(view, entry) != entry.crc32]

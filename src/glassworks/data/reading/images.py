@@ -1,4 +1,4 @@
-"""Images: bytes to tensors. Decoding, resizing and scaling; nothing random, which is for the transform of a task."""
+"""Images from bytes to tensors: decoding, resizing and scaling. Nothing here is random; augmentation belongs to a task."""
 
 import io
 import re
@@ -11,20 +11,21 @@ from torch.utils.data import default_collate
 from torchvision.io import ImageReadMode
 from torchvision.io import decode_image as read_pixels
 
+from glassworks.data.reading.dataset import Sample
 from glassworks.errors import DataError
 
 EXTENSIONS = ("bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp")
-"""Members of a sample that are images."""
+"""Extensions of the members of a sample that are images."""
 JPEG, PNG, WEBP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", re.compile(rb"RIFF....WEBP", re.DOTALL)
 ALPHA = 4
-"""The bit of a PNG's colour type that says that every pixel has its alpha."""
+"""The bit of a PNG's colour type for an alpha channel."""
 
 
 def decode_image(data: bytes | memoryview, where: str) -> torch.Tensor:
-    """Decode an image to uint8 [3, H, W], upright (EXIF orientation applied); gray becomes RGB, transparent parts lie
-    on white. JPEG, PNG and WebP are read by torchvision, other formats (the first picture of a GIF) by Pillow.
+    """The image as uint8 [3, H, W], with EXIF orientation applied, gray expanded to RGB and alpha blended over white.
 
-    Raises `DataError` beginning with `where` (shard and sample) when the bytes do not decode.
+    torchvision decodes JPEG, PNG and WebP. Pillow decodes other formats, and the first frame of a GIF. Raises `DataError`
+    beginning with `where` (shard and sample) when the bytes do not decode.
     """
     if not len(data):
         raise DataError(f"{where}: the image is empty")
@@ -45,8 +46,8 @@ def _decode(data: bytes | memoryview) -> torch.Tensor:
         return _on_white(read_pixels(_tensor(data), ImageReadMode.RGB_ALPHA))
     if head.startswith(PNG) and len(head) == 26:
         depth, kind = head[24], head[25]
-        # With RGB_ALPHA, torchvision 0.27 reads uninitialised memory for a palette, and never sees a transparent colour
-        # outside one; so alpha is asked of it only where each pixel has its own. Pillow would clip 16 bits.
+        # With RGB_ALPHA, torchvision 0.27 reads uninitialised memory for a palette, and ignores tRNS without one.
+        # So RGB_ALPHA is used only with an alpha channel. Pillow would clip 16-bit images.
         if kind & ALPHA:
             return _on_white(
                 _to_8_bits(read_pixels(_tensor(data), ImageReadMode.RGB_ALPHA, apply_exif_orientation=True))
@@ -59,7 +60,7 @@ def _decode(data: bytes | memoryview) -> torch.Tensor:
 
 
 def _has_transparent_colour(data: bytes | memoryview) -> bool:
-    """Whether a PNG names transparent colours; the chunk tRNS comes before the pixels."""
+    """Whether a PNG has a tRNS chunk, which precedes the pixels."""
     content = bytes(data)
     return content.find(b"tRNS", 0, max(content.find(b"IDAT"), 0)) >= 0
 
@@ -69,14 +70,14 @@ def _tensor(data: bytes | memoryview) -> torch.Tensor:
 
 
 def _to_8_bits(image: torch.Tensor) -> torch.Tensor:
-    """uint16 0 … 65535 to uint8 0 … 255, rounded; uint8 as it is."""
+    """uint16 0 … 65535 rounded to uint8 0 … 255; uint8 is returned unchanged."""
     if image.dtype == torch.uint8:
         return image
     return ((image.to(torch.int32) + 128) // 257).to(torch.uint8)
 
 
 def _on_white(image: torch.Tensor) -> torch.Tensor:
-    """uint8 [4, H, W] with alpha to [3, H, W], in integers so that every machine rounds alike."""
+    """uint8 [4, H, W] with alpha blended over white to [3, H, W], in integer arithmetic: every machine rounds alike."""
     colour, alpha = image[:3], image[3:]
     if bool((alpha == 255).all()):
         return colour
@@ -84,9 +85,18 @@ def _on_white(image: torch.Tensor) -> torch.Tensor:
     return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).to(torch.uint8)
 
 
+def image_of(sample: Sample, size: int) -> torch.Tensor:
+    """The image of a sample as uint8 [3, size, size]; a `DataError` when it has none."""
+    extension = next((name for name in EXTENSIONS if name in sample.members), None)
+    if extension is None:
+        raise DataError(f"{sample.where}: no image among its members {sorted(sample.members)}")
+    return resize(decode_image(sample.members[extension], sample.where), size)
+
+
 def resize(image: torch.Tensor, size: int) -> torch.Tensor:
-    """uint8 [3, H, W] to [3, size, size], bilinear with antialiasing; the same tensor when it has that size already.
-    The aspect ratio is not kept.
+    """uint8 [3, H, W] to [3, size, size], bilinear with antialiasing. Does not keep the aspect ratio.
+
+    Returns the same tensor when it already has that size.
     """
     if image.shape[-2:] == (size, size):
         return image
@@ -94,10 +104,12 @@ def resize(image: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def stack_images(images: list[torch.Tensor]) -> torch.Tensor:
-    """uint8 [3, H, W] each to [B, 3, H, W], channels last in memory, as decoders write pixels. In a loader worker that
-    memory is shared with the training process at once. `torch.stack` would transpose, and copy once more.
+    """uint8 [3, H, W] each to [B, 3, H, W], channels last in memory, as decoders write pixels.
+
+    A loader worker collates straight into shared memory. `torch.stack` would transpose and copy once more.
     """
-    return default_collate([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+    stacked: torch.Tensor = default_collate([image.permute(1, 2, 0) for image in images])
+    return stacked.permute(0, 3, 1, 2)
 
 
 def normalise(image: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""The sequence of samples of a run, as a pure function of (seed, mixture, epoch, step).
+"""The sequence of rows of a run, as a pure function of (seed, mixture, epoch, step).
 
-An order maps a position of the endless stream (epoch * N + i) to a sample. Nothing here has a history: any position is
-found at the same small cost, so a run resumes anywhere. The hashing is our own (splitmix64), because numpy and torch
-may change the streams of their generators between versions.
+An order maps a position of the endless stream (epoch * N + i) to a row. Orders are stateless: every position costs the
+same, so a run resumes at any step. The hashing (splitmix64) is implemented here, because numpy and torch may change the
+streams of their generators between versions.
 """
 
 import hashlib
@@ -17,32 +17,30 @@ from glassworks.errors import ConfigError
 MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: the stride of splitmix64
 BLOCK = 1000
-"""Samples of a mixture among which every rate is kept exactly (to 1/1000)."""
+"""Rows of a mixture in which every rate is exact (to 1/1000)."""
 
 
 class Pick(NamedTuple):
-    """One sample of the stream."""
+    """One row of the stream."""
 
     dataset: int
-    """Which data set of the mixture."""
+    """Index of the data set in the mixture."""
     epoch: int
-    """How often that data set was gone through before."""
-    index: int
-    """Which of its samples."""
+    """Completed passes over that data set."""
+    row: int
+    """Index of the row in that data set."""
 
 
-class Sequence64(Protocol):
-    """What `Order`, `InOrder` and `Mixture` have in common."""
+class Picks(Protocol):
+    """The stream of a run: an `Order`, an `InOrder` or a `Mixture`."""
 
     def picks(self, start: int, stop: int) -> list[Pick]:
-        """The samples at the positions start … stop - 1 of the stream."""
+        """The rows at the positions start … stop - 1 of the stream."""
         ...
 
 
 def mix(value: int) -> int:
-    """splitmix64's finalizer (Steele, Lea & Flood 2014): one 64-bit number to another, every input bit reaching every
-    output bit.
-    """
+    """splitmix64's finalizer (Steele, Lea & Flood 2014), a bijection of 64-bit numbers with full avalanche."""
     value &= MASK
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK
@@ -50,7 +48,7 @@ def mix(value: int) -> int:
 
 
 def stream_key(*parts: int) -> int:
-    """A 64-bit key from several integers; their order counts."""
+    """A 64-bit key from several integers; their order matters."""
     key = 0
     for part in parts:
         key = mix(key + GOLDEN + mix(part + GOLDEN))
@@ -66,22 +64,22 @@ def random_bits(key: int, count: int) -> np.ndarray:
 
 
 def permutation(key: int, count: int) -> np.ndarray:
-    """int64 [count]: a permutation that depends on nothing but its arguments."""
+    """int64 [count]: a permutation, a function of its arguments alone."""
     return np.argsort(random_bits(key, count), kind="stable")
 
 
 def sample_seed(seed: int, epoch: int, key: str) -> int:
-    """The seed of everything drawn for one sample (augmentation, choice of caption); non-negative and below 2**63."""
+    """The seed of every draw for one sample (augmentation, choice of caption), non-negative and below 2**63."""
     name = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
     return stream_key(seed, epoch, name) >> 1
 
 
 class Order:
-    """Shuffled epochs without end over one data set.
+    """An endless stream of shuffled epochs over one data set.
 
-    In every epoch each sample comes exactly once. The shards are shuffled and taken in windows of `window`; the samples
-    are shuffled within a window, so that only `window` shards are read at a time. `window` at least the number of
-    shards shuffles everything.
+    Every epoch contains each row exactly once. Shards are shuffled and grouped into windows of `window` shards. Rows are
+    shuffled within a window, so only `window` shards are read at a time. A `window` of at least the number of shards
+    shuffles the whole data set.
     """
 
     def __init__(self, shard_sizes: Sequence[int], seed: int, window: int) -> None:
@@ -99,11 +97,11 @@ class Order:
         return self.total
 
     def at(self, position: int) -> int:
-        """The sample at a position of the stream."""
+        """The row at a position of the stream."""
         return int(self.indices(position, position + 1)[0])
 
     def indices(self, start: int, stop: int) -> np.ndarray:
-        """int64 [stop - start]: the samples at these positions; the cost does not depend on where they are."""
+        """int64 [stop - start]: the rows at these positions, at a cost independent of `start`."""
         parts = [np.empty(0, dtype=np.int64)]
         while start < stop:
             epoch, offset = divmod(start, self.total)
@@ -122,14 +120,14 @@ class Order:
         ]
 
     def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The shards of an epoch in order, and the position in the epoch where each window ends."""
+        """The shuffled shards of an epoch, and the position in the epoch where each window ends."""
         shards = permutation(stream_key(self.seed, epoch), len(self.sizes))
         ends = np.cumsum(self.sizes[shards])
         last = np.minimum(np.arange(self.window, len(shards) + self.window, self.window), len(shards)) - 1
         return shards, ends[last]
 
     def _plan_window(self, epoch: int, number: int) -> np.ndarray:
-        """The samples of one window in order."""
+        """The shuffled rows of one window."""
         shards, _ = self._epoch(epoch)
         chosen = shards[number * self.window : (number + 1) * self.window]
         samples = np.concatenate([np.arange(self.starts[shard], self.starts[shard + 1]) for shard in chosen])
@@ -137,7 +135,7 @@ class Order:
 
 
 class InOrder:
-    """The samples as they lie in the shards, again and again: for evaluation."""
+    """An endless stream of unshuffled epochs over one data set, for evaluation."""
 
     def __init__(self, total: int) -> None:
         if total < 1:
@@ -148,11 +146,11 @@ class InOrder:
         return self.total
 
     def at(self, position: int) -> int:
-        """The sample at a position of the stream."""
+        """The row at a position of the stream."""
         return position % self.total
 
     def indices(self, start: int, stop: int) -> np.ndarray:
-        """int64 [stop - start]: the samples at these positions."""
+        """int64 [stop - start]: the rows at these positions."""
         return np.arange(start, stop, dtype=np.int64) % self.total
 
     def picks(self, start: int, stop: int) -> list[Pick]:
@@ -160,11 +158,10 @@ class InOrder:
 
 
 class Mixture:
-    """Several data sets at given rates.
+    """An endless stream over several data sets at given rates.
 
-    The stream is made of blocks of 1000 samples; in each block every data set has exactly the same count (rates rounded
-    by largest remainder), and the block is shuffled. Data set d goes through its own order at its own pace, so a small
-    one begins its next epoch while a large one is in its first.
+    The stream consists of shuffled blocks of 1000 rows. A data set has the same count in every block (rates rounded by
+    largest remainder). Each data set advances through its own order, so a small one may be epochs ahead of a large one.
     """
 
     def __init__(self, orders: Sequence[Order | InOrder], rates: Sequence[float], seed: int) -> None:
@@ -176,7 +173,7 @@ class Mixture:
         self._block = lru_cache(maxsize=4)(self._plan_block)
 
     def at(self, position: int) -> tuple[int, int]:
-        """The data set and the sample of it at a position of the stream."""
+        """The data set and its row at a position of the stream."""
         dataset, own = self._own_position(position)
         return dataset, self.orders[dataset].at(own)
 
@@ -195,7 +192,7 @@ class Mixture:
         return dataset, number * self.counts[dataset] + int(ranks[offset])
 
     def _plan_block(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """int64 [1000] twice: the data set of each place, and how many of its samples come before it in the block."""
+        """int64 [1000] twice: the data set at each position, and the number of its rows earlier in the block."""
         datasets = np.repeat(np.arange(len(self.counts)), self.counts)[
             permutation(stream_key(self.seed, number), BLOCK)
         ]
@@ -206,7 +203,7 @@ class Mixture:
 
 
 def block_counts(rates: Sequence[float], total: int) -> list[int]:
-    """`total` divided in proportion to `rates` by largest remainder; on a tie the earlier data set gets more."""
+    """`total` split in proportion to `rates` by largest remainder; a tie favours the earlier data set."""
     if not rates or any(not 0 < rate < float("inf") for rate in rates):
         raise ConfigError(f"the rates of a mixture must be positive numbers, not {list(rates)}")
     shares = [rate / sum(rates) * total for rate in rates]

@@ -1,6 +1,7 @@
-"""Rows of one length from texts of many: which texts share a row is planned from their lengths, once, shard by shard.
+"""Texts packed into rows of one length. Each shard is planned once, from the lengths of its texts.
 
-The plan is a pure function of the lengths. As packed texts do not see each other, it does not matter which of them meet; rows are shuffled, not texts.
+The plan is a pure function of the lengths. Attention is masked between packed texts, so the choice of texts in a row does not matter. Rows are shuffled,
+texts are not.
 """
 
 from dataclasses import dataclass
@@ -9,14 +10,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from glassworks.data.reading.dataset import ShardDataset
+from glassworks.data.reading.rows import Samples
 from glassworks.data.reading.tokens import Tokens
 
 Packing = Literal["documents", "stream"]
 
 
 class Piece(NamedTuple):
-    """A stretch of a text: `length` inputs from its token `start` on; a text longer than a row is several pieces."""
+    """A span of a text: `length` inputs from its token `start` on. A text longer than a row is split into several."""
 
     text: int
     start: int
@@ -25,25 +26,25 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One row: int64 arrays of at most as many tokens as a row holds."""
+    """One row of packed texts, as int64 arrays of one length."""
 
     key: str
-    """The sample that its first text comes from."""
+    """Key of the sample of its first text."""
     inputs: np.ndarray
     targets: np.ndarray
-    """The next token of each."""
+    """The next token of each input."""
     documents: np.ndarray
-    """The number of its text in the row."""
+    """The index of the text in the row, for each input."""
 
 
 class PackedTexts:
-    """The texts of a split in rows of up to `row_tokens` inputs. `rows[i]` is a `Row`; `shard_sizes` is what an `Order` needs.
+    """The texts of a split in rows of up to `row_tokens` inputs (`Rows[Row]`).
 
-    "documents": whole texts, each from BOS to EOS. "stream": the texts of a shard one after another, cut wherever a row ends; what follows the last full
-    row of a shard is in a shorter one.
+    "documents" packs whole texts, each from BOS to EOS. "stream" concatenates the texts of a shard and cuts a row every `row_tokens` inputs. The last row
+    of a shard may be shorter.
     """
 
-    def __init__(self, dataset: ShardDataset, tokens: Tokens, row_tokens: int, packing: Packing) -> None:
+    def __init__(self, dataset: Samples, tokens: Tokens, row_tokens: int, packing: Packing) -> None:
         self.dataset, self.tokens, self.row_tokens, self.packing = dataset, tokens, row_tokens, packing
         self.plans = []
         first = 0
@@ -75,7 +76,7 @@ class PackedTexts:
         return Row(self.dataset[pieces[0].text].key, inputs, targets, documents)
 
     def texts(self, index: int) -> np.ndarray:
-        """int64 [tokens]: the text that each target of a row belongs to."""
+        """int64 [tokens]: the text of each target of a row."""
         return np.searchsorted(self.tokens.ends, self._places(self._pieces(index)) + 1, side="right")
 
     def _pieces(self, index: int) -> list[Piece]:
@@ -83,15 +84,15 @@ class PackedTexts:
         return self.plans[shard][index - (self.ends[shard] - self.shard_sizes[shard])]
 
     def _places(self, pieces: list[Piece]) -> np.ndarray:
-        """int64 [tokens]: where the inputs of a row stand among all tokens."""
+        """int64 [tokens]: positions of the inputs of a row among all tokens."""
         starts = [(int(self.tokens.ends[piece.text - 1]) if piece.text else 0) + piece.start for piece in pieces]
         return np.concatenate([np.arange(at, at + piece.length) for at, piece in zip(starts, pieces, strict=True)])
 
 
 def pack(lengths: np.ndarray, capacity: int) -> list[list[Piece]]:
-    """Rows of pieces whose lengths add up to at most `capacity`: best-fit decreasing (Johnson, 1974), each text into the fullest row that has room.
+    """Rows of pieces, each of at most `capacity` inputs, by best-fit decreasing bin packing (Johnson, 1974).
 
-    Texts longer than a row are cut. Within a row pieces stand in the order of the texts, and rows in that of their first.
+    Texts longer than a row are split. Pieces of a row are sorted by text, rows by their first piece.
     """
     pieces = [
         Piece(text, start, min(capacity, int(length) - start))
@@ -99,7 +100,7 @@ def pack(lengths: np.ndarray, capacity: int) -> list[list[Piece]]:
         for start in range(0, int(length), capacity)
     ]
     rows: list[list[Piece]] = []
-    with_room: list[list[int]] = [[] for _ in range(capacity + 1)]  # rows by the tokens they can still take
+    with_room: list[list[int]] = [[] for _ in range(capacity + 1)]  # rows by free tokens
     for piece in sorted(pieces, key=lambda piece: -piece.length):
         room = next((room for room in range(piece.length, capacity + 1) if with_room[room]), None)
         if room is None:
@@ -113,7 +114,7 @@ def pack(lengths: np.ndarray, capacity: int) -> list[list[Piece]]:
 
 
 def cut(lengths: np.ndarray, row_tokens: int, first: int) -> list[list[Piece]]:
-    """The texts `first` … as one stream of tokens, cut into rows: every token but the first is a target once."""
+    """The texts from `first` on as one stream of tokens, cut into rows. Every token but the first is a target once."""
     total = int(lengths.sum())
     starts = np.concatenate([[0], np.cumsum(lengths)])
     rows = []

@@ -1,4 +1,4 @@
-"""Texts to token ids and back, with the tokenizer an artefact holds."""
+"""Texts to token ids and back, with the tokenizer of an artefact."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,13 @@ from glassworks.artifacts.digests import write_json
 from glassworks.errors import ArtifactError
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
-"""What a tokenizer is made of on disk."""
+"""The files of a saved tokenizer."""
 
 
 class TextTokenizer:
     """A tokenizer directory in transformers' layout: `tokenizer.json` and `tokenizer_config.json`.
 
-    Where the latter does not name the special tokens (GPT-2), config.json numbers them. A model without BOS (Qwen2.5) or padding uses its EOS for it.
+    Without special tokens in the latter (GPT-2), their ids come from config.json. EOS stands in for a missing BOS (Qwen2.5) or padding token.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -38,15 +38,16 @@ class TextTokenizer:
     def _id(self, kind: str, names: dict[str, Any], numbers: dict[str, Any]) -> int | None:
         token = names.get(f"{kind}_token")
         if token is None:
-            return numbers.get(f"{kind}_token_id")
+            number: int | None = numbers.get(f"{kind}_token_id")
+            return number
         name = token["content"] if isinstance(token, dict) else token
-        found = self._tokenizer.token_to_id(name)
+        found: int | None = self._tokenizer.token_to_id(name)
         if found is None:
             raise KeyError(f"{name} is not in the vocabulary")
         return found
 
     def save(self, directory: Path) -> None:
-        """Write the tokenizer, with its special tokens by name."""
+        """Write the tokenizer, with the names of its special tokens."""
         names = json.loads((self.directory / FILES[1]).read_text())
         special = {"eos_token": self.eos, "bos_token": self.bos, "pad_token": self.pad}
         for kind, number in special.items():
@@ -60,7 +61,7 @@ class TextTokenizer:
         return self._tokenizer.get_vocab_size()
 
     def encode(self, text: str, max_tokens: int) -> list[int]:
-        """BOS, the tokens of `text`, EOS. What does not fit into `max_tokens` ids is cut, and then there is no EOS: the text did not end there."""
+        """BOS, the tokens of `text`, EOS, truncated to `max_tokens` ids. A truncated text has no EOS."""
         return [self.bos, *self._tokenizer.encode(text, add_special_tokens=False).ids, self.eos][:max_tokens]
 
     def encode_all(self, texts: list[str]) -> list[list[int]]:
@@ -69,14 +70,14 @@ class TextTokenizer:
         return [[self.bos, *one.ids, self.eos] for one in encoded]
 
     def decode(self, ids: list[int]) -> str:
-        """The text up to the first EOS, without special tokens; `ids` as a model gives them, without BOS."""
+        """The text of generated `ids` (without BOS) up to the first EOS, without special tokens."""
         if self.eos in ids:
             ids = ids[: ids.index(self.eos)]
         return self._tokenizer.decode(ids, skip_special_tokens=True)
 
 
 def check_vocabulary(tokenizer: TextTokenizer, vocabulary: int, where: Path | str) -> None:
-    """Raise an `ArtifactError` unless a model with so many token embeddings knows every token."""
+    """Raise `ArtifactError` unless a model with `vocabulary` token embeddings covers every token."""
     if tokenizer.size > vocabulary:
         raise ArtifactError(
             f"{where}: its vocabulary of {vocabulary:,} does not match the tokenizer, which has {tokenizer.size:,} tokens; "

@@ -1,4 +1,4 @@
-"""The texts of a split as token ids: tokenized once, kept in the work directory, shared by all workers of a run."""
+"""The texts of a split as token ids, tokenized once and cached in the work directory for all workers of a run."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 
 from glassworks.artifacts.machine import unique_name
 from glassworks.data.reading.captions import read_captions
-from glassworks.data.reading.dataset import ShardDataset
+from glassworks.data.reading.rows import Samples
 from glassworks.data.reading.text import TextTokenizer
 from glassworks.errors import DataError
 
@@ -17,20 +17,20 @@ BATCH = 1000
 
 
 class Tokens(NamedTuple):
-    """All texts of a split, one after another."""
+    """The concatenated texts of a split."""
 
     ids: np.ndarray
     """int32 [tokens]: every text between BOS and EOS."""
     ends: np.ndarray
-    """int64 [texts]: where each text ends."""
+    """int64 [texts]: the end of each text."""
 
     def text(self, index: int) -> np.ndarray:
         """The ids of one text."""
         return self.ids[(self.ends[index - 1] if index else 0) : self.ends[index]]
 
 
-def tokenize(dataset: ShardDataset, tokenizer: TextTokenizer, folder: Path | None = None) -> Tokens:
-    """The tokens of all samples of a split in order; read from `folder` when an earlier call left them there."""
+def tokenize(dataset: Samples, tokenizer: TextTokenizer, folder: Path | None = None) -> Tokens:
+    """The tokens of all samples of a split in order, cached in `folder`."""
     if folder is not None and (folder / "ends.npy").is_file():
         return Tokens(np.load(folder / "ids.npy", mmap_mode="r"), np.load(folder / "ends.npy", mmap_mode="r"))
     parts, lengths = [np.empty(0, np.int32)], [0]
@@ -42,15 +42,18 @@ def tokenize(dataset: ShardDataset, tokenizer: TextTokenizer, folder: Path | Non
     tokens = Tokens(np.concatenate(parts), np.cumsum(lengths[1:], dtype=np.int64))
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, array in (("ids", tokens.ids), ("ends", tokens.ends)):  # `ends` last: it says that both are whole
+        for name, array in (
+            ("ids", tokens.ids),
+            ("ends", tokens.ends),
+        ):  # `ends` last: its presence marks both as complete
             temporary = folder / f"{name}.{unique_name()}.npy"
             np.save(temporary, array)
             temporary.replace(folder / f"{name}.npy")
     return tokens
 
 
-def text_of(dataset: ShardDataset, index: int) -> str:
-    """The text of a sample: its first caption, or its member txt."""
+def text_of(dataset: Samples, index: int) -> str:
+    """The text of a sample: its first caption, else its member txt."""
     sample = dataset[index]
     texts = read_captions(sample.members, sample.where)
     if not texts:
@@ -58,7 +61,7 @@ def text_of(dataset: ShardDataset, index: int) -> str:
     return texts[0]
 
 
-def all_texts(dataset: ShardDataset) -> Iterator[str]:
+def all_texts(dataset: Samples) -> Iterator[str]:
     """The texts of a split in order."""
     for index in range(len(dataset)):
         yield text_of(dataset, index)

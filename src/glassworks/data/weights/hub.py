@@ -1,5 +1,7 @@
 """Files of a repository on the Hugging Face hub, at one commit, by our own downloader: resumed, and held against the digests that the hub states.
 
+huggingface_hub is not used for this: it compares sizes, not digests, and its downloads do not pass through the checks of `http_session`.
+
 HF_ENDPOINT names another hub (a mirror), HF_TOKEN gives access to what is not public. The token goes to the hub alone, never to where it redirects.
 """
 

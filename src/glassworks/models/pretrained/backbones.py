@@ -25,10 +25,10 @@ def load_backbone(backbone: Backbone, directory: Path) -> None:
     if found != wanted:
         what = found if "architecture" in hub else f"a model of type {hub.get('model_type')!r}, not of timm"
         raise ArtifactError(f"{directory / CONFIG}: {what}, where model.backbone.name is {backbone.config.name}")
-    said = hub.get("pretrained_cfg") or {}
+    pretrained = hub.get("pretrained_cfg") or {}
     sized = (
-        {"img_size": said["input_size"][-1]}
-        if "input_size" in said and hasattr(backbone.network, "patch_embed")
+        {"img_size": pretrained["input_size"][-1]}
+        if "input_size" in pretrained and hasattr(backbone.network, "patch_embed")
         else {}
     )
     with torch.device("meta"):
@@ -43,7 +43,7 @@ def load_backbone(backbone: Backbone, directory: Path) -> None:
     saving.assign(
         backbone.network, {name: _resized(name, kept[name], backbone) for name in names if name in kept}, directory
     )
-    statistics = whole.pretrained_cfg | {key: said[key] for key in ("mean", "std") if said.get(key)}
+    statistics = whole.pretrained_cfg | {key: pretrained[key] for key in ("mean", "std") if pretrained.get(key)}
     backbone.standardise_by(statistics["mean"], statistics["std"])
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from glassworks.artifacts.model_files import CONFIG, read_hub_config
-from glassworks.config.model import TextDecoder as Config
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.models import saving
 from glassworks.models.language_model import KIND, LanguageModel
 from glassworks.models.pretrained.mapping import Piece, fused, layer, load, published, read_tensors
+from glassworks.models.settings.text_decoder import TextDecoder as Config
 
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
 PREFIXES = {"gpt2": "transformer.", "llama": "model.", "qwen2": "model."}

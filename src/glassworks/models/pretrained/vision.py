@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from glassworks.artifacts.model_files import CONFIG, read_hub_config
-from glassworks.config.model import VisionTransformer as Config
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.models import saving
 from glassworks.models.pretrained.mapping import Piece, fused, layer, load, published, read_tensors
+from glassworks.models.settings.vision_transformer import VisionTransformer as Config
 from glassworks.models.vision_transformer import VisionTransformer
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -49,22 +49,22 @@ def vision_config(hub: Mapping[str, Any], where: Path | str = CONFIG) -> Config:
         raise ArtifactError(
             f"{where}: a model of type {hub.get('model_type')!r}; image encoders are read of CLIP and of timm's ViT"
         )
-    said = hub["vision_config"] if hub["model_type"] == "clip" else hub
-    activation = said.get("hidden_act", "quick_gelu")
+    config = hub["vision_config"] if hub["model_type"] == "clip" else hub
+    activation = config.get("hidden_act", "quick_gelu")
     if activation not in ACTIVATIONS:
         raise ConfigError(f"{where}: hidden_act is {activation!r}; our network has {', '.join(ACTIVATIONS)}")
     return Config(
-        image_size=said.get("image_size", 224),
-        patch_size=said.get("patch_size", 32),
-        width=said.get("hidden_size", 768),
-        depth=said.get("num_hidden_layers", 12),
-        heads=said.get("num_attention_heads", 12),
+        image_size=config.get("image_size", 224),
+        patch_size=config.get("patch_size", 32),
+        width=config.get("hidden_size", 768),
+        depth=config.get("num_hidden_layers", 12),
+        heads=config.get("num_attention_heads", 12),
         class_token=True,
         first_norm=True,
         patch_bias=False,
-        norm_eps=said.get("layer_norm_eps", 1e-5),
+        norm_eps=config.get("layer_norm_eps", 1e-5),
         feed_forward=ACTIVATIONS[activation],
-        feed_forward_width=said.get("intermediate_size", 3072),
+        feed_forward_width=config.get("intermediate_size", 3072),
         mean=CLIP_MEAN,
         std=CLIP_STD,
     )
@@ -131,7 +131,7 @@ def _timm_config(hub: Mapping[str, Any], where: Path | str) -> Config:
         raise ConfigError(
             f"{where}: {name} is not the plain Vision Transformer; use it as a backbone (model.backbone.name)"
         )
-    said, block = hub.get("pretrained_cfg") or {}, network.blocks[0]
+    pretrained, block = hub.get("pretrained_cfg") or {}, network.blocks[0]
     return Config(
         image_size=network.patch_embed.img_size[0],
         patch_size=network.patch_embed.patch_size[0],
@@ -143,8 +143,8 @@ def _timm_config(hub: Mapping[str, Any], where: Path | str) -> Config:
         patch_bias=network.patch_embed.proj.bias is not None,
         norm_eps=block.norm1.eps,
         feed_forward_width=block.mlp.fc1.out_features,
-        mean=tuple(said.get("mean") or network.pretrained_cfg["mean"]),
-        std=tuple(said.get("std") or network.pretrained_cfg["std"]),
+        mean=tuple(pretrained.get("mean") or network.pretrained_cfg["mean"]),
+        std=tuple(pretrained.get("std") or network.pretrained_cfg["std"]),
     )
 
 

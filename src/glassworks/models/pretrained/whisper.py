@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from glassworks.artifacts.model_files import CONFIG, read_hub_config
-from glassworks.config.model import WhisperEncoder as Config
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.models import saving
 from glassworks.models.pretrained.mapping import Piece, fused, layer, load, published, read_tensors
+from glassworks.models.settings.whisper_encoder import WhisperEncoder as Config
 from glassworks.models.whisper_encoder import WhisperEncoder
 
 

@@ -1,0 +1,1 @@
+"""Frozen encoders behind one interface: a folder NAME/ with settings.py and encoder.py each."""

@@ -1,0 +1,44 @@
+"""The image tower of CLIP (Radford et al., 2021), frozen."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from glassworks.data.reading.dataset import Sample
+from glassworks.data.reading.images import image_of, normalise
+from glassworks.encoders.clip_image.settings import ClipImage
+from glassworks.models.pretrained.vision import load_vision_transformer
+from glassworks.models.vision_transformer import VisionTransformer
+
+
+class ClipImageEncoder:
+    """Images to the tokens of one block."""
+
+    modality = "image"
+
+    def __init__(self, network: VisionTransformer, layer: int) -> None:
+        self.network, self.layer = network.eval().requires_grad_(False), layer
+        self.tokens, self.width = len(network.positions), network.config.width
+
+    def read(self, sample: Sample) -> dict[str, Tensor]:
+        """uint8 image [3, I, I]."""
+        return {"image": image_of(sample, self.network.config.image_size)}
+
+    @torch.no_grad()
+    def encode(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Images uint8 [B, 3, I, I] to features [B, N, C]; no token is masked."""
+        images = normalise(batch["image"])
+        values = self.network(images) if self.layer == -1 else self.network.layers(images, [self.layer])[0]
+        return values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+
+    def to(self, device: torch.device) -> "ClipImageEncoder":
+        """Move the network to a device."""
+        self.network.to(device)
+        return self
+
+
+def load(settings: ClipImage, directory: Path) -> ClipImageEncoder:
+    """The encoder with the weights in a directory in transformers' layout."""
+    return ClipImageEncoder(load_vision_transformer(directory), settings.layer)

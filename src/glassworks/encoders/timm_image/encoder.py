@@ -1,0 +1,48 @@
+"""Image encoders of timm, frozen."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from glassworks.artifacts.model_files import read_hub_config
+from glassworks.data.reading.dataset import Sample
+from glassworks.data.reading.images import image_of, normalise
+from glassworks.encoders.timm_image.settings import TimmImage
+from glassworks.models.backbone import Backbone
+from glassworks.models.pretrained.backbones import load_backbone
+from glassworks.models.settings.backbone import Backbone as Config
+
+
+class TimmImageEncoder:
+    """Images to tokens of one feature map."""
+
+    modality = "image"
+
+    def __init__(self, network: Backbone) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.tokens, self.width = network.places, network.widths[0]
+
+    def read(self, sample: Sample) -> dict[str, Tensor]:
+        """uint8 image [3, I, I]."""
+        return {"image": image_of(sample, self.network.config.image_size)}
+
+    @torch.no_grad()
+    def encode(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Images uint8 [B, 3, I, I] to features [B, N, C]; no token is masked."""
+        [values] = self.network(normalise(batch["image"]))
+        return values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+
+    def to(self, device: torch.device) -> "TimmImageEncoder":
+        """Move the network to a device."""
+        self.network.to(device)
+        return self
+
+
+def load(settings: TimmImage, directory: Path) -> TimmImageEncoder:
+    """The encoder with the weights in a directory in timm's layout on the hub."""
+    name = str(read_hub_config(directory).get("architecture"))
+    network = Backbone(Config(name=name, image_size=settings.image_size, layers=(settings.layer,)))
+    load_backbone(network, directory)
+    return TimmImageEncoder(network)

@@ -1,0 +1,117 @@
+"""What an evaluation is given: the samples, the workers that share them, and the files that it writes.
+
+A split is scored in batches that are cut without regard to the number of workers, so any number gives the same bytes.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from glassworks.artifacts.digests import write_json, write_text
+from glassworks.config.evaluation import Evaluation as Settings
+from glassworks.data.reading.dataset import ShardDataset
+from glassworks.errors import DataError
+from glassworks.evaluation.labels import GALLERY, ITEMS, LABELS, METRICS, Labels, look_up
+from glassworks.progress import Progress
+from glassworks.training.workers import Workers
+
+Item = dict[str, Any]
+"""A JSON object."""
+SCORES = "plots/scores.tsv"
+
+
+class Stop(Protocol):
+    """Signals received."""
+
+    def check(self) -> None:
+        """Raise if a signal asks this process to end."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """One evaluation of one model, as a worker sees it."""
+
+    name: str
+    """The stage, for messages."""
+    inputs: dict[str, Path]
+    """Directory of each input artefact, by role."""
+    work: Path
+    """Folder for what the workers share."""
+    output: Path
+    """Folder of the results."""
+    seed: int
+    workers: Workers
+    stop: Stop
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    """Facts about the machine that may change bytes, such as the presence of Java."""
+
+    def scored(self, config: Settings) -> tuple[ShardDataset, int]:
+        """The split to score and the number of samples scored; a `DataError` if there are fewer than two."""
+        dataset = ShardDataset(self.inputs["shards"], config.split, verify="first_touch")
+        count = min(len(dataset), config.max_samples or len(dataset))
+        if count < 2:
+            raise DataError(
+                f"{self.inputs['shards'].name}: the {config.split} split has {count} samples; scoring needs at least 2"
+            )
+        return dataset, count
+
+    def training(self) -> ShardDataset:
+        """The training split that the model has seen."""
+        return ShardDataset(self.inputs["training_shards"], "train", verify="first_touch")
+
+    def in_batches(
+        self, count: int, batch_size: int, score: Callable[[range], Sequence[Item]], unit: str
+    ) -> list[Item]:
+        """Call `score` on every batch of `count` things, shared among workers; its rows in order, in every worker."""
+        batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+        own = self.workers.part(len(batches))
+        rows: list[Item] = []
+        with Progress(self.name, count, unit, silent=not self.workers.first) as progress:
+            for number in own:
+                self.stop.check()
+                rows += score(batches[number])
+                progress.advance(min(self.workers.size * len(batches[number]), count - progress.done))
+        return self._gathered(rows)
+
+    def write(
+        self, metrics: dict[str, Any], labels: Labels, items: Iterable[Item], gallery: Iterable[tuple[str, bytes]] = ()
+    ) -> None:
+        """Write metrics.json, labels.json, items.jsonl, plots/scores.tsv and the files of the gallery (name, content)."""
+        write_json(self.output / METRICS, metrics)
+        write_json(self.output / LABELS, labels.model_dump(mode="json", exclude_defaults=True))
+        lines = (json.dumps(item, sort_keys=True, ensure_ascii=False) + "\n" for item in items)
+        write_text(self.output / ITEMS, "".join(lines))
+        (self.output / SCORES).parent.mkdir()
+        write_text(self.output / SCORES, scores_tsv(metrics, labels))
+        for name, content in gallery:
+            (self.output / GALLERY).mkdir(exist_ok=True)
+            (self.output / GALLERY / name).write_bytes(content)
+
+    def _gathered(self, rows: list[Item]) -> list[Item]:
+        """The rows of all workers, in their order."""
+        if self.workers.size == 1:
+            return rows
+        device = self.workers.device
+        own = torch.frombuffer(bytearray(json.dumps(rows).encode()), dtype=torch.uint8).to(device)
+        lengths = self.workers.gather(torch.tensor([len(own)], device=device)).tolist()
+        padded = torch.zeros(max(lengths), dtype=torch.uint8, device=device)
+        padded[: len(own)] = own
+        parts = self.workers.gather(padded).cpu().reshape(len(lengths), -1)
+        texts = [part[:length].numpy().tobytes() for part, length in zip(parts, lengths, strict=True)]
+        return [row for text in texts for row in json.loads(text)]
+
+
+def scores_tsv(metrics: dict[str, Any], labels: Labels) -> str:
+    """The table as system, metric, value, low, high: for `dvc plots` and spreadsheets."""
+    lines = ["system\tmetric\tvalue\tlow\thigh"]
+    for row in labels.table.rows if labels.table else ():
+        for metric, where in row.cells.items():
+            found = look_up(metrics, where)
+            found = found if isinstance(found, dict) else {"value": found, "low": found, "high": found}
+            if found["value"] is not None:
+                lines.append(f"{row.name}\t{metric}\t{found['value']}\t{found['low']}\t{found['high']}")
+    return "\n".join(lines) + "\n"

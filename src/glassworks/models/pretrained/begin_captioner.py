@@ -1,0 +1,42 @@
+"""A captioner that begins with parts that were trained before: a backbone, a language model, or both."""
+
+from pathlib import Path
+
+from glassworks.artifacts.model_files import read_hub_config
+from glassworks.models import saving
+from glassworks.models.backbone import Backbone
+from glassworks.models.captioner import Captioner
+from glassworks.models.language_model import KIND
+from glassworks.models.pretrained.backbones import load_backbone
+from glassworks.models.pretrained.language_models import decoder_config, load_language_model
+from glassworks.models.settings.captioner import Captioner as Config
+from glassworks.models.settings.text_decoder import TextDecoder
+
+NEW = frozenset({"cross_norm", "cross_attention", "gate"})
+"""Parts of a block that a language model does not have."""
+
+
+def read_decoder(directory: Path) -> tuple[TextDecoder, int]:
+    """The shape of the decoder of a language model in a directory, and how many token embeddings it has; nothing large is read."""
+    config = read_hub_config(directory)
+    if config.get("model") == KIND:
+        return TextDecoder.model_validate({name: config[name] for name in TextDecoder.model_fields}), config[
+            "vocabulary"
+        ]
+    return decoder_config(config, directory), config["vocab_size"]
+
+
+def begin_captioner(
+    config: Config, vocabulary: int, language_model: Path | None = None, backbone: Path | None = None
+) -> Captioner:
+    """A fresh captioner with the weights of its parts; the decoder of a language model is, until its gates open, that language model."""
+    model = Captioner(config, vocabulary)
+    if backbone is not None:
+        assert isinstance(model.encoder, Backbone)
+        load_backbone(model.encoder, backbone)
+    if language_model is not None:
+        tensors = load_language_model(language_model).decoder.state_dict()
+        new = {name for name in model.decoder.state_dict() if NEW & set(name.split("."))}
+        saving.assign(model.decoder, tensors, language_model, new)
+        model.close_gates()
+    return model

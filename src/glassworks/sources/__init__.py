@@ -1,0 +1,13 @@
+"""Data sources: one folder per published data set or layout, named as `source:` in params.yaml names it.
+
+`settings.py` holds the settings (a subclass of `Dataset`) and `CREDIT`. `source.py` implements `protocol.Source` by two functions:
+
+    records(context) -> Iterator[Record | Dropped]     every sample, in an order that depends only on the raw files
+    media(context) -> Callable[[Record], dict[str, bytes]]     opens the raw files once; then returns the media of a record by file extension
+
+Both read raw files from `context.inputs["raw"]` or `context.local_path`. `records` checks that every image decodes. `media` copies bytes unchanged
+(or renders drawn and composed data) and raises `DataError` when a file changed since it was fetched.
+
+A source with finished tars implements `protocol.TarSource`: instead of `media` it has `ready_made(context) -> Callable[[str], tuple[Path, str]]`, the path and
+sha256 of a tar by its name.
+"""

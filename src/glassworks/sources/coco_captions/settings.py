@@ -1,0 +1,22 @@
+"""Settings of the source `coco_captions`."""
+
+from typing import Literal
+
+from glassworks.config.datasets import Credit, LocalDataset, Splits
+
+CREDIT = Credit(
+    title="COCO: photographs with five captions each",
+    licence="Captions: CC BY 4.0. Images: Flickr's terms of use, each under the licence its owner chose",
+    credit="T.-Y. Lin and others: Microsoft COCO, ECCV 2014. X. Chen and others: Microsoft COCO Captions, 2015",
+    derivation="Images are copied byte for byte into shards; captions are used as they are.",
+)
+
+
+class CocoCaptions(LocalDataset):
+    """COCO captions in the published layout: annotations/captions_{train,val}2017.json beside train2017/ and val2017/."""
+
+    source: Literal["coco_captions"]
+    year: Literal[2014, 2017] = 2017
+    """Release."""
+    splits: Splits = Splits(validation=0.02, test=0.0)
+    """Shares of the *training* images held out; the published val images are our test split."""

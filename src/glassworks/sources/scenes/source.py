@@ -1,0 +1,147 @@
+"""Scenes composed from OpenMoji sprites: a pure function of sprites, parameters and seed, with exact labels.
+
+In the spirit of CLEVR: kinds of object that meet in validation or test never meet in training, so what is measured
+there is composition. Labels: `objects` [{name, key, count, boxes [[x0, y0, x1, y1]]}], `relations` [[a, 'left of' or
+'above', b]] (all that hold), `ground` {kind (its texture), color, variant}. Boxes are in pixels and tight.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from glassworks.config.datasets import SPLITS
+from glassworks.data.records import Record, read_table
+from glassworks.data.scenes.kinds import Meetings, choose_kinds
+from glassworks.data.scenes.language import COLORS, describe
+from glassworks.data.scenes.layout import GRID, SIZES, Scene, compose, relations
+from glassworks.errors import ConfigError
+from glassworks.pipeline.execution import Context
+from glassworks.progress import track
+from glassworks.sources.openmoji.source import Drawings, render
+
+FAINT = 24
+"""Opacity (of 255) below which a sprite's edge counts as nothing, so that boxes are tight around what can be seen."""
+
+
+def records(context: Context) -> Iterator[Record]:
+    """Every scene of every split. Scene number i of a split does not depend on how many are asked for."""
+    params, name = context.params, context.stage.subject
+    seed, size = params["seed"], params["size"]
+    kinds = choose_kinds(read_table(context.inputs["sprites"]), params["kinds"], seed, name)
+    meetings = Meetings(kinds, params["held_out_pairs"], seed)
+    sprites = Sprites(Drawings(context.inputs["raw"]), size)
+    wanted = {split: params["samples"].get(split, 0) for split in SPLITS}
+    for split in SPLITS:
+        if wanted[split] and not meetings.pairs[split]:
+            raise ConfigError(
+                f"datasets.{name}.samples.{split}: none of the pairs of {len(kinds)} kinds falls to {split}; "
+                "raise `kinds` or change `held_out_pairs`"
+            )
+    numbers = [(split, index) for split in SPLITS for index in range(wanted[split])]
+    for split, index in track(numbers, "composing", len(numbers), "scenes"):
+        scene = compose(kinds, meetings, size, sprites.measure, seed, split, index)
+        key = f"{split}-{index:06d}"
+        yield Record(key, split, key, describe(scene.view, scene.order), _labels(scene), _media(scene))
+
+
+def media(context: Context) -> Callable[[Record], dict[str, bytes]]:
+    """Draws a scene from its record: {"png": bytes}, RGB, `size` pixels square."""
+    size = context.params["size"]
+    sprites, grounds = Sprites(Drawings(context.inputs["raw"]), size), Grounds(size)
+
+    def draw(record: Record) -> dict[str, bytes]:
+        ground = record.labels["ground"]
+        image = grounds.draw(ground["kind"], ground["color"], ground["variant"]).copy()
+        for thing, ranks in zip(record.labels["objects"], record.media["ranks"], strict=True):
+            for (left, top, *_), rank in zip(thing["boxes"], ranks, strict=True):
+                sprite = sprites.draw(thing["key"])[rank]
+                image.paste(sprite, (left, top), sprite)
+        file = io.BytesIO()
+        image.save(file, "png", compress_level=6)
+        return {"png": file.getvalue()}
+
+    return draw
+
+
+def _labels(scene: Scene) -> dict[str, Any]:
+    texture, color, variant = scene.ground
+    return {
+        "objects": [
+            {"name": group.kind.name, "key": group.kind.key, "count": len(group.boxes), "boxes": group.boxes}
+            for group in scene.groups
+        ],
+        "relations": relations(scene.groups),
+        "ground": {"kind": texture, "color": color, "variant": variant},
+    }
+
+
+def _media(scene: Scene) -> dict[str, Any]:
+    return {"ranks": [group.ranks for group in scene.groups]}
+
+
+class Sprites:
+    """Drawings as sprites: cut to what can be seen, scaled to every size that scenes use, and kept."""
+
+    def __init__(self, drawings: Drawings, canvas: int) -> None:
+        self.drawings, self.canvas = drawings, canvas
+        self.drawn: dict[str, list[Image.Image]] = {}
+
+    def draw(self, key: str) -> list[Image.Image]:
+        """A drawing as RGBA in each of SIZES: of about that square's area, a slender one at most 1.4 times as long."""
+        if key not in self.drawn:
+            whole = render(self.drawings.svg(key.upper()), 2 * self.canvas)
+            large = whole.crop(whole.getbbox())
+            stretch = min((max(large.size) / min(large.size)) ** 0.5, 1.4) / max(large.size)
+            self.drawn[key] = [_scaled(large, size * self.canvas / GRID * stretch) for size in SIZES]
+        return self.drawn[key]
+
+    def measure(self, key: str) -> list[tuple[int, int]]:
+        """Width and height of a sprite in pixels, in each of SIZES."""
+        return [sprite.size for sprite in self.draw(key)]
+
+
+def _scaled(image: Image.Image, scale: float) -> Image.Image:
+    sprite = image.resize([max(round(side * scale), 1) for side in image.size], Image.Resampling.LANCZOS)
+    alpha = sprite.getchannel("A").point(lambda value: value if value >= FAINT else 0)
+    sprite.putalpha(alpha)
+    return sprite.crop(alpha.getbbox())
+
+
+class Grounds:
+    """Grounds of one colour, plain or with a texture in two shades of it."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.drawn: dict[tuple[str, str, int], Image.Image] = {}
+
+    def draw(self, texture: str, color: str, variant: int) -> Image.Image:
+        """RGB, the size of the canvas; not to be painted on."""
+        key = (texture, color, variant)
+        if key not in self.drawn:
+            shade = np.array(COLORS[color], dtype=np.float64)
+            other = shade * 0.86 if shade.min() > 160 else shade + (255 - shade) * 0.35
+            mask = self._mask(texture, variant)[..., None]
+            self.drawn[key] = Image.fromarray(np.where(mask, other, shade).round().astype(np.uint8))
+        return self.drawn[key]
+
+    def _mask(self, texture: str, variant: int) -> np.ndarray:
+        """(size, size), boolean: where the second shade shows."""
+        y, x = np.mgrid[: self.size, : self.size] * (GRID / self.size)
+        if texture == "striped":
+            along = (x, y, (x + y) / 2**0.5, (x - y) / 2**0.5)[variant]
+            return np.floor(along / 5) % 2 == 1
+        if texture == "dotted":
+            pitch = 9 + variant
+            shift = pitch / 2 * (np.floor(x / pitch) % 2)
+            across, down = x % pitch - pitch / 2, (y + shift) % pitch - pitch / 2
+            return across**2 + down**2 <= 2.3**2
+        if texture == "checkered":
+            side = 8 + 2 * variant
+            return (np.floor(x / side) + np.floor(y / side)) % 2 == 1
+        if texture == "speckled":
+            noise = np.random.Generator(np.random.Philox(variant)).random((GRID, GRID))
+            return noise[y.astype(int), x.astype(int)] < 0.25
+        return np.zeros(x.shape, dtype=bool)

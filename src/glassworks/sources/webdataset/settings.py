@@ -1,0 +1,20 @@
+"""Settings of the source `webdataset`."""
+
+from typing import Literal
+
+from glassworks.config.datasets import Credit, LocalDataset, Split
+
+CREDIT = Credit(
+    title="Existing WebDataset tars",
+    licence="Yours to state: glassworks does not know it",
+    credit="",
+    derivation="The tars are taken as they are.",
+)
+
+
+class WebDatasetTars(LocalDataset):
+    """Existing WebDataset tars (img2dataset's included), taken as they are: one pass builds the sidecars."""
+
+    source: Literal["webdataset"]
+    tars: dict[Split, str]
+    """A glob inside `path` for each split, such as {train: "0000*.tar", test: "00010.tar"}."""

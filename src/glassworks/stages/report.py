@@ -1,0 +1,88 @@
+"""The stage `report`: one self-contained page and its figures, a pure function of the artefacts it is given.
+
+Durations, hosts and revisions differ between equal runs, so they are not here; `report.view` adds them to a copy.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from glassworks.artifacts.digests import write_text
+from glassworks.errors import DataError
+from glassworks.pipeline.execution import Context
+from glassworks.report import figures
+from glassworks.report.page import DataCard, Page, Scored, Section, WeightsCard, render_page
+from glassworks.report.reading import REMEDY, Run, Scores, read_artefact, read_run
+
+PAGE, LOSS, METRICS = "report.html", "loss.svg", "metrics.svg"
+LISTED = 10
+"""Dropped samples that a data card lists."""
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Write report.html, loss.svg and metrics.svg; returns how much they show."""
+    params, experiments = context.params["params"], context.params["experiments"]
+    gallery = params["report"]["gallery"]
+    runs = [read_run(name, settings, context.inputs, gallery) for name, settings in experiments.items()]
+    cards = [_card(name, settings, context.inputs) for name, settings in params["datasets"].items()]
+    page = Page(
+        title=params["report"]["title"],
+        params=params,
+        data=cards,
+        weights=[
+            WeightsCard(name, settings, read_artefact(f"weights-{name}", context.inputs[f"weights-{name}"]))
+            for name, settings in params["weights"].items()
+            if f"weights-{name}" in context.inputs
+        ],
+        sections=[_section(run, number) for number, run in enumerate(runs)],
+        artefacts=[read_artefact(name, directory) for name, directory in context.inputs.items()],
+    )
+    write_text(context.output / PAGE, render_page(page))
+    write_text(context.output / LOSS, figures.standalone(figures.loss_figure(runs)))
+    write_text(context.output / METRICS, figures.standalone(figures.metrics_figure(_headings(runs))))
+    return {
+        "datasets": len(cards),
+        "experiments": len(runs),
+        "gallery": sum(len(scores.pictures) for run in runs for scores in run.evaluations),
+    }
+
+
+def _section(run: Run, number: int) -> Section:
+    loss, scored = None, []
+    if run.curves and run.curves.steps:
+        loss = figures.on_page(figures.loss_figure([run]), f"loss-{number}", "Loss and learning rate over steps")
+    for index, scores in enumerate(run.evaluations):
+        figure = None
+        if figures.drawn_columns(scores):
+            drawn = figures.metrics_figure({scores.name: scores})
+            figure = figures.on_page(drawn, f"scores-{number}-{index}", "Scores of systems and controls")
+        scored.append(Scored(scores, figure))
+    return Section(run, loss, scored)
+
+
+def _headings(runs: list[Run]) -> dict[str, Scores]:
+    """Every evaluation, by the name of its experiment and, where that has several, its own."""
+    return {
+        run.name if len(run.evaluations) == 1 else f"{run.name}: {scores.name}": scores
+        for run in runs
+        for scores in run.evaluations
+    }
+
+
+def _card(name: str, settings: dict[str, Any], inputs: dict[str, Path]) -> DataCard:
+    shards, records = (inputs.get(f"{kind}-{name}") for kind in ("shards", "records"))
+    return DataCard(
+        name=name,
+        settings=settings,
+        shards=read_artefact(f"shards-{name}", shards) if shards else None,
+        records=read_artefact(f"records-{name}", records) if records else None,
+        dropped=_dropped(records / "dropped.json") if records and (records / "dropped.json").is_file() else None,
+    )
+
+
+def _dropped(path: Path) -> list[dict[str, str]]:
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+        return [{"where": str(item["where"]), "reason": str(item["reason"])} for item in listed[:LISTED]]
+    except (ValueError, TypeError, KeyError):
+        raise DataError(f"{path}: not a list of dropped samples; {REMEDY}") from None

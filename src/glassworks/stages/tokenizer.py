@@ -1,0 +1,54 @@
+"""The stage `tokenizer`: a tokenizer trained on the texts of the training split (byte-level BPE or characters), in transformers' format."""
+
+import os
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from glassworks.artifacts.digests import write_json
+from glassworks.data.records import read_table
+from glassworks.errors import DataError
+from glassworks.pipeline.execution import Context
+from glassworks.watchdog import unwatched
+
+UNKNOWN = "<|unk|>"
+SPECIAL = {"pad_token": "<|pad|>", "bos_token": "<|bos|>", "eos_token": "<|eos|>"}
+
+
+def run(context: Context) -> dict[str, Any]:
+    """The counts of the trained tokenizer. Ids 0, 1 and 2 are padding, beginning and end of a text, three distinct tokens."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    texts = [text for record in read_table(context.inputs["records"], "train") for text in record.captions]
+    if not texts:
+        raise DataError(f"{context.inputs['records'].name}: the training split has no texts to train a tokenizer on")
+    made = _bytes(texts, context.params["vocab_size"]) if context.params["kind"] == "bpe" else _characters(texts)
+    made.save(str(context.output / "tokenizer.json"))
+    write_json(context.output / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **SPECIAL})
+    write_json(context.output / "special_tokens_map.json", SPECIAL)
+    return {"vocabulary": made.get_vocab_size(), "texts": len(texts)}
+
+
+def _bytes(texts: list[str], vocab_size: int) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL.values()),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    with unwatched():
+        tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _characters(texts: list[str]) -> Tokenizer:
+    """A tokenizer with one token for each character of the texts. Other characters map to the unknown token."""
+    found = sorted(set().union(*texts))
+    names = [*SPECIAL.values(), UNKNOWN, *found]
+    tokenizer = Tokenizer(models.WordLevel({name: index for index, name in enumerate(names)}, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([*SPECIAL.values(), UNKNOWN])
+    return tokenizer

@@ -1,0 +1,42 @@
+"""experiments/NAME.yaml of the task `captioning`."""
+
+from typing import ClassVar, Literal
+
+from pydantic import model_validator
+
+from glassworks.config.data import TextData
+from glassworks.config.experiment import Experiment
+from glassworks.config.needs import Model, Need, Weights
+from glassworks.models.settings.captioner import Captioner
+
+
+class Captioning(Experiment):
+    """An image captioner."""
+
+    scored_by: ClassVar[str] = "captions"
+
+    task: Literal["captioning"]
+    """The objective."""
+    data: TextData
+    """What the experiment is trained and scored on."""
+    model: Captioner = Captioner()
+    """The network."""
+
+    @model_validator(mode="after")
+    def _same_tokens(self) -> "Captioning":
+        started = self.model.language_model
+        if started is not None and self.data.tokenizer.of != started:
+            raise ValueError(
+                f"data.tokenizer: a decoder that begins as {started} reads its tokens; write {{of: {started}}}"
+            )
+        return self
+
+    def needs(self) -> dict[str, Need]:
+        found = super().needs()
+        if self.model.language_model:
+            found["language_model"] = Model(
+                "model.language_model", self.model.language_model, task="language_modelling"
+            )
+        if self.model.backbone and self.model.backbone.weights:
+            found["backbone.weights"] = Weights("model.backbone.weights", self.model.backbone.weights)
+        return found

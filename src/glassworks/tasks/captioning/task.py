@@ -1,0 +1,165 @@
+"""Image captioning: the next token of a caption, given the image and the tokens before.
+
+A sequence is BOS, the caption, EOS. Targets are the inputs shifted by one. Padding is masked out. EOS is a target, so the model learns to stop.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from glassworks.data.reading.captions import captions_of
+from glassworks.data.reading.dataset import Sample
+from glassworks.data.reading.images import image_of, normalise
+from glassworks.data.reading.rows import Samples
+from glassworks.data.reading.text import TextTokenizer, check_vocabulary
+from glassworks.models.captioner import Captioner
+from glassworks.models.losses import IGNORED, count_targets, next_token_losses, next_token_metrics
+from glassworks.models.settings.captioner import Captioner as ModelConfig
+from glassworks.tasks.captioning.settings import Captioning
+from glassworks.training.objective import to_device
+from glassworks.training.task import Task
+
+Begin = Callable[[], Captioner]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One decoded sample."""
+
+    key: str
+    image: Tensor
+    """uint8 [3, I, I]"""
+    captions: list[str]
+    labels: dict[str, object]
+    ids: list[int]
+    """The caption drawn for this pass, between BOS and EOS."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch."""
+
+    keys: list[str]
+    images: Tensor
+    """uint8 [B, 3, I, I]"""
+    inputs: Tensor
+    """[B, T] token ids, BOS first."""
+    targets: Tensor
+    """[B, T] the next token of each input, -100 at padding."""
+
+
+class CaptioningTask:
+    """Captioning as a `Task[Captioner, Example, Batch]`."""
+
+    metrics = ("loss", "accuracy")
+    """Per target token."""
+
+    def __init__(
+        self, model: ModelConfig, tokenizer: TextTokenizer, one_length: bool = False, begin: Begin | None = None
+    ) -> None:
+        """`one_length` pads every batch to the maximum caption length, since compiled models need a static shape.
+
+        `begin` returns the initial model of an experiment that starts from published or trained weights.
+        """
+        self.model, self.tokenizer, self.one_length, self.begin = model, tokenizer, one_length, begin
+
+    def build(self) -> Captioner:
+        """The model before the first step: random weights from torch's generator, and pretrained ones where configured."""
+        return self.begin() if self.begin else Captioner(self.model, self.tokenizer.size)
+
+    def save(self, model: Captioner, folder: Path) -> None:
+        """Write the model and its tokenizer, so that they can be used without their project."""
+        model.save(folder)
+        self.tokenizer.save(folder)
+
+    def arrange(self, dataset: Samples, folder: Path | None = None) -> Samples:
+        """The samples themselves: one sample a row."""
+        return dataset
+
+    def example(self, sample: Sample, seed: int) -> Example:
+        """A decoded sample with one of its captions, chosen by `seed` (of this sample in this epoch) alone."""
+        image = image_of(sample, self.model.vision.image_size)
+        captions = captions_of(sample)
+        labels = sample.json().get("labels", {}) if "json" in sample.members else {}
+        ids = self.tokenizer.encode(captions[seed % len(captions)], self.model.caption_tokens)
+        return Example(sample.key, image, captions, labels, ids)
+
+    def collate(self, examples: list[Example]) -> Batch:
+        """The examples padded to the longest caption of the micro-batch, or to the maximum length."""
+        longest = self.model.caption_tokens if self.one_length else max(len(example.ids) for example in examples)
+        length = longest - 1
+        inputs = torch.full((len(examples), length), self.tokenizer.pad)
+        targets = torch.full((len(examples), length), IGNORED)
+        for row, example in enumerate(examples):
+            ids = torch.tensor(example.ids)
+            inputs[row, : len(ids) - 1], targets[row, : len(ids) - 1] = ids[:-1], ids[1:]
+        return Batch(
+            [example.key for example in examples],
+            torch.stack([example.image for example in examples]),
+            inputs,
+            targets,
+        )
+
+    def loss(self, model: Captioner, batch: Batch) -> tuple[Tensor, int]:
+        """The *sum* of the losses of all target tokens, and their number: a global batch is weighted by token."""
+        losses, count = self.caption_losses(model, batch)
+        return losses.sum(), count
+
+    def validate(self, model: Captioner, batch: Batch) -> dict[str, tuple[float, int]]:
+        """Loss and accuracy of the next token, summed over target tokens."""
+        return next_token_metrics(model(normalise(batch.images), batch.inputs), batch.targets)
+
+    @torch.inference_mode()
+    def reference_loss(self, model: Captioner, example: Example, device: torch.device) -> tuple[float, int]:
+        """Sum of the losses of the tokens of all references of one image, and their number; the references share the image."""
+        batch = self.collate(
+            [
+                replace(
+                    example,
+                    captions=[caption],
+                    labels={},
+                    ids=self.tokenizer.encode(caption, self.model.caption_tokens),
+                )
+                for caption in example.captions
+            ]
+        )
+        losses, count = self.caption_losses(model, to_device(batch, device))
+        return losses.sum().item(), count
+
+    def caption_losses(self, model: Captioner, batch: Batch) -> tuple[Tensor, int]:
+        """The loss of every target token [B, T] (0 at padding), and the number of target tokens."""
+        logits = model(normalise(batch.images), batch.inputs)  # [B, T, V]
+        return next_token_losses(logits, batch.targets), count_targets(batch.targets)
+
+
+def make(
+    experiment: Captioning, inputs: Mapping[str, Path], fingerprint: dict[str, object]
+) -> Task[Captioner, Example, Batch]:
+    """The task of an experiment, given the directories of its inputs. Adds the version of timm to `fingerprint`."""
+    config, tokenizer = experiment.model, TextTokenizer(inputs["tokenizer"])
+    language_model, backbone = inputs.get("language_model"), inputs.get("backbone.weights")
+    one_length = experiment.training.compile
+    if config.backbone is not None:
+        fingerprint["timm"] = version("timm")
+    if language_model is None and backbone is None:
+        return CaptioningTask(config, tokenizer, one_length)
+    from glassworks.models.pretrained.begin_captioner import begin_captioner, read_decoder
+
+    vocabulary = tokenizer.size
+    if language_model is not None:
+        decoder, vocabulary = read_decoder(language_model)
+        check_vocabulary(tokenizer, vocabulary, language_model)
+        config = config.model_copy(update={"decoder": decoder, "language_model": None})
+    begin = partial(begin_captioner, config, vocabulary, language_model, backbone)
+    return CaptioningTask(config, tokenizer, one_length, begin)
+
+
+def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[CaptioningTask, Captioner]:
+    """The task of a trained captioner, and the captioner in eval mode."""
+    model = Captioner.load(inputs["model"]).eval()
+    return CaptioningTask(model.config, TextTokenizer(inputs["tokenizer"])), model

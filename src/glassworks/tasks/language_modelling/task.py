@@ -1,0 +1,98 @@
+"""Language modelling: the next token of a text, given the tokens before.
+
+A row holds packed texts. Targets are the inputs shifted by one; EOS is a target like any token. Loss sums and weights stay separate, so a token has the same
+weight in any micro-batch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from glassworks.data.reading.packing import PackedTexts, Packing, Row
+from glassworks.data.reading.rows import Samples
+from glassworks.data.reading.text import TextTokenizer
+from glassworks.data.reading.tokens import tokenize
+from glassworks.models.language_model import LanguageModel
+from glassworks.models.losses import IGNORED, count_targets, next_token_losses, next_token_metrics
+from glassworks.models.settings.text_decoder import TextDecoder as ModelConfig
+from glassworks.tasks.language_modelling.settings import LanguageModelling
+from glassworks.training.task import Task
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch of B rows with T inputs each."""
+
+    keys: list[str]
+    inputs: Tensor
+    """[B, T] token ids."""
+    targets: Tensor
+    """[B, T] the next token of each input, -100 at padding."""
+    documents: Tensor | None
+    """[B, T] the index of the text in its row, -1 at padding; None when rows are cut from one stream."""
+
+
+class LanguageModellingTask:
+    """Language modelling as a `Task[LanguageModel, Row, Batch, Row]`."""
+
+    metrics = ("loss", "accuracy")
+    """Per target token."""
+
+    def __init__(self, model: ModelConfig, tokenizer: TextTokenizer, packing: Packing = "documents") -> None:
+        self.model, self.tokenizer, self.packing = model, tokenizer, packing
+
+    def build(self) -> LanguageModel:
+        """The model with random weights from torch's generator."""
+        return LanguageModel(self.model, self.tokenizer.size)
+
+    def save(self, model: LanguageModel, folder: Path) -> None:
+        """Write the model and its tokenizer, so that they can be used without their project."""
+        model.save(folder)
+        self.tokenizer.save(folder)
+
+    def arrange(self, dataset: Samples, folder: Path | None = None) -> PackedTexts:
+        """The texts of a split as packed rows. `folder` caches their tokens."""
+        return PackedTexts(dataset, tokenize(dataset, self.tokenizer, folder), self.model.max_tokens, self.packing)
+
+    def example(self, row: Row, seed: int) -> Row:
+        """The row itself: nothing is random."""
+        return row
+
+    def collate(self, rows: list[Row]) -> Batch:
+        """The rows padded to max_tokens: every batch has one shape."""
+        shape = (len(rows), self.model.max_tokens)
+        inputs, targets = torch.full(shape, self.tokenizer.pad), torch.full(shape, IGNORED)
+        documents = torch.full(shape, -1) if self.packing == "documents" else None
+        for index, row in enumerate(rows):
+            inputs[index, : len(row.inputs)] = torch.from_numpy(row.inputs)
+            targets[index, : len(row.inputs)] = torch.from_numpy(row.targets)
+            if documents is not None:
+                documents[index, : len(row.inputs)] = torch.from_numpy(row.documents)
+        return Batch([row.key for row in rows], inputs, targets, documents)
+
+    def loss(self, model: LanguageModel, batch: Batch) -> tuple[Tensor, int]:
+        """The *sum* of the losses of all target tokens, and their number."""
+        logits = model(batch.inputs, batch.documents)  # [B, T, V]
+        return next_token_losses(logits, batch.targets, "sum"), count_targets(batch.targets)
+
+    def validate(self, model: LanguageModel, batch: Batch) -> dict[str, tuple[float, int]]:
+        """Loss and accuracy of the next token, summed over target tokens."""
+        return next_token_metrics(model(batch.inputs, batch.documents), batch.targets)
+
+
+def make(
+    experiment: LanguageModelling, inputs: Mapping[str, Path], fingerprint: dict[str, object]
+) -> Task[LanguageModel, Row, Batch, Row]:
+    """The task of an experiment, given the directories of its inputs."""
+    return LanguageModellingTask(experiment.model, TextTokenizer(inputs["tokenizer"]), experiment.data.packing)
+
+
+def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[LanguageModellingTask, LanguageModel]:
+    """The task of a trained language model, and the model in eval mode. `data` is that section of its experiment."""
+    model = LanguageModel.load(inputs["model"]).eval()
+    packing = cast(Packing, data["packing"])
+    return LanguageModellingTask(model.config, TextTokenizer(inputs["tokenizer"]), packing), model

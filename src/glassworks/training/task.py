@@ -1,0 +1,103 @@
+"""Protocols of tasks, models and micro-batches, against which the loop and the stages are written.
+
+M  the model
+E  an example: one row, decoded and augmented
+B  a micro-batch: a dataclass of tensors with the keys of its samples
+R  a row of the arranged data set; a `Sample` unless the task packs rows
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+from typing_extensions import TypeVar
+
+from glassworks.data.reading.dataset import Sample
+from glassworks.data.reading.rows import Keyed, Rows, Samples
+
+
+class Batch(Protocol):
+    """A micro-batch: a dataclass of tensors."""
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of its samples, named in errors."""
+        ...
+
+
+M = TypeVar("M", bound=nn.Module)
+E = TypeVar("E")
+B = TypeVar("B", bound=Batch)
+R = TypeVar("R", bound=Keyed, default=Sample)
+M_contra = TypeVar("M_contra", bound=nn.Module, contravariant=True)
+B_contra = TypeVar("B_contra", bound=Batch, contravariant=True)
+
+
+class Network(Protocol):
+    """The methods of a model beside those of `nn.Module`."""
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """The blocks that gradient checkpointing recomputes."""
+        ...
+
+    def shards(self) -> Iterator[nn.Module]:
+        """The modules that FSDP2 shards separately."""
+        ...
+
+
+class Trainable(Protocol[M, B_contra]):
+    """A model with a loss and held-out metrics: the part of a task that the training loop calls."""
+
+    @property
+    def metrics(self) -> Sequence[str]:
+        """Names of the metrics that `validate` returns."""
+        ...
+
+    def build(self) -> M:
+        """The model with its initial weights, drawn from torch's default generator."""
+        ...
+
+    def loss(self, model: M, batch: B_contra, /) -> tuple[Tensor, int]:
+        """The *sum* of the losses of a micro-batch, and its weight (target tokens, samples)."""
+        ...
+
+    def validate(self, model: M, batch: B_contra, /) -> Mapping[str, tuple[float, int]]:
+        """Every metric of a held-out micro-batch as (sum, weight)."""
+        ...
+
+
+class Task(Trainable[M, B], Protocol[M, E, B, R]):
+    """A trainable model with its input pipeline, from the samples of a split to micro-batches."""
+
+    def save(self, model: M, folder: Path, /) -> None:
+        """Write the model, with its tokenizer if it has one, so that it can be used without its project."""
+        ...
+
+    def arrange(self, dataset: Samples, folder: Path | None = None, /) -> Rows[R]:
+        """The rows that the samples of a split become; `folder` caches them between runs."""
+        ...
+
+    def example(self, row: R, seed: int, /) -> E:
+        """One row as an example; all its randomness derives from `seed`."""
+        ...
+
+    def collate(self, examples: list[E], /) -> B:
+        """Examples as a micro-batch."""
+        ...
+
+
+@runtime_checkable
+class CoupledTask(Protocol[M_contra, B_contra]):
+    """A task whose loss couples all samples of the global batch. It takes the place of `Trainable.loss`."""
+
+    def embed(self, model: M_contra, batch: B_contra, /) -> dict[str, Tensor]:
+        """Embeddings of a micro-batch, each [samples, …] in the order of the samples."""
+        ...
+
+    def coupled_loss(self, model: M_contra, embeddings: dict[str, Tensor], /) -> tuple[Tensor, int]:
+        """The loss sum and weight of the global batch.
+
+        It may use parameters of the model that no embedding depends on, such as a logit scale.
+        """
+        ...
