@@ -1,4 +1,4 @@
-"""What is shown on stderr, and its copy in a log file, to which worker processes append; and when Ctrl-C is heard."""
+"""Copies stderr to a log file, to which worker processes append, and defers signals during imports."""
 
 import os
 import signal
@@ -11,11 +11,11 @@ from typing import TextIO
 from glassworks.errors import UserError
 
 LOG = "GLASSWORKS_LOG"
-"""Environment variable that tells worker processes the log of the command they work for."""
+"""Environment variable that holds the log file of the command, for its worker processes."""
 
 
 class Tee:
-    """A text stream written twice; not a terminal, so progress comes as lines."""
+    """A text stream that writes to two streams. It is not a terminal, so progress is printed as lines."""
 
     def __init__(self, first: TextIO, second: TextIO) -> None:
         self.streams = (first, second)
@@ -54,7 +54,7 @@ def copied_to(log: Path | None) -> Iterator[None]:
 
 @contextmanager
 def appended_to_log() -> Iterator[None]:
-    """In a worker process: copy stderr to the log of the command, if it has one."""
+    """Copy stderr of a worker process to the log of the command, if the command has a log."""
     if LOG not in os.environ:
         yield
         return
@@ -64,7 +64,7 @@ def appended_to_log() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold back Ctrl-C and TERM during an import: compiled modules that meet an exception while they set themselves up abort, or call it a fault of their own."""
+    """Block SIGINT and SIGTERM during an import: an exception while a compiled module initialises aborts, or is misreported as a module error."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield

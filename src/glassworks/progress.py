@@ -1,7 +1,7 @@
-"""Progress for anything that takes longer than a few seconds.
+"""Progress display for work that takes longer than a few seconds.
 
-On a terminal a command draws a bar (rich); into a log file or a pipe, and under Snakemake, it prints one line every few seconds instead,
-because several jobs share the output there. Both show rate and time left. Progress goes to stderr and never into an artefact.
+A terminal shows a bar (rich). A log file, a pipe or Snakemake gets one line every few seconds instead, because several jobs share that output. Both
+show rate and time left. Progress is written to stderr, never to an artefact.
 """
 
 import sys
@@ -17,7 +17,7 @@ LINE_SECONDS = 5.0
 
 
 def clock(seconds: float) -> str:
-    """Seconds as a person reads them: 7s, 3:05, 1:02:09."""
+    """Human-readable duration: 7s, 3:05, 1:02:09."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -28,7 +28,7 @@ def clock(seconds: float) -> str:
 class Progress:
     """A count towards a total. Use as a context manager; call `advance` as work is done.
 
-    `initial` is work that an earlier, interrupted run had already done: it counts as done but not towards the rate. With `silent` nothing is shown.
+    `initial` is the work done by an earlier, interrupted run. It counts as done, but not towards the rate. With `silent` nothing is shown.
     """
 
     def __init__(self, label: str, total: int, unit: str = "it", initial: int = 0, silent: bool = False) -> None:

@@ -1,6 +1,7 @@
-"""Ends a process that makes no progress: an exchange between workers that hangs, a file system that does not answer.
+"""Ends a process that makes no progress, such as a collective that hangs or a file system that does not respond.
 
-Whatever advances a stage calls `beat`: a step, a batch, a sample that is read, a file that is on disk. What is long and silent, and healthy, runs in `unwatched`.
+Code that advances a stage calls `beat`: after a step, a batch, a sample read, a file flushed to disk. Work that is legitimately slow and silent runs
+in `unwatched`.
 """
 
 import faulthandler
@@ -16,14 +17,14 @@ from typing import ClassVar, TextIO
 from glassworks.console import LOG
 
 FAREWELL_SECONDS = 60
-"""How long the last words may take: the file system they go to may be the one that does not answer."""
+"""Time limit for writing the stacks and the error: the log may be on the file system that does not respond."""
 
 
 class Watchdog:
-    """A context manager that calls `end`, which must not return, when nothing has called `beat` for `seconds`; the stacks of all threads are in the log by then.
+    """A context manager that calls `end` after `seconds` without a `beat`, with the stacks of all threads already in the log.
 
-    `seconds` None watches nothing. A thread does the watching. When even that cannot run, as a thread that waits for a page of a file holds Python's lock,
-    faulthandler's own ends the process with code 1, stacks first.
+    `end` must not return. With `seconds` None nothing is watched. The watchdog is a thread. It cannot run while a thread that waits for a page of a
+    file holds the GIL. The thread of faulthandler then dumps the stacks and exits with code 1.
     """
 
     current: ClassVar["Watchdog | None"] = None
@@ -60,7 +61,7 @@ class Watchdog:
 
 
 def beat() -> None:
-    """There is progress."""
+    """Report progress to the watchdog."""
     if Watchdog.current:
         Watchdog.current.last = time.monotonic()
 
@@ -81,7 +82,7 @@ def unwatched() -> Iterator[None]:
 
 
 def limit() -> float | None:
-    """Seconds without progress after which this process is ended; None when nobody watches."""
+    """Seconds without progress after which this process is ended; None without a watchdog."""
     return Watchdog.current.seconds if Watchdog.current else None
 
 
@@ -95,7 +96,7 @@ def _message(seconds: float) -> str:
 
 @contextmanager
 def _log() -> Iterator[TextIO]:
-    """The log of the command, or stderr as it was when the process began: faulthandler writes to a file descriptor."""
+    """The log of the command, or the original stderr, since faulthandler writes to a file descriptor."""
     if LOG in os.environ:
         with open(os.environ[LOG], "a") as file:  # noqa: PTH123
             yield file

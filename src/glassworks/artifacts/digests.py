@@ -1,4 +1,4 @@
-"""Digests of files and values; and writing a file so that it is whole or absent."""
+"""Digests of files and values, and atomic writes of files."""
 
 import errno
 import hashlib
@@ -16,11 +16,11 @@ from glassworks.watchdog import beat
 
 OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 TICK = 2 * 10**9
-"""Nanoseconds: the coarsest modification times of a file system in use."""
+"""Coarsest resolution of modification times among common file systems, in nanoseconds."""
 
 
 def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
+    """Hex sha256 of a file."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     beat()
@@ -28,7 +28,7 @@ def sha256_file(path: Path) -> str:
 
 
 def canonical_json(value: Any) -> str:
-    """One text per value: sorted keys, no spaces, no NaN."""
+    """Canonical JSON of a value: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -38,7 +38,7 @@ def digest_json(value: Any) -> str:
 
 
 def files_under(folder: Path) -> list[str]:
-    """Paths of all files under `folder`, relative to it, sorted; linked folders are followed, each once. A broken link counts as a file."""
+    """Sorted paths of all files under `folder`, relative to `folder`. Linked folders are followed, each once. A broken link counts as a file."""
     found, seen = [], set()
     for place, folders, names in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(place)) in seen:
@@ -50,10 +50,10 @@ def files_under(folder: Path) -> list[str]:
 
 
 class FileDigests:
-    """sha256 of files, remembered by path, size and modification time, for folders too large to read at every command.
+    """sha256 of files, cached by path, size, modification time and inode, for folders too large to read at every command.
 
-    The memory is a cache in .work/: losing it costs time, never correctness. A file that was modified about when the cache was written may have been
-    modified again without a new time, where clocks tick coarsely: its digest is taken again.
+    The cache is a file in .work/; deleting it costs only time. A file that was modified shortly before the cache was written is digested again: on a
+    file system with coarse times it may have changed since without a new time.
     """
 
     def __init__(self, cache: Path) -> None:
@@ -81,7 +81,7 @@ class FileDigests:
 
 @contextmanager
 def disk_errors(where: Path) -> Iterator[None]:
-    """Turn 'no space left', an exceeded quota or file-size limit into one clear line, whichever library met it."""
+    """Turn a full disk, an exceeded quota or an exceeded file-size limit into a `ResourceError`, whichever library raised the error."""
     try:
         yield
     except UserError:
@@ -97,7 +97,7 @@ def disk_errors(where: Path) -> Iterator[None]:
 
 
 def _errno_in(message: str) -> int:
-    """The error number that a compiled library put into its message, or 0."""
+    """The error number in the message of a compiled library, or 0."""
     found = re.search(r"(?:os error|errno) (\d+)", message)
     return int(found.group(1)) if found else 0
 
@@ -113,7 +113,7 @@ def flush_to_disk(path: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file that is whole or absent: temporary sibling, flush, rename."""
+    """Write a file atomically: temporary sibling, fsync, rename."""
     temporary = path.with_name(f".{path.name}.{unique_name()}.tmp")
     try:
         with disk_errors(path), temporary.open("wb") as file:
@@ -127,10 +127,10 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text (UTF-8) that is whole or absent."""
+    """Write UTF-8 text atomically."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write readable JSON with sorted keys that is whole or absent."""
+    """Write indented JSON with sorted keys atomically."""
     write_text(path, json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

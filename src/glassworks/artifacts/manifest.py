@@ -1,6 +1,6 @@
-"""manifest.json says what an artefact is; recipe.json says how it was made.
+"""manifest.json lists the content of an artefact; recipe.json records how the artefact was made.
 
-Equal content means an equal manifest, whatever made it: no times, no host, no absolute path. Later stages depend on the manifest alone.
+Equal content gives an equal manifest: a manifest holds no times, no host and no absolute path. Later stages depend only on the manifest.
 """
 
 import json
@@ -16,12 +16,12 @@ from glassworks.errors import ArtifactError
 SCHEMA = 1
 MANIFEST, RECIPE = "manifest.json", "recipe.json"
 LATE_SECONDS = 5.0
-"""How long after a manifest its files may come into view, on a file system that several machines share."""
+"""Maximum delay between the visibility of a manifest and of its files, on a file system shared by several machines."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an artefact is: the digest and size of every file, and counts (samples, tokens, seconds)."""
+    """Content of an artefact: digest and size of every file, and counts (samples, tokens, seconds)."""
 
     files: dict[str, dict[str, Any]]
     counts: dict[str, Any]
@@ -40,7 +40,7 @@ def describe(directory: Path, counts: dict[str, Any]) -> Manifest:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of an artefact; an `ArtifactError` when there is none or it is not one."""
+    """The manifest of an artefact. Raises `ArtifactError` if the manifest is missing or invalid."""
     value = _read(directory / MANIFEST)
     if value is None:
         raise ArtifactError(f"{directory}: no {MANIFEST}; make it with `snakemake {directory}/{MANIFEST}`")
@@ -52,7 +52,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def read_recipe(directory: Path) -> dict[str, Any] | None:
-    """The recipe of an artefact, or None when it has none that can be read."""
+    """The recipe of an artefact; None if it is missing or unreadable."""
     try:
         return _read(directory / RECIPE)
     except ArtifactError:
@@ -72,7 +72,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def is_whole(directory: Path) -> bool:
-    """Whether every listed file is there with its listed size. Cheap; digests are for `faults`."""
+    """Whether every listed file exists with its listed size. Cheap; `faults` checks the digests, too."""
     try:
         manifest = read_manifest(directory)
         return all((directory / name).stat().st_size == entry["size"] for name, entry in manifest.files.items())
@@ -81,7 +81,7 @@ def is_whole(directory: Path) -> bool:
 
 
 def await_files(directory: Path) -> None:
-    """Return when every listed file is there with its listed size; an `ArtifactError` if one does not come into view within `LATE_SECONDS`."""
+    """Wait until every listed file is visible with its listed size. Raises `ArtifactError` after `LATE_SECONDS`."""
     waiting, end = read_manifest(directory).files, time.monotonic() + LATE_SECONDS
     while waiting := {name: entry for name, entry in waiting.items() if _size(directory / name) != entry["size"]}:
         path = directory / next(iter(waiting))
@@ -90,7 +90,7 @@ def await_files(directory: Path) -> None:
             raise ArtifactError(f"{path}: {fault}; make it again with `snakemake {directory}/{MANIFEST}`")
         time.sleep(0.2)
         for folder in {(directory / name).parent for name in waiting if (directory / name).parent.is_dir()}:
-            list(folder.iterdir())  # NFS asks the server again
+            list(folder.iterdir())  # makes NFS query the server again
 
 
 def _size(path: Path) -> int | None:
@@ -101,7 +101,7 @@ def _size(path: Path) -> int | None:
 
 
 def faults(directory: Path) -> Iterator[str]:
-    """One line for every way in which an artefact differs from its manifest, digests included."""
+    """One line for each difference between an artefact and its manifest, including digests."""
     try:
         manifest = read_manifest(directory)
     except ArtifactError as error:

@@ -1,4 +1,4 @@
-"""A model in the Hugging Face hub's layout: config.json, and model.safetensors or shards with their index."""
+"""Reads a model in the layout of the Hugging Face hub: config.json, and model.safetensors or shards with their index."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.
 
 
 def read_hub_config(directory: Path, name: str = CONFIG) -> dict[str, Any]:
-    """config.json, or another of its small files; an `ArtifactError` when it is not there or no mapping."""
+    """The content of config.json or of another small JSON file. Raises `ArtifactError` if the file is missing or not a mapping."""
     config = _json(directory / name)
     if not isinstance(config, dict):
         raise ArtifactError(f"{directory / name}: not the configuration of a model")
@@ -18,7 +18,7 @@ def read_hub_config(directory: Path, name: str = CONFIG) -> dict[str, Any]:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """model.safetensors, or the shards that the index lists; an `ArtifactError` names one that is not there."""
+    """model.safetensors, or the shards listed in the index. Raises `ArtifactError` if a file is missing."""
     if (directory / WEIGHTS).is_file():
         return [directory / WEIGHTS]
     if not (directory / INDEX).is_file():

@@ -1,7 +1,7 @@
-"""What varies between two identical runs, and what may change bits.
+"""Facts about the environment of a run: those that may change bytes, and those that vary between identical runs.
 
-`fingerprint` goes into the recipe: the things that may change bytes. `Provenance` goes to provenance/STAGE.json, outside every output and an input of
-nothing: durations, host, git revision, peak memory. The report shows it.
+`fingerprint` holds the facts that may change bytes, and is part of the recipe. `Provenance` holds the facts that vary: durations, host, git revision,
+peak memory. It is written to provenance/STAGE.json, outside every output, and is no input of any stage. The report shows it.
 """
 
 import platform
@@ -32,7 +32,7 @@ BIT_CHANGING = (
 
 
 def fingerprint(cpu_isa: str, device: str = "cpu") -> dict[str, Any]:
-    """What may change bytes: library versions, kind of device, instruction set of the CPU kernels."""
+    """Environment facts that may change bytes: library versions, kind of device, instruction set of the CPU kernels."""
     versions = {name: metadata.version(name) for name in BIT_CHANGING}
     isa = cpu_isa if cpu_isa != "native" else f"native ({_widest_isa()})"
     return {
@@ -45,7 +45,7 @@ def fingerprint(cpu_isa: str, device: str = "cpu") -> dict[str, Any]:
 
 
 def _widest_isa() -> str:
-    """The widest vector instructions this CPU offers; kernels of different widths may round differently."""
+    """The widest vector instruction set of this CPU. Kernels of different widths may round differently."""
     try:
         flags = next(
             line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features"))
@@ -59,7 +59,7 @@ def _widest_isa() -> str:
 
 
 class Provenance:
-    """Times one execution of a stage."""
+    """Measures the duration and peak memory of one execution of a stage."""
 
     def __init__(self, root: Path, stage: str) -> None:
         self.root, self.stage = root, stage
@@ -83,7 +83,7 @@ class Provenance:
 
 
 def git_revision(root: Path) -> str | None:
-    """Commit of the working tree, with `+changes` when it differs from it; None outside a git repository."""
+    """Commit of the working tree, with `+changes` if the tree has uncommitted changes; None outside a git repository."""
     try:
         run = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"],

@@ -1,4 +1,4 @@
-"""Atomic publication: a finished directory takes the place of the old one in one rename, and is never seen half-written."""
+"""Atomic publication: one rename replaces the old directory by the finished one, so no reader sees a partial artefact."""
 
 import errno
 import shutil
@@ -11,7 +11,7 @@ from glassworks.watchdog import beat
 
 
 def seal(staged: Path, counts: dict[str, Any], recipe: dict[str, Any]) -> Manifest:
-    """Flush every file of `staged` to disk and write its recipe and, last, its manifest."""
+    """Flush every file of `staged` to disk, then write the recipe and, last, the manifest; returns the manifest."""
     with disk_errors(staged):
         for path in sorted(staged.rglob("*")):
             flush_to_disk(path)
@@ -23,9 +23,9 @@ def seal(staged: Path, counts: dict[str, Any], recipe: dict[str, Any]) -> Manife
 
 
 def publish(staged: Path, target: Path, trash: Path) -> None:
-    """Put the sealed directory `staged` at `target`; what stood there goes to `trash` first and is then removed.
+    """Rename the sealed directory `staged` to `target`. An existing `target` is first renamed to `trash`, then removed.
 
-    A kill between the two renames leaves no directory at `target`: the stage is stale, and its next run continues from its work directory.
+    A kill between the two renames leaves no directory at `target`. The stage is then stale, and its next run continues from its work directory.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if _device(staged) != _device(target.parent):  # data/ may be a link to another disk: copy beside the target first

@@ -1,6 +1,6 @@
-"""`glassworks VERB …`: one verb per stage, which Snakemake calls, and verbs for people.
+"""`glassworks VERB …`: one command per kind of stage, which Snakemake calls, and commands for users.
 
-This is the one place where errors are caught: what a user can put right is printed as one line and ends with a stable exit code (docs/reference/errors.md).
+`UserError`s are caught here. Each is printed as one line and exits with a stable exit code (docs/reference/errors.md).
 """
 
 import os
@@ -11,13 +11,13 @@ from types import FrameType
 
 import typer
 
-from glassworks.cli import models, project, stages  # noqa: F401  they register their verbs, in the order of --help
+from glassworks.cli import models, project, stages  # noqa: F401  importing registers the commands, in the order of --help
 from glassworks.cli.app import app
 from glassworks.cli.running import run_the_projects_code
 from glassworks.errors import UserError
 
 INTERRUPTED = 130
-"""The exit code after Ctrl-C, as shells use it."""
+"""Exit code after Ctrl-C, as in shells."""
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
@@ -25,12 +25,12 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """The entry point: errors a user can put right become one line and a stable exit code."""
+    """The entry point. Turns a `UserError` into one line and a stable exit code."""
     run_the_projects_code()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminated)
     try:
-        code = app(standalone_mode=False)  # an exit code where typer itself ended the command
+        code = app(standalone_mode=False)  # an exit code if typer itself ended the command
     except UserError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)

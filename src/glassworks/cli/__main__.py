@@ -1,4 +1,4 @@
-"""`python -m glassworks.cli`, as `glassworks`."""
+"""`python -m glassworks.cli`, the same as `glassworks`."""
 
 from glassworks.cli import main
 

@@ -1,4 +1,4 @@
-"""The command line and the options that several verbs have."""
+"""The typer application and the options shared by several commands."""
 
 from pathlib import Path
 from typing import Annotated

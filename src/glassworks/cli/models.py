@@ -1,4 +1,4 @@
-"""Verbs that use a trained model."""
+"""Commands that use a trained model."""
 
 import functools
 import inspect
@@ -19,9 +19,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object a line
 
 
 def decodes(beams: int, max_new_tokens: int | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator that adds the settings of `Decoding` as options to a verb and passes them as `settings`.
+    """A decorator that adds the settings of `Decoding` to a command as options and passes them as `settings`.
 
-    The default of `--max-new-tokens` is `max_new_tokens`. The default of `--beams` is `beams`, or 1 with a temperature.
+    `--max-new-tokens` defaults to `max_new_tokens`. `--beams` defaults to `beams`, or to 1 with a temperature.
     """
     defaults = {"beams": None, "max_new_tokens": max_new_tokens}
     shown = {"beams": f"{beams}, or 1 with --temperature"} if beams > 1 else {}
@@ -87,7 +87,7 @@ def generate(
     samples: Annotated[int, typer.Option(min=1, help="Texts for each prompt (with --temperature).")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Continue prompts with a language model. A single text appears while it is written.
+    """Continue prompts with a language model. A single text is printed while it is generated.
 
     Example: glassworks generate models/lm_kjv "In the beginning" --temperature 0.8 --top-p 0.9
     """
@@ -114,7 +114,7 @@ def caption(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what is in images, by beam search as in evaluation, or with --temperature by random draws.
+    """Write a caption for each image: by beam search, as in evaluation, or by sampling with --temperature.
 
     Example: glassworks caption models/caption_scenes scene.png --attention maps
     """
@@ -128,7 +128,7 @@ def export(
     model: Annotated[Path, typer.Argument(help="A folder with a language model that was trained here: models/NAME.")],
     folder: Annotated[Path, typer.Argument(help="A new folder for it.")],
 ) -> None:
-    """Write a language model as transformers has it (GPT-2, Llama or Qwen2, by its settings), with its tokenizer."""
+    """Export a language model and its tokenizer to the layout of transformers (GPT-2, Llama or Qwen2, depending on its settings)."""
     from glassworks.inference.export import run
 
     typer.echo(f"{folder}: {run(model, folder, Path.cwd())}")

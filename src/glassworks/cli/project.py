@@ -1,4 +1,4 @@
-"""Verbs about the project and its artefacts."""
+"""Commands on the project and its artefacts."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,7 +40,7 @@ def verify(
     ] = False,
     threads: Threads = 1,
 ) -> None:
-    """Check every file of the artefacts against its manifest; with --rerun, prove that running a stage again gives the same bytes."""
+    """Check every file of the artefacts against its manifest. With --rerun, run stages again and check that they give the same bytes."""
     from glassworks.pipeline import verification
 
     table = open_table()
@@ -65,12 +65,13 @@ def compare(
     ],
     run_b: Annotated[Path, typer.Argument(help="The other one, such as a copy of models/NAME from another machine.")],
 ) -> None:
-    """Find where two training runs part: the step, the first tensor, the first number that differs, and how their recipes differ.
+    """Find where two training runs diverge: the step, the first tensor, the first metric, and the differences between their recipes.
 
-    Weights are compared by digests.jsonl, which holds a digest of every tensor each training.digest_every steps; metrics.jsonl, with a row for every
-    step, narrows it down: other tokens mean other data; the same tokens with another loss or gradient_norm, most often, other arithmetic.
+    Weights are compared by digests.jsonl, which has a digest of every tensor each training.digest_every steps. metrics.jsonl has a row for every step
+    and narrows the step down. Different tokens mean different data. The same tokens with a different loss or gradient_norm usually mean different
+    arithmetic.
 
-    Ends with 0 when the runs are equal as far as both go, with 1 when they differ, with 4 when they cannot be compared.
+    Exit code: 0 if the runs are equal up to the last common step, 1 if they differ, 4 if they cannot be compared.
     """
     from glassworks.diagnosis.compare import compare as compare_runs
 
@@ -84,7 +85,10 @@ def compare(
 def accept(
     stages: Annotated[list[str], typer.Argument(help="Stages whose result you vouch for after a change of code.")],
 ) -> None:
-    """Re-stamp artefacts after a change that does not alter their bytes (a refactoring); the provenance says so, `verify --rerun` can hold you to it."""
+    """Mark artefacts as fresh after a code change that does not alter their bytes (a refactoring).
+
+    The provenance records this. `verify --rerun` checks it.
+    """
     from glassworks.pipeline import verification
 
     table = open_table()
@@ -95,7 +99,7 @@ def accept(
 
 @app.command(rich_help_panel="Project")
 def record() -> None:
-    """Record every fresh stage in dvc.lock (Snakemake's onsuccess does this), and bring dvc.yaml and results/report.html up to date."""
+    """Record every fresh stage in dvc.lock, and update dvc.yaml and results/report.html. Snakemake does this after every successful run."""
     from glassworks.report.view import write_view
 
     table = open_table()
@@ -105,7 +109,7 @@ def record() -> None:
 
 @app.command(rich_help_panel="Project")
 def push() -> None:
-    """Send what dvc.lock names to the default DVC remote (docs/how-to/remotes.md)."""
+    """Upload the files in dvc.lock to the default DVC remote (docs/how-to/remotes.md)."""
     from glassworks.pipeline import remotes
 
     typer.echo(remotes.push(Path.cwd()))
@@ -113,7 +117,7 @@ def push() -> None:
 
 @app.command(rich_help_panel="Project")
 def pull() -> None:
-    """Bring what dvc.lock names from the default DVC remote, and bring results/report.html up to date."""
+    """Download the files in dvc.lock from the default DVC remote, and update results/report.html."""
     from glassworks.pipeline import remotes
     from glassworks.pipeline.freshness import Keys
     from glassworks.report.view import write_view
@@ -137,7 +141,10 @@ def dvc_yaml() -> None:
 
 @app.command(rich_help_panel="Project")
 def schemas() -> None:
-    """Write the JSON Schemas that editors use to complete and check params.yaml and experiments/*.yaml, and the pages of docs/reference/ that explain every key."""
+    """Write the JSON Schemas for params.yaml and experiments/*.yaml, and the pages of docs/reference/ that describe every key.
+
+    Editors use the schemas to complete and check the YAML files.
+    """
     from glassworks.artifacts.digests import write_text
     from glassworks.config.project import SCHEMAS, schema_text
     from glassworks.config.reference import reference_text

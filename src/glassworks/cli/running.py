@@ -1,4 +1,4 @@
-"""The project in the current folder, and how a stage of it is run."""
+"""Opens the project in the current folder and runs its stages."""
 
 import importlib
 import multiprocessing
@@ -15,13 +15,13 @@ from glassworks.errors import ConfigError, Stalled
 from glassworks.watchdog import Watchdog
 
 RUNNING = Path(__file__).resolve().parents[1]
-"""The package that runs."""
+"""Folder of the running package."""
 
 
 def run_the_projects_code() -> None:
-    """Begin again with the code of the project in the current folder where this is another's: in a git worktree, in the folder of a queued experiment.
+    """Re-exec with this project's own source if the installed package belongs to another checkout (a git worktree, a queued experiment).
 
-    The key of a stage is made of the project's code, so no other may run it. PYTHONPATH hands it on to every process this one starts.
+    The key of a stage digests the project's source, so no other source may run the stage. Child processes inherit PYTHONPATH.
     """
     if not _is_another(Path("src/glassworks")):
         return
@@ -36,7 +36,7 @@ def _is_another(package: Path) -> bool:
 
 
 def open_table(root: Path | None = None) -> Any:
-    """The stage table of the project in the current folder; refuses when the code that runs is not the code that is digested."""
+    """The stage table of the project in `root` (default: the current folder). Raises `ConfigError` if the running code is not the project's."""
     from glassworks.config.project import load_project
     from glassworks.pipeline.stage import PACKAGE
     from glassworks.pipeline.table import Table
@@ -57,7 +57,7 @@ def run_stage(
     root: Path | None = None,
     workers: int | None = None,
 ) -> None:
-    """Run one stage of the project, or part `job` of it."""
+    """Run one stage of the project, or its parallel job number `job`."""
     from glassworks.pipeline.execution import execute, execute_job
     from glassworks.pipeline.slurm import requeued_if_interrupted
     from glassworks.runtime import fork_server
@@ -66,7 +66,7 @@ def run_stage(
         table = open_table(root)
         stage = table[name]
         set_instruction_set(table.project.params.determinism.cpu_isa)
-        # torch shows C++ stacks when a peer ends first; what became of a run, its outcomes say
+        # torch prints C++ stacks if a peer process ends first; the workers report the actual error themselves
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         if stage.kind in ("train", "evaluate") and max(threads, workers or 1) > 1:
             fork_server.start(*(f"glassworks.{entry}" for entry in stage.entries))
@@ -82,7 +82,7 @@ def run_stage(
 
 
 def _own_log(log: Path | None) -> Path | None:
-    """Nodes do not write to one file: appending is not atomic on shared file systems."""
+    """The log file of this node. Each node has its own, since appending is not atomic on shared file systems."""
     node = node_rank().node
     return log.with_suffix(f".node{node}{log.suffix}") if log and node else log
 
@@ -92,7 +92,7 @@ def _seconds(minutes: float | None) -> float | None:
 
 
 def _end_stalled(name: str, message: str) -> None:
-    """What the watchdog does: the main thread cannot be asked to end, it hangs."""
+    """Kill the child processes and exit. Called by the watchdog thread, since the main thread hangs."""
     print(f"error: {name}: {message}", file=sys.stderr, flush=True)
     for child in multiprocessing.active_children():
         child.kill()
@@ -100,7 +100,10 @@ def _end_stalled(name: str, message: str) -> None:
 
 
 def set_instruction_set(cpu_isa: str) -> None:
-    """Fix what changes bits: the instruction set of the CPU kernels, one thread per process, cuBLAS's workspace. Must come before torch is imported."""
+    """Set the environment variables that affect bits. Call this before importing torch.
+
+    They fix the CPU instruction set, one thread per process, and the cuBLAS workspace.
+    """
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
     if cpu_isa == "avx2":
@@ -109,6 +112,6 @@ def set_instruction_set(cpu_isa: str) -> None:
 
 
 def runner(kind: str, function: str = "run") -> Callable[..., dict[str, Any]]:
-    """What runs stages of a kind; imports torch where the stage needs it."""
+    """The function that runs stages of a kind. Imports torch if the stage needs torch."""
     with uninterrupted():
         return getattr(importlib.import_module(f"glassworks.stages.{kind}"), function)

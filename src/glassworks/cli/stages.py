@@ -1,4 +1,4 @@
-"""A verb for each kind of stage, which Snakemake calls."""
+"""One command for each kind of stage, called by Snakemake."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,13 +15,13 @@ Subject = Annotated[str, typer.Argument(help="A dataset or an experiment, as par
 
 @app.command(rich_help_panel="Stages")
 def fetch(dataset: Subject, threads: Threads = 1, log: Log = None) -> None:
-    """Fetch the raw files of a dataset; a partial download continues."""
+    """Download the raw files of a dataset. An interrupted download resumes."""
     run_stage(f"fetch-{dataset}", threads, log)
 
 
 @app.command(rich_help_panel="Stages")
 def records(dataset: Subject, threads: Threads = 1, log: Log = None) -> None:
-    """Turn raw files into a table of records: key, split, captions, labels."""
+    """Convert the raw files of a dataset to a table of records: key, split, captions, labels."""
     run_stage(f"records-{dataset}", threads, log)
 
 
@@ -35,7 +35,7 @@ def shards(
     threads: Threads = 1,
     log: Log = None,
 ) -> None:
-    """Write records and their media as WebDataset tars with sidecars."""
+    """Write the records of a dataset and their media as WebDataset tars with sidecar files."""
     run_stage(f"shards-{dataset}", threads, log, job)
 
 
@@ -45,7 +45,7 @@ def weights(
     threads: Threads = 1,
     log: Log = None,
 ) -> None:
-    """Fetch published weights and convert them to the hub's layout; a partial download continues."""
+    """Download published weights and convert them to the layout of the Hugging Face hub. An interrupted download resumes."""
     run_stage(f"weights-{name}", threads, log)
 
 
@@ -75,7 +75,10 @@ def train(
     ] = False,
     log: Log = None,
 ) -> None:
-    """Train the model of an experiment; an interrupted run continues from its last checkpoint, with any number of workers to the same bytes."""
+    """Train the model of an experiment. An interrupted run resumes from its last checkpoint.
+
+    With reduction: exact, any number of workers gives the same bytes.
+    """
     if not profile:
         run_stage(f"train-{experiment}", threads, log, workers=workers)
         return
@@ -102,12 +105,12 @@ def evaluate(
     ] = None,
     log: Log = None,
 ) -> None:
-    """Score a trained model on a held-out split, beside controls; any number of workers gives the same bytes."""
+    """Score a trained model and controls on a held-out split. Any number of workers gives the same bytes."""
     run_stage(f"evaluate-{experiment}-{evaluation or _only_evaluation(experiment)}", threads, log, workers=workers)
 
 
 def _only_evaluation(experiment: str) -> str:
-    """The name of an experiment's evaluation; a `ConfigError` unless it has exactly one."""
+    """The name of an experiment's only evaluation. Raises `ConfigError` unless the experiment has exactly one."""
     names = [stage.part for stage in open_table() if (stage.kind, stage.subject) == ("evaluate", experiment)]
     if len(names) != 1:
         some = (
@@ -119,7 +122,7 @@ def _only_evaluation(experiment: str) -> str:
 
 @app.command(rich_help_panel="Stages")
 def report(threads: Threads = 1, log: Log = None) -> None:
-    """Write results/report.html: one file that opens offline."""
+    """Write results/report.html, a single file that can be opened offline."""
     from glassworks.report.view import write_view
 
     run_stage("report", threads, log)

@@ -1,4 +1,4 @@
-"""What every configuration model shares: strict types, no unknown keys, and errors that name file, key path, value and remedy."""
+"""Base class and parsing of all settings: strict types, no unknown keys, and errors that name file, key path, value and remedy."""
 
 import difflib
 import re
@@ -12,17 +12,17 @@ from glassworks.errors import ConfigError
 
 M = TypeVar("M", bound="Settings")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
-"""The name of a data set, of weights or of an experiment."""
+"""Name of a dataset, of weights or of an experiment."""
 
 
 class Settings(BaseModel):
-    """Base of every configuration model. Field doc strings become the help text in the JSON Schemas under schemas/."""
+    """Base class of all settings. Field docstrings become the descriptions in the JSON Schemas under schemas/."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe subset, with `1e-3` read as a number (as in YAML 1.2) and a repeated key refused."""
+    """A SafeLoader that parses `1e-3` as a number (as in YAML 1.2) and rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -44,7 +44,7 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of one YAML file; a `ConfigError` names the file and the line when it cannot be read."""
+    """The content of a YAML file. Raises `ConfigError` with file and line if it cannot be parsed."""
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError:
@@ -58,7 +58,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse(model: type[M], value: Any, file: Path | str) -> M:
-    """`value` as a `model`; a `ConfigError` with one line per fault otherwise."""
+    """`value` validated as a `model`. Raises `ConfigError` with one line per fault."""
     if not isinstance(value, dict):
         raise ConfigError(f"{file}: expected a mapping of keys to values, found {type(value).__name__}")
     try:
@@ -68,7 +68,7 @@ def parse(model: type[M], value: Any, file: Path | str) -> M:
 
 
 def nearest(name: str, allowed: list[str]) -> str:
-    """`; did you mean X?` for the nearest valid name, or the list of valid names when nothing is near."""
+    """`; did you mean X?` with the closest valid name, or the list of valid names if none is close."""
     match = difflib.get_close_matches(name, allowed, n=1)
     if match:
         return f"; did you mean {match[0]!r}?"
@@ -97,12 +97,12 @@ def _line(model: type[BaseModel], fault: Any, file: Path | str) -> str:
 
 
 def _is_tag(part: Any) -> bool:
-    """Pydantic puts the tag of a union's branch into the location; the user's file has no such key."""
+    """Whether `part` is a union tag. Pydantic adds tags to the location; the user's file has no such keys."""
     return isinstance(part, str) and "=" in part
 
 
 def _fields_at(model: type[BaseModel], location: list[Any]) -> list[str]:
-    """Names of the fields of the model at `location` inside `model`."""
+    """Field names of the model at `location` inside `model`."""
     current = [model]
     for part in location:
         following: list[type[BaseModel]] = []

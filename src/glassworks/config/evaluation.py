@@ -1,4 +1,4 @@
-"""The section `evaluations` of experiments/NAME.yaml: the settings that every evaluation has."""
+"""Settings common to all evaluations, in the section `evaluations` of experiments/NAME.yaml."""
 
 import json
 from typing import Annotated, Any, ClassVar, Literal
@@ -11,26 +11,26 @@ from glassworks.config.needs import Need, Shards
 
 
 class Evaluation(Settings):
-    """How a trained model is scored. Each kind has a folder under evaluation/ with a subclass of this."""
+    """Evaluation of a trained model. Each folder under evaluation/ defines one subclass."""
 
     scores: ClassVar[tuple[str, ...]] = ()
-    """Tasks whose models this kind can score."""
+    """Tasks whose models this evaluation can score."""
 
     kind: str
-    """The folder under evaluation/ that scores; the name of the evaluation by default."""
+    """Evaluation to run: the name of a folder under evaluation/. Defaults to the name of the section."""
     dataset: Name | None = None
-    """Dataset in params.yaml to score on; null is the one that the model was trained on."""
+    """Dataset in params.yaml to score on; null uses the training dataset of the model."""
     split: Literal["train", "validation", "test"] = "test"
     """Split to score."""
     max_samples: Annotated[int, Field(ge=2)] | None = None
-    """Score only the first samples of the split, this many; null scores all."""
+    """Number of samples to score, from the start of the split; null scores all."""
     device: Literal["auto", "cpu", "cuda"] = "cpu"
-    """Device to score on. A GPU is faster, but its metrics may differ from those of a CPU in the last digits."""
+    """Device to score on. A GPU is faster, but its metrics may differ from CPU metrics in the last digits."""
     bootstrap: Annotated[int, Field(ge=100)] = 1000
-    """Resamples of the split behind each 95 % interval."""
+    """Bootstrap resamples of the split for each 95 % interval."""
 
     def needs(self, name: str, trained_on: str) -> dict[str, Need]:
-        """Inputs beside the model and its tokenizer, by role, for the evaluation `name` of a model trained on the dataset `trained_on`."""
+        """Input artefacts by role, except the model and its tokenizer. `name` is the evaluation, `trained_on` the training dataset."""
         return {
             "shards": Shards(f"evaluations.{name}.dataset", self.dataset or trained_on),
             "training_shards": Shards("data.dataset", trained_on),
@@ -38,5 +38,5 @@ class Evaluation(Settings):
 
 
 def evaluation_of(settings: dict[str, Any]) -> Evaluation:
-    """The evaluation that a stage runs, from its resolved settings."""
+    """The evaluation of a stage, parsed from the resolved settings."""
     return registry.settings_class("evaluation", settings["kind"], Evaluation).model_validate_json(json.dumps(settings))

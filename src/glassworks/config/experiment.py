@@ -1,4 +1,4 @@
-"""experiments/NAME.yaml: one experiment, from its data to its evaluation."""
+"""Settings common to all experiments (experiments/NAME.yaml)."""
 
 import json
 from typing import Any, ClassVar
@@ -14,21 +14,21 @@ from glassworks.config.training import Execution, Training
 
 
 class Experiment(Settings):
-    """What every experiment has."""
+    """Settings common to all experiments."""
 
     scored_by: ClassVar[str]
-    """The evaluation of an experiment whose file names none: a folder under evaluation/."""
+    """Default evaluation if the file lists none: the name of a folder under evaluation/."""
 
     task: str
-    """The objective."""
+    """Training objective: the name of a folder under tasks/."""
     data: Data
-    """What the experiment is trained and scored on."""
+    """Training and evaluation data."""
     optimization: Optimization = Optimization()
-    """Optimizer and schedule."""
+    """Optimizer, schedule and parameter groups."""
     training: Training
-    """The run."""
+    """Steps, global batch, precision, validation and selection of the weights."""
     execution: Execution = Execution()
-    """How the run is carried out; never changes a byte."""
+    """Checkpoints, processes, nodes and loggers. Does not affect the bytes of the model."""
 
     @model_validator(mode="after")
     def _a_part_for_every_node(self) -> "Experiment":
@@ -38,20 +38,20 @@ class Experiment(Settings):
         return self
 
     def modules(self) -> tuple[str, ...]:
-        """Modules of the registry that train and run the model, relative to the package: those of the task, and of what it names."""
+        """Registry modules that train and run the model, relative to the package. Subclasses add those of the components they name."""
         return registry.modules("tasks", self.task)
 
     def needs(self) -> dict[str, Need]:
-        """What it takes from elsewhere, by role."""
+        """All input artefacts of training, by role."""
         return self.data.needs() | self.model_needs()
 
     def model_needs(self) -> dict[str, Need]:
-        """Inputs that the trained model needs whenever it runs, such as a frozen encoder; its evaluations read them, too."""
+        """Input artefacts that the trained model needs for inference, such as a frozen encoder. Evaluations read them, too."""
         return {}
 
 
 def experiment_of(params: dict[str, Any], execution: Execution) -> Experiment:
-    """The experiment that a training stage runs, from its resolved parameters."""
+    """The experiment of a training stage, parsed from the resolved parameters."""
     settings = registry.settings_class("tasks", params["task"], Experiment)
     sections = {name: params[name] for name in ("task", "data", "model", "optimization", "training")}
     return settings.model_validate_json(json.dumps({**sections, "execution": execution.model_dump(mode="json")}))

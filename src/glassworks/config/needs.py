@@ -1,28 +1,28 @@
-"""What a data set or an experiment takes from elsewhere; the stage table turns each need into an input."""
+"""Dependencies of datasets and experiments by name; the stage table resolves each need to an input stage."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Need:
-    """One input, by the name that the YAML file gives."""
+    """One input artefact, by its name in the YAML file."""
 
     key: str
-    """Key path in the YAML file, for messages."""
+    """Key path in the YAML file, for error messages."""
     name: str
-    """A data set, an entry under `weights`, or an experiment."""
+    """Name of a dataset, of an entry under `weights`, or of an experiment."""
 
 
 class Shards(Need):
-    """The shards of a data set."""
+    """The shards of a dataset."""
 
 
 @dataclass(frozen=True)
 class Records(Need):
-    """The records of a data set, and its raw files."""
+    """The records and raw files of a dataset."""
 
     source: str
-    """The source that it must have."""
+    """Required `source` of the dataset."""
 
 
 class Weights(Need):
@@ -34,7 +34,7 @@ class Model(Need):
     """The trained model of an experiment, or published weights."""
 
     task: str
-    """The task that the experiment must have."""
+    """Required `task` of the experiment."""
 
 
 class Tokenizer(Need):

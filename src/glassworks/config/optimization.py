@@ -1,4 +1,4 @@
-"""How weights are changed: optimizer, schedule, parameter groups, clipping."""
+"""Settings of the optimizer, the schedule, parameter groups and gradient clipping."""
 
 from typing import Annotated, Any, Literal
 
@@ -28,22 +28,22 @@ Optimizer = Literal[
 
 
 class ParameterGroup(Settings):
-    """A component of the model, found by the names of its parameters, with its own rate and its own time."""
+    """Parameters selected by name, with their own learning rate, warm-up, weight decay and training window."""
 
     parameters: Annotated[list[str], Field(min_length=1)]
-    """Patterns of parameter names such as `encoder.*` (`*` matches any characters, dots included); a parameter belongs to the first group that matches."""
+    """Patterns of parameter names, such as `encoder.*`; `*` also matches dots. A parameter belongs to the first group that matches."""
     learning_rate: Positive | None = None
-    """Peak learning rate; null takes that of `optimization`."""
+    """Peak learning rate; null inherits `optimization.learning_rate`."""
     warmup_steps: Steps | None = None
-    """Steps of warm-up, counted from `train_from`; null takes that of `optimization`."""
+    """Warm-up steps, counted from `train_from`; null inherits `optimization.warmup_steps`."""
     weight_decay: Annotated[float, Field(ge=0)] | None = None
-    """Weight decay of the matrices; null takes that of `optimization`."""
+    """Weight decay of the matrices; null inherits `optimization.weight_decay`."""
     frozen: bool = False
     """Never train this group."""
     train_from: Steps = 0
-    """First step (from 0) that trains this group; it is frozen before, and its schedule begins here."""
+    """First step (from 0) that trains this group. The group is frozen before this step, and its schedule begins here."""
     train_until: Count | None = None
-    """First step that no longer trains this group; null trains to the end. Its schedule ends here."""
+    """First step that no longer trains this group; null trains to the end. The schedule of the group ends here."""
 
     @model_validator(mode="after")
     def _window(self) -> "ParameterGroup":
@@ -55,32 +55,33 @@ class ParameterGroup(Settings):
 
 
 class Optimization(Settings):
-    """An optimizer, gradient clipping, and a schedule that is a function of the step."""
+    """Optimizer, gradient clipping, and a schedule that is a function of the step."""
 
     optimizer: Optimizer = "AdamW"
-    """Any first-order optimizer of torch.optim, by its name."""
+    """Name of a first-order optimizer in torch.optim."""
     options: dict[str, Any] = Field(default={})
     """Further arguments of the optimizer, such as `{momentum: 0.9, nesterov: true}` for SGD."""
     learning_rate: Positive = 1e-3
     """Peak learning rate."""
     warmup_steps: Steps = 100
-    """Steps of warm-up from near 0 to the peak (linear; half a cosine for one_cycle)."""
+    """Warm-up steps from near 0 to the peak. Warm-up is linear; for one_cycle it is half a cosine."""
     schedule: Literal["constant", "cosine", "one_cycle", "wsd"] = "cosine"
-    """After warm-up: stay at the peak; fall along half a cosine (cosine, and one_cycle, whose warm-up is a cosine too); or stay and fall linearly over the last `decay_steps` (wsd: warm-up, stable, decay)."""
+    """Learning rate after warm-up. `constant` stays at the peak. `cosine` and `one_cycle` decay along half a cosine; the warm-up of `one_cycle` is a
+    cosine, too. `wsd` (warm-up, stable, decay) stays at the peak and decays linearly over the last `decay_steps`."""
     floor: Share = 0.1
-    """Learning rate at the last step, as a share of the peak (all but constant)."""
+    """Learning rate at the last step, as a share of the peak (all schedules but constant)."""
     start: Share = 0.04
     """Learning rate at the first step, as a share of the peak (one_cycle)."""
     decay_steps: Steps | None = None
-    """Steps of the final decay (wsd); null is a fifth of the run."""
+    """Steps of the final decay (wsd); null uses a fifth of the run."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    """Weight decay; never on norms, biases, positions, gates, logit scales or other 1-D parameters."""
+    """Weight decay. Not applied to norms, biases, positions, gates, logit scales or other 1-D parameters."""
     betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.98)
-    """Decay rates of the two moments, for optimizers that have them (Adam and its kin)."""
+    """Decay rates of the two moments, for optimizers that have them (Adam and its variants)."""
     eps: Positive = 1e-8
-    """The optimizer's epsilon, where it has a single one."""
+    """Epsilon of the optimizer, if the optimizer has a single one."""
     clip_norm: Positive | None = 1.0
-    """Largest global norm of the gradient; null never clips."""
+    """Maximum global gradient norm; null disables clipping."""
     groups: dict[GroupName, ParameterGroup] = Field(default={})
     """Named parameter groups with their own rate, warm-up, decay and training window. Parameters in no group use the settings above."""
 

@@ -1,4 +1,4 @@
-"""params.yaml: what `all` means."""
+"""Settings of params.yaml: the datasets, weights and experiments that `snakemake all` builds."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,37 +16,37 @@ else:
 
 
 class Determinism(Settings):
-    """What may change bits, fixed."""
+    """Hardware choices that affect the bits of the results."""
 
     cpu_isa: Literal["native", "avx2"] = "native"
-    """Instruction set of the CPU kernels. `native` is fastest; `avx2` gives the same bytes on every x86-64 machine of the last ten years."""
+    """Instruction set of the CPU kernels. `native` is fastest; `avx2` gives the same bytes on every x86-64 CPU of the last ten years."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where models are trained. Devices of different kinds round differently; `auto` takes a CUDA device where there is one."""
+    """Training device. `auto` uses a CUDA device if one is available. Devices of different kinds round differently."""
 
 
 class Report(Settings):
-    """What the report shows."""
+    """Settings of results/report.html."""
 
     title: str = "glassworks"
-    """Heading of results/report.html."""
+    """Heading of the report."""
     gallery: Annotated[int, Field(ge=0, le=500)] = 24
-    """Held-out images shown with predicted and true captions."""
+    """Number of held-out images shown with predicted and true captions."""
 
 
 class Params(Settings):
-    """What `all` means: seed, determinism, datasets, the list of experiments."""
+    """The project: seed, determinism, datasets, weights, and the experiments that `snakemake all` builds."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of everything that draws: splits, composed data, order, initial weights, dropout."""
+    """Seed of all random draws: splits, composed data, sample order, initial weights, dropout."""
     determinism: Determinism = Determinism()
-    """What may change bits, fixed."""
+    """Hardware choices that affect the bits of the results."""
     datasets: dict[Name, AnyDataset]
-    """The datasets to fetch, split and shard."""
+    """Datasets to fetch, split and shard, by a name of your choice."""
     weights: dict[Name, AnyWeights] = Field(default={})
-    """Published weights that experiments begin with, by a name of your choice."""
+    """Published weights that experiments start from, by a name of your choice."""
     experiments: list[Name]
-    """Names of files in experiments/ (without .yaml) that `all` trains and evaluates."""
+    """Experiments that `all` trains and evaluates: names of files in experiments/, without .yaml."""
     report: Report = Report()
-    """What the report shows."""
+    """Settings of the report."""
     watchdog_minutes: Annotated[float, Field(gt=0)] | None = 30
-    """A stage that makes no progress for so long is ended, to be tried again; null waits for ever. Makes nothing stale but the report."""
+    """Minutes without progress after which a stage is killed, to be retried; null disables the watchdog. A change makes only the report stale."""

@@ -1,4 +1,4 @@
-"""The whole configuration of a project, read and cross-checked: params.yaml and the experiments it lists."""
+"""Loads and cross-checks the configuration of a project: params.yaml and the experiments it lists."""
 
 import json
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Project:
 
 
 def load_project(root: Path) -> Project:
-    """Read and check the configuration in `root`; a `ConfigError` lists every fault, one line each."""
+    """The validated configuration in `root`. Raises `ConfigError` with one line per fault."""
     params = parse(Params, read_yaml(root / "params.yaml"), "params.yaml")
     faults, experiments = [], {}
     for index, name in enumerate(params.experiments):
@@ -65,7 +65,7 @@ def load_project(root: Path) -> Project:
 
 
 def parse_experiment(value: Any, file: Path | str) -> Experiment:
-    """The content of a file as the experiment that its `task` makes it; a `ConfigError` with one line per fault otherwise."""
+    """The content of a file, validated by the settings class of its `task`. Raises `ConfigError` with one line per fault."""
     task = value.get("task") if isinstance(value, dict) else None
     known = registry.names("tasks")
     if task is not None and task not in known:
@@ -75,7 +75,7 @@ def parse_experiment(value: Any, file: Path | str) -> Experiment:
 
 @cache
 def experiment_class(task: str) -> type[Experiment]:
-    """The settings of a task with the section `evaluations`, which training does not read."""
+    """The settings class of a task, extended by the section `evaluations`, which training does not read."""
     base = registry.settings_class("tasks", task, Experiment)
     default = registry.settings_class("evaluation", base.scored_by, Evaluation)
     named = GenericAlias(dict, (Name, registry.union("evaluation", Evaluation, "kind")))
@@ -91,7 +91,7 @@ def experiment_class(task: str) -> type[Experiment]:
 
 
 def _kind_by_name(value: Any) -> Any:
-    """An evaluation without a kind has the kind that its name says."""
+    """Evaluations with `kind` filled in: an evaluation without `kind` is of the kind it is named after."""
     if not isinstance(value, dict):
         return value
     known = registry.names("evaluation")
@@ -107,7 +107,7 @@ def _kind_by_name(value: Any) -> Any:
 
 
 def evaluations_of(experiment: Experiment) -> dict[str, Evaluation]:
-    """The evaluations of an experiment that `parse_experiment` returned, by name."""
+    """The evaluations of an experiment from `parse_experiment`, by name."""
     return getattr(experiment, "evaluations", {})
 
 
@@ -132,7 +132,7 @@ def _experiment_faults(params: Params, file: Path, experiment: Experiment) -> li
 
 
 def _reading_faults(params: Params, experiments: dict[str, Experiment], name: str, experiment: Experiment) -> list[str]:
-    """What an experiment takes over from another one, or from published weights, must be there; nothing may read itself in the end."""
+    """Faults in the references of an experiment to other experiments or published weights: unknown names and cycles."""
     faults = []
     for need in experiment.needs().values():
         if isinstance(need, Shards):
@@ -149,12 +149,12 @@ def _reading_faults(params: Params, experiments: dict[str, Experiment], name: st
 
 
 def _fits(need: Need, experiment: Experiment) -> bool:
-    """Whether an experiment makes what is needed."""
+    """Whether an experiment satisfies a need."""
     return isinstance(need, Tokenizer) or getattr(need, "task", None) == experiment.task
 
 
 def _leads_to(experiments: dict[str, Experiment], start: str, goal: str) -> bool:
-    """Whether an experiment reads another one, directly or through others."""
+    """Whether experiment `start` reads `goal`, directly or transitively."""
     seen, waiting = set(), [start]
     while waiting:
         name = waiting.pop()
@@ -183,7 +183,7 @@ SCHEMAS = ("params", "experiment")
 
 
 def schema_text(name: str) -> str:
-    """The JSON Schema `schemas/NAME.schema.json`, which editors use to complete and check the YAML files."""
+    """The text of `schemas/NAME.schema.json`, with which editors complete and check the YAML files."""
     if name == "params":
         model: Any = Params
     else:

@@ -1,4 +1,4 @@
-"""Pages of the documentation that explain every key of the YAML files, made from their JSON Schemas."""
+"""Documentation pages that describe every key of the YAML files, generated from the JSON Schemas."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ TITLES = {"params": "Keys of params.yaml", "experiment": "Keys of experiments/NA
 
 
 def reference_text(name: str) -> str:
-    """The page `docs/reference/NAME.md`, for a name in `SCHEMAS`."""
+    """The text of `docs/reference/NAME.md`, for a name in `SCHEMAS`."""
     schema = json.loads(schema_text(name))
     sections = schema.get("$defs", {})
     lines = [
@@ -40,7 +40,7 @@ def _table(section: dict[str, Any]) -> list[str]:
 
 
 def _default(value: Any) -> str:
-    """The default as JSON; sections of their own explain an object."""
+    """The default as JSON. Empty for an object, which has a section of its own."""
     return "" if isinstance(value, dict) else f"`{json.dumps(value, ensure_ascii=False)}`"
 
 

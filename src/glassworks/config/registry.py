@@ -1,11 +1,11 @@
-"""The file system is the registry: what users name in YAML is a folder of that name.
+"""The file system is the registry: a name in YAML refers to a folder of that name.
 
     source: folder          sources/folder/{settings,source}.py
     task: captioning        tasks/captioning/{settings,task}.py
     model: minilm           data/weights/wheels/minilm/{settings,convert}.py
 
-`settings.py` imports nothing heavy. It is read with the configuration; the code beside it is imported by the stage that runs it. Nothing else in the
-project reaches a module by a computed name.
+`settings.py` must import nothing heavy: it is imported with the configuration. The code beside it is imported only by the stage that runs it. No
+other module of the project imports by a computed name.
 """
 
 import importlib
@@ -26,29 +26,29 @@ CODE = {
     "encoders": "encoder",
     "data/weights/wheels": "convert",
 }
-"""The file beside settings.py that holds the code, for each area."""
+"""Module that holds the code beside settings.py, for each area."""
 S = TypeVar("S", bound=Settings)
 
 
 @cache
 def names(area: str) -> list[str]:
-    """Names that YAML may use, sorted: the folders of an area that have a settings.py."""
+    """Valid names in YAML, sorted: the folders of an area that contain settings.py."""
     return sorted(path.parent.name for path in (ROOT / area).glob("*/settings.py"))
 
 
 def modules(area: str, name: str) -> tuple[str, str]:
-    """Names of the two modules of a folder, relative to the package: settings and code."""
+    """The settings module and the code module of a folder, relative to the package."""
     package = f"{area.replace('/', '.')}.{name}"
     return f"{package}.settings", f"{package}.{CODE[area]}"
 
 
 def settings(area: str, name: str) -> ModuleType:
-    """The settings module of a folder."""
+    """The imported settings module of a folder."""
     return importlib.import_module(f"glassworks.{modules(area, name)[0]}")
 
 
 def code(area: str, name: str) -> ModuleType:
-    """The code module of a folder."""
+    """The imported code module of a folder."""
     return importlib.import_module(f"glassworks.{modules(area, name)[1]}")
 
 
@@ -65,13 +65,13 @@ def settings_class(area: str, name: str, base: type[S]) -> type[S]:
 
 
 def union(area: str, base: type[Settings], key: str) -> Any:
-    """The settings of every folder of an area as one pydantic type, told apart by the value of `key`."""
+    """A discriminated union of the settings classes of an area. The value of `key` selects the class."""
     branches = tuple(Annotated[settings_class(area, name, base), Tag(f"{key}={name}")] for name in names(area))
     return Annotated[tagged_union(branches), Discriminator(tag_by(key))]
 
 
 def tagged_union(branches: tuple[Any, ...]) -> Any:
-    """The union of types that are known only when this runs."""
+    """The union of types that are known only at run time."""
     joined = branches[0]
     for branch in branches[1:]:
         joined = joined | branch
@@ -79,11 +79,11 @@ def tagged_union(branches: tuple[Any, ...]) -> Any:
 
 
 def tag_by(key: str) -> Any:
-    """The function by which pydantic finds the branch of a union: `KEY=VALUE`, from a mapping or a model."""
+    """A pydantic discriminator that returns the tag `KEY=VALUE` of a mapping or a model."""
 
     def tag(value: Any) -> str | None:
         found = value.get(key) if isinstance(value, dict) else getattr(value, key, None)
         return None if found is None else f"{key}={found}"
 
-    tag.__name__ = key  # for the error when the key is missing
+    tag.__name__ = key  # pydantic's error for a missing key shows this name
     return tag

@@ -1,4 +1,4 @@
-"""How a model is trained: the global batch, precision and reduction, what is kept; and how the run is carried out."""
+"""Settings of training (global batch, precision, reduction, selection) and of its execution."""
 
 from typing import Annotated, Literal
 
@@ -10,43 +10,44 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Selection(Settings):
-    """Which weights are published, and when to stop early; decided by a metric of the validation split."""
+    """Selection of the published weights and early stopping, by a validation metric."""
 
     publish: Literal["last", "best"] = "last"
-    """The weights after the last step, or those of the best validation."""
+    """Publish the weights after the last step, or those with the best validation."""
     metric: str = "validation_loss"
-    """The metric that decides."""
+    """Validation metric to compare."""
     mode: Literal["min", "max"] = "min"
-    """Whether less or more of it is better."""
+    """Whether a lower (`min`) or a higher (`max`) metric is better."""
     patience: Count | None = None
-    """Stop after so many validations in a row without a better one; null never stops early."""
+    """Consecutive validations without improvement before training stops; null disables early stopping."""
 
 
 class Training(Settings):
-    """The run: how many steps of which global batch, in which precision, and what is kept of it."""
+    """Steps, global batch, precision, reduction, validation and selection. All of them affect the bytes of the model."""
 
     steps: Count
     """Optimizer steps."""
     batch_size: Count = 64
-    """Samples of one step over all workers."""
+    """Global batch size: samples in one step, over all workers."""
     micro_batches: Count = 4
-    """Parts the global batch is cut into, a power of two; each part is one forward and backward pass, and there can be no more workers than parts."""
+    """Micro-batches per global batch, a power of two. Each is one forward and backward pass, and bounds the number of workers."""
     shuffle_window: Count = 4
-    """Shards whose samples are shuffled together; the order of the shards is shuffled too."""
+    """Number of shards whose samples are shuffled together. The order of the shards is shuffled, too."""
     reduction: Literal["exact", "ddp", "fsdp2"] = "exact"
-    """How workers add gradients: in a fixed tree (the same bytes for any number of workers), or by torch's DDP or FSDP2 (the same bytes for the same number of workers only)."""
+    """Gradient reduction. `exact` adds in a fixed tree: the same bytes for any number of workers. `ddp` and `fsdp2` are torch's: the same bytes only
+    for the same number of workers."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of forward and backward pass; weights stay fp32. bf16 and fp16 by autocast, fp16 with loss scaling."""
+    """Precision of the forward and backward pass; weights stay fp32. bf16 and fp16 use autocast; fp16 adds loss scaling."""
     compile: bool = False
-    """Compile the model with torch.compile (needs a C++ compiler, on a GPU Triton; batches are padded to one length)."""
+    """Compile the model with torch.compile. Requires a C++ compiler, or Triton on a GPU. Batches are padded to one length."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Keep an exponential moving average of the weights, which is validated and published in their place; null keeps none."""
+    """Decay of an exponential moving average of the weights. The average is validated and published instead of the weights; null disables it."""
     validate_every: Count = 200
     """Steps between validations."""
     selection: Selection = Selection()
-    """Which weights are published, and when to stop early."""
+    """Selection of the published weights and early stopping."""
     digest_every: Count = 100
-    """Steps between digests of every parameter in digests.jsonl, by which `glassworks compare` finds where two runs part."""
+    """Steps between digests of every parameter in digests.jsonl. `glassworks compare` uses them to find where two runs diverge."""
 
     @model_validator(mode="after")
     def _cuts(self) -> "Training":
@@ -63,22 +64,22 @@ class Training(Settings):
 
 
 class Execution(Settings):
-    """How the run is carried out. Nothing here changes a byte of the result, and changing it makes nothing stale."""
+    """Execution of a training run. These settings do not affect the bytes of the model; changing them makes nothing stale."""
 
     checkpoint_every: Count = 200
-    """Steps between checkpoints of the work in progress."""
+    """Steps between checkpoints."""
     keep_checkpoints: Count = 2
-    """Newest checkpoints kept while the run lasts; the best one is kept beside them."""
+    """Number of most recent checkpoints kept during the run. The best checkpoint is kept in addition."""
     loader_workers: Annotated[int, Field(ge=0, le=64)] = 0
-    """Processes that read and decode, for each training worker."""
+    """Data loading processes per training worker."""
     nodes: Count = 1
-    """Machines on which the run is spread when it is submitted to SLURM, a power of two; elsewhere it runs on one."""
+    """Nodes of the run when it is submitted to SLURM, a power of two. Elsewhere the run uses one node."""
     workers_per_node: Count | None = None
-    """Training processes on each machine at most, a power of two; null takes as many as there are granted cores or free devices."""
+    """Maximum training processes per node, a power of two; null uses all granted cores or free devices."""
     gradient_checkpointing: bool = False
-    """Keep only the inputs of transformer blocks and compute the rest again in the backward pass: less memory, more time, the same bits."""
+    """Keep only the inputs of transformer blocks and recompute the rest in the backward pass: less memory, more time, the same bits."""
     loggers: list[Literal["tensorboard", "wandb"]] = Field(default=[])
-    """Where metrics go beside metrics.jsonl: logs/tensorboard/, and Weights & Biases (logs/wandb/ when WANDB_MODE=offline)."""
+    """Loggers in addition to metrics.jsonl: TensorBoard (logs/tensorboard/) and Weights & Biases (logs/wandb/ if WANDB_MODE=offline)."""
 
     @model_validator(mode="after")
     def _powers_of_two(self) -> "Execution":

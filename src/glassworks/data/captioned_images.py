@@ -1,7 +1,6 @@
-"""From captions listed by file to records: what `folder`, `flickr30k` and `coco_captions` have in common once their
-tables are read.
+"""Records from captions listed by file: the code that `folder`, `flickr30k` and `coco_captions` share.
 
-An image that is missing or does not decode is dropped, once, however many captions it has.
+A missing or undecodable image is dropped once, for any number of captions.
 """
 
 import json
@@ -25,17 +24,17 @@ class Captioned:
     file: str
     """Path relative to the folder of the dataset."""
     where: str
-    """The first row that names it, for messages."""
+    """The first row with the image, for error messages."""
     captions: list[str] = field(default_factory=list)
     split: Split | None = None
-    """The split that the dataset publishes; None leaves it to the stable hash."""
+    """The published split; None assigns one by stable hash."""
     group: str = ""
-    """What stays in one split; the file when empty."""
+    """Samples of one group share a split; empty means `file`."""
     labels: dict[str, Any] = field(default_factory=dict)
 
 
 def to_records(context: Context, images: ImageFiles, samples: list[Captioned]) -> Iterator[Record | Dropped]:
-    """One record or one dropped sample for each, in order."""
+    """A record or a dropped sample for each image, in order."""
     names = [sample.file for sample in samples]
     key = keys(names)
     for sample, fault in zip(
@@ -50,9 +49,12 @@ def to_records(context: Context, images: ImageFiles, samples: list[Captioned]) -
 
 
 def read_text(path: Path, expected: str) -> str:
-    """The text of a table of captions; a `DataError` says what was expected where it is missing or not UTF-8."""
+    """The text of a caption table.
+
+    Raises `DataError` with the `expected` content for a file that is missing or not UTF-8.
+    """
     try:
-        return path.read_bytes().decode("utf-8-sig")  # not read_text: it would make a lone \r the end of a row
+        return path.read_bytes().decode("utf-8-sig")  # not read_text, which treats a lone \r as the end of a row
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise DataError(f"{path}: no such file; expected {expected}") from None
     except UnicodeDecodeError as error:
@@ -60,7 +62,7 @@ def read_text(path: Path, expected: str) -> str:
 
 
 def read_json(path: Path, expected: str) -> Any:
-    """The JSON in a file; a `DataError` says what was expected where it is missing or no JSON."""
+    """The parsed JSON of a file. Raises `DataError` with the `expected` content for a missing or invalid file."""
     try:
         return json.loads(read_text(path, expected))
     except json.JSONDecodeError as error:

@@ -1,6 +1,6 @@
-"""Images of a local dataset: their bytes, held against the inventory; whether they decode; the keys they get.
+"""Images of a local data set: their bytes, checked against the inventory, their faults and their keys.
 
-Bytes are never changed. A file that is not what it was when it was fetched is an error, not a dropped sample.
+Bytes are never changed. A file that changed since it was fetched is an error, not a dropped sample.
 """
 
 import hashlib
@@ -21,18 +21,18 @@ from glassworks.progress import track
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 FORMATS = ("JPEG", "PNG", "WEBP")
-"""What training can read; the content decides, not the name."""
+"""Image formats that training reads, detected from the content."""
 
 
 class ImageFiles:
-    """The files of a local dataset by path relative to its folder."""
+    """The files of a local data set by path relative to its folder."""
 
     def __init__(self, context: Context) -> None:
         self.folder: Path = raw_folder(context)
         self.inventory: dict[str, Entry] = open_inventory(context)
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file; a `DataError` when they are not those of the inventory."""
+        """The bytes of a file. Raises `DataError` when they differ from the inventory."""
         path = self.folder / name
         try:
             content = path.read_bytes()
@@ -43,7 +43,7 @@ class ImageFiles:
         return content
 
     def fault(self, name: str) -> str | None:
-        """Why an image cannot be used; None when it decodes to its last pixel."""
+        """The reason why an image cannot be used; None if it decodes completely."""
         if name not in self.inventory:
             return f"there is no file {name}"
         if PurePosixPath(name).suffix[1:].lower() not in EXTENSIONS:
@@ -58,7 +58,7 @@ class ImageFiles:
             return "it is no JPEG, PNG or WebP"
         except MemoryError:
             raise
-        except Exception as error:  # a decoder may raise anything at all on broken bytes
+        except Exception as error:  # decoders raise almost anything on broken bytes
             return f"the image does not decode ({_first_line(error)})"
         return None
 
@@ -68,13 +68,13 @@ class ImageFiles:
             yield from track(pool.map(self.fault, names), label, len(names), "images")
 
     def media(self, name: str) -> dict[str, bytes]:
-        """The bytes as they are, under the extension that names the member of a shard."""
+        """The unchanged bytes, by the extension of their shard member."""
         extension = PurePosixPath(name).suffix[1:].lower()
         return {"jpg" if extension == "jpeg" else extension: self.read(name)}
 
 
 def inside(name: str, where: str) -> str:
-    """A path that a table of the user's names, in its plain form; a `DataError` when it points outside the dataset's
+    """The normalised form of a path in the user's table. Raises `DataError` when the path is outside the data set's
     folder.
     """
     if not is_inside(name):
@@ -83,10 +83,9 @@ def inside(name: str, where: str) -> str:
 
 
 def keys(names: Iterable[str]) -> dict[str, str]:
-    """A key for each file: its name without the extension, whatever is no letter, digit, - or _ replaced by _.
+    """A key for each file: its name without the extension. Characters other than letters, digits, - and _ become _.
 
-    Where two files would get the same key, both get a suffix made from the digest of their paths, so a key never
-    depends on the order of files.
+    Files with equal keys get a suffix from the digest of their paths, so a key never depends on the order of files.
     """
     plain = {name: re.sub(r"[^\w-]", "_", PurePosixPath(name).stem) for name in names}
     count = Counter(plain.values())

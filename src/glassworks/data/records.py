@@ -22,7 +22,7 @@ from glassworks.errors import DataError
 
 TABLE = "records.parquet"
 GROUP, BATCH = 1 << 16, 1 << 12
-"""Rows that are written, and rows that are turned into records, at a time: a table may be larger than memory."""
+"""Rows written at a time, and rows decoded at a time: a table may be larger than memory."""
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -40,15 +40,15 @@ class Record:
     """One sample before its media are read."""
 
     key: str
-    """Unique in its data set; no dot and no slash, so that it can name members of a WebDataset tar."""
+    """Unique in its data set. Has no dot and no slash, because it names members of a WebDataset tar."""
     split: Split
     group: str
-    """What must stay in one split: an image id, a base concept, a speaker."""
+    """Samples of one group share a split: an image id, a base concept, a speaker."""
     captions: list[str]
     labels: dict[str, Any] = field(default_factory=dict)
-    """Anything else that is known, as JSON."""
+    """Other metadata, as JSON."""
     media: dict[str, Any] = field(default_factory=dict)
-    """Where the media bytes are, in the source's own terms, as JSON."""
+    """The location of the media bytes, in the source's own format, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Dropped:
 
 
 def write_table(path: Path, records: Iterable[Record]) -> None:
-    """Write records as parquet, in the order given."""
+    """Write records as parquet, in the given order."""
     records = iter(records)
     with pq.ParquetWriter(path, SCHEMA, compression="zstd", write_statistics=False) as writer:
         while group := list(islice(records, GROUP)):
@@ -77,12 +77,12 @@ def write_table(path: Path, records: Iterable[Record]) -> None:
 
 
 def read_table(directory: Path, split: Split | None = None) -> Iterator[Record]:
-    """The records of an artefact of the stage `records`, in order; those of one split when asked."""
+    """The records of an artefact of the stage `records`, in order, optionally of one split only."""
     return (record for record in RecordTable(directory) if split is None or record.split == split)
 
 
 class RecordTable:
-    """The table of an artefact of the stage `records`. Holds no more than a row group of it."""
+    """The table of an artefact of the stage `records`. Holds at most one row group in memory."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / TABLE
@@ -98,13 +98,13 @@ class RecordTable:
                 yield from map(_record, batch.to_pylist())
 
     def columns(self, *names: str) -> Iterator[tuple[Any, ...]]:
-        """These columns of every row, as they are stored."""
+        """The stored values of these columns, row by row."""
         with self._readable():
             for batch in self._file.iter_batches(BATCH, columns=list(names)):
                 yield from zip(*(batch[name].to_pylist() for name in names), strict=True)
 
     def rows(self, numbers: "array[int]") -> Iterator[Record]:
-        """The records in these rows, which ascend."""
+        """The records of these rows, given in ascending order."""
         for group, (start, end) in enumerate(zip(self._starts, self._starts[1:], strict=False)):
             mine = numbers[bisect_left(numbers, start) : bisect_left(numbers, end)]
             for first in range(0, len(mine), BATCH):
@@ -112,7 +112,7 @@ class RecordTable:
                 yield from map(_record, self._read(group).take(rows).to_pylist())
 
     def _read(self, group: int) -> pa.Table:
-        """Neighbours ask for the same one."""
+        """A row group, cached because neighbouring rows share it."""
         if self._group != group:
             with self._readable():
                 self._group, self._rows = group, self._file.read_row_group(group)
@@ -130,7 +130,7 @@ class RecordTable:
 
 @dataclass(frozen=True)
 class Rows:
-    """Some records of a table, read when they are asked for."""
+    """Some records of a table, read lazily."""
 
     table: RecordTable
     numbers: "array[int]"

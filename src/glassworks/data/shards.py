@@ -1,8 +1,7 @@
-"""The stage `shards`: records and their media become WebDataset tars with sidecars, in contiguous blocks that jobs
-build in parallel.
+"""The stage `shards`: WebDataset tars with sidecars from records and media. Parallel jobs build contiguous blocks.
 
-A tar depends on its records alone, so the bytes are the same on any machine and however many jobs run at once. Tars
-that a source already has are taken as they are, never re-encoded.
+A tar depends on its records alone, so its bytes are the same on any machine and for any number of jobs. Ready-made tars
+of a source are linked unchanged, never re-encoded.
 """
 
 import errno
@@ -31,17 +30,17 @@ NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOS
 
 @dataclass(frozen=True)
 class Plan:
-    """One shard to be made."""
+    """A shard to build."""
 
     name: str
     split: Split
     records: Rows | list[Record]
     tar: str | None = None
-    """The ready-made tar it is, by the source's name for it."""
+    """Name of the ready-made tar in the source; None for a tar to write."""
 
 
 def is_complete(folder: Path, plan: Plan) -> bool:
-    """Whether an earlier run left this shard whole: tar and sidecar are there and agree."""
+    """Whether an earlier run completed this shard: tar and sidecar exist and agree."""
     tar = folder / f"{plan.name}.tar"
     try:
         head = read_head(sidecar_path(tar))
@@ -51,8 +50,8 @@ def is_complete(folder: Path, plan: Plan) -> bool:
 
 
 def write_tar(folder: Path, plan: Plan, media: Media) -> Iterator[Record]:
-    """Write one shard and its sidecar, yielding each record when it is written. Digest and offsets are taken on the
-    way; nothing is read back.
+    """Write one shard and its sidecar, and yield each record after its write. Digest and offsets are computed during
+    the write; nothing is read back.
     """
     tar, samples = folder / f"{plan.name}.tar", []
     temporary = folder / f".{plan.name}.{os.getpid()}.tmp"
@@ -72,7 +71,7 @@ def write_tar(folder: Path, plan: Plan, media: Media) -> Iterator[Record]:
 
 
 def members_of(record: Record, media: Media) -> dict[str, bytes]:
-    """The members of a sample in order: media by extension, then `json` with everything else that is known."""
+    """The members of a sample in order: media by extension, then `json` with the other metadata."""
     found = media(record)
     text = canonical_json(
         {"captions": record.captions, "labels": record.labels, "key": record.key, "group": record.group}
@@ -81,16 +80,14 @@ def members_of(record: Record, media: Media) -> dict[str, bytes]:
 
 
 def open_tar(file: Any) -> tarfile.TarFile:
-    """A tar with ustar headers, and pax ones before names that ustar cannot hold. By the standard library, since
-    webdataset's writer, whose bytes these are, brings torch into every job.
+    """A tar with ustar headers, and pax headers for names that ustar cannot hold. The bytes equal those of webdataset's
+    writer, which is not used because it imports torch in every job.
     """
     return tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8", copybufsize=PIECE)
 
 
 def write_sample(tar: tarfile.TarFile, key: str, members: dict[str, bytes]) -> Entry:
-    """Write the members of a sample in the order given, with nothing from the clock or the user; returns where they
-    lie.
-    """
+    """Write the members of a sample in the given order, without times or owners. Returns their offsets and sizes."""
     places, crc = {}, 0
     for extension, data in members.items():
         header = tarfile.TarInfo(f"{key}.{extension}")
@@ -103,9 +100,9 @@ def write_sample(tar: tarfile.TarFile, key: str, members: dict[str, bytes]) -> E
 
 
 def adopt_tar(folder: Path, plan: Plan, ready_made: ReadyMade) -> None:
-    """Take a tar as it is, with a sidecar of the samples that have a record, under the keys of the records.
+    """Link an unchanged tar, and write a sidecar of its samples that have a record, under the keys of the records.
 
-    Raises `DataError` naming the tar when it is not what `fetch` saw.
+    Raises `DataError` naming a tar that changed since `fetch`.
     """
     assert plan.tar is not None
     tar = folder / f"{plan.name}.tar"
@@ -127,7 +124,7 @@ def adopt_tar(folder: Path, plan: Plan, ready_made: ReadyMade) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the file system or the owner of the file allows none."""
+    """Create a hard link, or a copy if the file system or the file's owner forbids links."""
     target.unlink(missing_ok=True)
     try:
         os.link(source.resolve(), target)
@@ -138,8 +135,8 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def _finish(temporary: Path, tar: Path, sidecar: Sidecar) -> None:
-    """Sidecar first, then the tar under its name. A kill is survived; flushing to disk is for the sealing of the
-    artefact.
+    """Rename the sidecar, then the tar, so a kill leaves no incomplete shard. Sealing of the artefact flushes both to
+    disk.
     """
     tar.unlink(missing_ok=True)
     unnamed = temporary.with_suffix(".json")
@@ -149,7 +146,7 @@ def _finish(temporary: Path, tar: Path, sidecar: Sidecar) -> None:
 
 
 class _Hashed:
-    """A file that hashes what is written to it, gathered into large pieces."""
+    """A file that hashes all written bytes and buffers them into large writes."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.digest, self.size = file, hashlib.sha256(), 0

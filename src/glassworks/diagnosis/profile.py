@@ -1,7 +1,7 @@
-"""Where the time of a training step goes: `glassworks train NAME --profile`.
+"""Time profile of a training step: `glassworks train NAME --profile`.
 
-The engine's own loop runs a few steps in a scratch folder, its first worker under torch.profiler. Nothing is published or resumed, no lock is taken, and the
-work directory of the run is not touched: a training that is going on here only loses the cores.
+The training loop runs a few steps in a scratch folder, with rank 0 under torch.profiler. The profile publishes and resumes nothing, takes no lock,
+and does not touch the work directory of the run. A training in progress only has to share the cores.
 """
 
 import gzip
@@ -38,32 +38,32 @@ from glassworks.training.validation import HeldOut
 from glassworks.training.workers import Workers
 
 WARM_UP, PROFILED = 3, 10
-"""Steps, where the experiment has as many."""
+"""Maximum number of warm-up steps and of profiled steps."""
 VALIDATED = 4
-"""Held-out micro-batches of each worker that are validated, the first for warming up; the rest would only fill the trace."""
+"""Held-out micro-batches that each worker validates, the first as warm-up. More would only enlarge the trace."""
 OPERATORS, WIDTH = 10, 60
-"""Operators listed, and how much of a name is shown: those of compiled graphs hold a digest."""
+"""Number of operators listed, and maximum width of a name. Names of compiled graphs contain a digest."""
 WORTH_A_WORD = 0.2
-"""Share of a step from which a part that need not be there is said to bound the run."""
+"""Minimum share of a step at which an avoidable part is reported as the bottleneck."""
 
 EVERY_STEP = ("data", "embed", "couple", "forward", "backward", "reduce", "optimize")
-"""Ranges that the loop marks in every step, in the order they happen; `embed` and `couple` only where a loss couples the batch."""
+"""Ranges that the loop marks in every step, in order of execution; `embed` and `couple` only for losses that couple the batch."""
 NOW_AND_THEN = ("validate", "checkpoint")
 OTHER = "other"
 MODEL = ("embed", "couple", "forward", "backward")
 EXCHANGES = ("c10d::", "gloo:", "nccl:", "record_param_comms")
 RUNTIMES = ("cu", "hip")
-"""What the calls of a GPU's runtime begin with."""
+"""Prefixes of GPU runtime calls."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of a profile."""
+    """Number of steps of a profile."""
 
     warm_up: int
-    """Steps that are not looked at: caches, first allocations, compilation, batches that were read while the model was being built."""
+    """Steps that are not profiled. They absorb caches, first allocations, compilation, and batches prefetched while the model was built."""
     profiled: int
-    """Steps that are looked at. One more follows, which validates and saves."""
+    """Profiled steps. One more step follows, which validates and saves."""
 
     @property
     def steps(self) -> int:
@@ -71,7 +71,7 @@ class Plan:
 
 
 class Interval(NamedTuple):
-    """A stretch of time with a name, in µs."""
+    """A named time interval, in µs."""
 
     name: str
     start: float
@@ -79,9 +79,9 @@ class Interval(NamedTuple):
 
 
 def profile(table: Table, stage: Stage, threads: int = 1, workers: int | None = None) -> str:
-    """Run some steps of a training stage and say where their time went, as text for a person.
+    """A human-readable time profile of some steps of a training stage.
 
-    Leaves logs/profile/STAGE.json.gz, the trace. Raises what the stage itself would raise.
+    Writes the trace to logs/profile/STAGE.json.gz. Raises the same errors as the stage.
     """
     root = table.project.root
     check_inputs(table, stage)
@@ -126,9 +126,9 @@ def profile(table: Table, stage: Stage, threads: int = 1, workers: int | None = 
 
 
 def plan_steps(training: Training, execution: Execution, workers: int) -> Plan:
-    """What fits into the steps of the experiment.
+    """The plan that fits into the steps of the experiment.
 
-    The warm-up goes on until the batches are used up that loader workers had ready before the first step: while they last, the slowest loader looks fast.
+    The warm-up consumes all batches that loader workers prefetched before the first step. Until then, even the slowest loader looks fast.
     """
     if training.steps < 3:
         raise ConfigError(
@@ -140,11 +140,11 @@ def plan_steps(training: Training, execution: Execution, workers: int) -> Plan:
 
 
 class _Done(Exception):
-    """The plan is carried out."""
+    """Raised after the last step of the plan."""
 
 
 class _Notes:
-    """A logger that notes the peak memory after `step` (later on it holds what the profiler records, too), and when the last row came."""
+    """A logger that records the time of the last row and the peak memory at `step`. Later peaks include the records of the profiler."""
 
     def __init__(self, step: int) -> None:
         self.step, self.gigabytes, self.last = step, 0.0, 0.0
@@ -159,21 +159,21 @@ class _Notes:
 
 
 def _profiled(workers: Workers, stop: StopRequest, context: Context, plan: Plan) -> dict[str, Any]:
-    """What every worker does; the first is profiled, and leaves trace.json in the work directory."""
+    """The measurements of rank 0; {} on other ranks. Runs the plan on every rank. Rank 0 writes trace.json to the work directory."""
     described = describe(context)
     held_out = described.held_out
     notes, saving = _Notes(plan.warm_up), 0.0
     validations: list[float] = []
     profiler: Any = nullcontext()
     if workers.first:
-        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # it reports its own comings and goings on stderr
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # Kineto logs its start and stop to stderr
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if workers.device.type == "cuda" else [])]
         steps = schedule(wait=0, warmup=plan.warm_up, active=plan.profiled + 1, repeat=1)
         profiler = torch_profiler(activities=activities, schedule=steps, acc_events=True)
 
     def after_step(step: int) -> None:
         nonlocal saving
-        saving = time.perf_counter() - notes.last  # no range marks the checkpoint; it follows the last row of a step
+        saving = time.perf_counter() - notes.last  # the checkpoint has no range; it follows the last row of a step
         if workers.first:
             profiler.step()
         if step == plan.steps:
@@ -181,7 +181,7 @@ def _profiled(workers: Workers, stop: StopRequest, context: Context, plan: Plan)
 
     run = replace(
         described,
-        name=f"profile of {described.name} ({plan.steps} steps)",  # which the count beside it does not end with
+        name=f"profile of {described.name} ({plan.steps} steps)",  # the progress count does not end with this number
         held_out=held_out and _timed(held_out, VALIDATED * workers.size, validations),
         training=described.training.model_copy(update={"validate_every": plan.steps}),
         execution=described.execution.model_copy(update={"checkpoint_every": plan.steps}),
@@ -200,7 +200,7 @@ def _profiled(workers: Workers, stop: StopRequest, context: Context, plan: Plan)
 
 
 def _timed(held_out: HeldOut, most: int, seconds: list[float]) -> HeldOut:
-    """The first micro-batches of `held_out`; what reading and validating each of them takes is added to `seconds`."""
+    """The first micro-batches of `held_out`. The time to read and validate each of them is appended to `seconds`."""
 
     def read(batches: range) -> Iterator[Any]:
         before = time.perf_counter()
@@ -213,9 +213,9 @@ def _timed(held_out: HeldOut, most: int, seconds: list[float]) -> HeldOut:
 
 
 def account(events: Sequence[Any]) -> dict[str, Any]:
-    """Milliseconds by part, and the operators that cost most, from the events of torch's profiler.
+    """Milliseconds per step by part, and the most expensive operators, from the events of torch's profiler.
 
-    Events lie within steps, the last of which validates and saves; only the others count for what happens in every step.
+    The last step, which validates and saves, is excluded.
     """
     host = [event for event in events if event.device_type == DeviceType.CPU]
     marks = [event for event in host if event.is_user_annotation]
@@ -237,7 +237,7 @@ def account(events: Sequence[Any]) -> dict[str, Any]:
 
 
 def paint(window: Interval, layers: Iterable[Interval]) -> dict[str, float]:
-    """How much of `window` each name covers; where intervals overlap the earlier layer is seen, where there is none `other`."""
+    """Time of `window` covered by each name. Where intervals overlap, the earlier layer counts; uncovered time counts as `other`."""
     inside = [layer for layer in layers if layer.start < window.end and layer.end > window.start]
     edges = {min(max(edge, window.start), window.end) for layer in inside for edge in layer[1:]}
     covered: dict[str, float] = defaultdict(float)
@@ -256,9 +256,9 @@ def _kernels(events: Sequence[Any]) -> list[Any]:
 
 
 def _on_device(events: Sequence[Any], ranges: list[Interval]) -> list[Interval]:
-    """What a GPU was doing: stretches of kernels that were launched in the same range, whenever they ran and whichever thread launched them.
+    """GPU activity: intervals of consecutive kernels launched in the same range, whenever they ran and whichever thread launched them.
 
-    The host does not wait for a kernel where it launches it, but at times in a later part.
+    The host does not wait for a kernel where it launches the kernel, but sometimes in a later range.
     """
     ranges = sorted(ranges, key=lambda interval: interval.start)
     starts = [interval.start for interval in ranges]
@@ -278,7 +278,7 @@ def _on_device(events: Sequence[Any], ranges: list[Interval]) -> list[Interval]:
 
 
 def _waiting(reduce: Any) -> float:
-    """The µs of a `reduce` in which this thread computed nothing: the exchange had not come to its end, or the device had not."""
+    """Time in µs that this thread waited in a `reduce` for communication or for the device."""
 
     def waits(event: Any) -> float:
         if event.name.startswith(EXCHANGES) or "Synchronize" in event.name:
@@ -289,7 +289,7 @@ def _waiting(reduce: Any) -> float:
 
 
 def _operators(events: Iterable[Any], on_device: bool) -> list[tuple[str, float, int]]:
-    """Name, self time in µs and number of calls of the operators that cost most, by the time of the device where there is one."""
+    """Name, self time in µs and number of calls of the most expensive operators. Uses device time if `on_device`, else CPU time."""
     spent, calls = defaultdict(float), defaultdict(int)
     for event in events:
         if not event.is_user_annotation and not event.is_async:
@@ -300,7 +300,7 @@ def _operators(events: Iterable[Any], on_device: bool) -> list[tuple[str, float,
 
 
 def _per_step(found: dict[str, Any], every: dict[str, int]) -> dict[str, float]:
-    """Milliseconds a step by part, in the order they happen; what happens now and then by its share of every step."""
+    """Milliseconds per step by part, in order of execution. Validation and checkpoints are amortised over their interval in steps."""
     times = found["parts"] | {name: spent / every[name] for name, spent in found["each"].items()}
     return {name: times[name] for name in (*EVERY_STEP, *NOW_AND_THEN, OTHER) if name in times}
 
@@ -326,7 +326,7 @@ def _operator_rows(found: dict[str, Any]) -> Iterator[str]:
 
 
 def what_bounds(parts: dict[str, float], waiting: float, loader_workers: int, workers: int, device: str) -> str:
-    """One line: what takes time that could be saved, or else that it is the model."""
+    """One line that names the bottleneck: an avoidable part with a remedy, or else the model."""
     total = sum(parts.values())
     cores = available_cores()
     spare = cores - workers * (loader_workers + (device == "cpu"))
@@ -355,7 +355,7 @@ def _steps(count: int) -> str:
 
 
 def _keep_trace(written: Path, path: Path) -> None:
-    """Compress the trace to where it stays; the profiler does not tell when the disk is full."""
+    """Compress the trace to `path`. Raises `ResourceError` if the trace is truncated, since the profiler does not report a full disk."""
     content = written.read_bytes() if written.exists() else b""
     if not content.rstrip().endswith(b"}"):
         raise ResourceError(f"{written.name}: the trace was not written to its end; free some space and run it again")

@@ -1,1 +1,1 @@
-"""Frozen encoders behind one interface: a folder NAME/ with settings.py and encoder.py each."""
+"""Frozen encoders behind one interface, each a folder NAME/ with settings.py and encoder.py."""

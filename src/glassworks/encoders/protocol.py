@@ -1,4 +1,4 @@
-"""The interface of frozen encoders, and how one is loaded from its settings."""
+"""The protocol of frozen encoders, and their loader."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ class Encoder(Protocol):
     """Features per token."""
 
     def read(self, sample: Sample) -> Reading:
-        """Decode a sample; a `DataError` names its shard and key when it has no such member or the member does not decode."""
+        """The decoded sample. Raises `DataError` with shard and key when the member is missing or does not decode."""
 
     def encode(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Stacked readings of B samples to features [B, tokens, width] in float32 and their mask [B, tokens], True at real tokens."""
@@ -43,7 +43,7 @@ class EncoderModule(Protocol):
 
 
 def load_encoder(settings: Settings, directory: Path) -> Encoder:
-    """The encoder that settings describe. The stage that calls this names the encoder's folder among its entries."""
+    """The encoder of these settings. A stage that calls this lists the encoder's folder among its entries."""
     return cast(EncoderModule, registry.code("encoders", settings.kind)).load(settings, directory)
 
 

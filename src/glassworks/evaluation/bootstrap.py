@@ -1,10 +1,10 @@
-"""Percentile bootstrap over images: how far a score would move with other images.
+"""Percentile bootstrap over images: confidence intervals for the choice of images.
 
-Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Every function is pure: the generator is made
-from the seed at each call, so all metrics of all systems of a split are computed on the same resamples. An interval
-speaks of the images alone; the model is taken as given. CIDEr's document frequencies come from the references of the
-whole scored split and stay fixed while images are resampled. A score of 0 or 1 on every image has an interval of no
-width: that says the sample holds no counter-example, not that none exists.
+Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Every function is pure: each call seeds a new
+generator, so all metrics of all systems of a split use the same resamples. An interval covers only the choice of images,
+not the training of the model. CIDEr's document frequencies come from the references of the whole scored split and stay
+fixed during resampling. A score of 0 or 1 on every image has an interval of zero width: the sample holds no
+counter-example, but one may exist.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 Interval = dict[str, float | None]
-"""value, low, high, rounded to `DIGITS`; all None where a score is undefined (a share of nothing, a diverged loss)."""
+"""value, low, high, rounded to `DIGITS`; all None if the score is undefined (a share of zero images, a diverged loss)."""
 
 COVERAGE = 0.95
 DIGITS = 6
-"""Enough to compare, few enough that the last bits of another CPU's sums do not change an artefact."""
+"""Decimal digits: enough to compare scores, few enough that rounding differences between CPUs do not change an artefact."""
 BLOCK = 1 << 22
-"""Numbers gathered at a time; bounds memory (32 MiB), never changes a result."""
+"""Numbers gathered at a time. Bounds memory (32 MiB); does not affect results."""
 
 
 def interval(
@@ -26,8 +26,8 @@ def interval(
 ) -> Interval:
     """The value and 95 % interval of a score that is a function of sums over images.
 
-    `statistics` [images, k] holds one row per image; `statistic` maps sums [..., k] to scores [...]. Resamples on which
-    the score is undefined are left out.
+    `statistics` [images, k] holds one row per image. `statistic` maps sums [..., k] to scores [...]. Resamples with an
+    undefined score are excluded.
     """
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         value = float(statistic(statistics.sum(axis=0)))
@@ -41,7 +41,7 @@ def interval(
 
 
 def mean_interval(values: Sequence[float] | np.ndarray, *, resamples: int, seed: int) -> Interval:
-    """The mean over images [images] and its interval."""
+    """The mean of `values` [images] and its 95 % interval."""
     return ratio_interval(values, np.ones(len(values)), resamples=resamples, seed=seed)
 
 
@@ -53,9 +53,9 @@ def ratio_interval(
     seed: int,
     exponential: bool = False,
 ) -> Interval:
-    """A ratio of sums over images and its interval: a share of those images that qualify, a loss per token.
+    """A ratio of sums over images and its 95 % interval, such as a share of the qualifying images or a loss per token.
 
-    With `exponential` the exponential of the ratio: perplexity, of summed losses in nats over summed tokens.
+    With `exponential`, the exponential of the ratio: perplexity, if the sums are losses in nats and tokens.
     """
 
     def ratio(sums: np.ndarray) -> np.ndarray:
@@ -69,8 +69,8 @@ def ratio_interval(
 def resampled_sums(statistics: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Sums [resamples, k] of the rows of `statistics` [images, k] over images drawn with replacement.
 
-    Which images are drawn depends on the seed and the number of images alone. Plain additions in a fixed order, no
-    BLAS: the bits depend neither on threads nor on the width of vectors.
+    The drawn images depend only on the seed and the number of images. The sums are plain additions in a fixed order, no
+    BLAS, so the bits depend neither on threads nor on the vector width.
     """
     images, columns = statistics.shape
     generator = np.random.default_rng(seed)

@@ -1,6 +1,7 @@
-"""labels.json: how the report shows metrics.json and items.jsonl, so that it needs to know no task.
+"""labels.json: the presentation of metrics.json and items.jsonl in the report, so that the report depends on no task.
 
-Values are named by JSON pointers (RFC 6901) into metrics.json. A value is a number, or an interval {"value", "low", "high"} whose numbers may all be null.
+JSON pointers (RFC 6901) into metrics.json identify values. A value is a number or an interval {"value", "low", "high"}. The numbers of an interval
+may all be null.
 """
 
 from typing import Any, Literal
@@ -14,28 +15,28 @@ METRICS, LABELS, ITEMS, GALLERY = "metrics.json", "labels.json", "items.jsonl", 
 
 
 class Column(Settings):
-    """A metric: one column of the table, one panel of the figure."""
+    """A metric: one column of the table and one panel of the figure."""
 
     name: str
     """Name in plots/scores.tsv."""
     title: str
     """Heading."""
     explanation: str = ""
-    """One line that says how the metric is computed."""
+    """One-line description of the computation of the metric."""
     group: str = ""
-    """Heading over neighbouring columns of the same group."""
+    """Common heading of neighbouring columns."""
     phrase: str = ""
-    """Name of the metric inside a sentence; the title by default."""
+    """Name of the metric within a sentence; defaults to the title."""
     scale: float = 1.0
-    """Factor before printing: 100 for fractions that papers print as percentages."""
+    """Factor applied before printing: 100 for fractions that papers print as percentages."""
     digits: int = 3
-    """Digits after the point."""
+    """Digits after the decimal point."""
     unit: str = ""
-    """Printed after the number in a tile."""
+    """Unit printed after the number in a tile."""
     lower_is_better: bool = False
     """Whether smaller values are better."""
     drawn: bool = False
-    """Whether the figure has a panel for it."""
+    """Whether the figure has a panel for this metric."""
 
 
 class Row(Settings):
@@ -46,37 +47,37 @@ class Row(Settings):
     title: str
     """Heading."""
     explanation: str = ""
-    """One line that says how the system answers."""
+    """One-line description of the system."""
     control: bool = False
-    """Whether the system is there to bound the meaning of the scores."""
+    """Whether the system is a control, to which the model is compared."""
     cells: dict[str, str]
-    """JSON pointer of each value, by column; a value that metrics.json lacks is shown as a dash."""
+    """JSON pointers to the values, by column. A value missing from metrics.json is shown as a dash."""
 
 
 class Table(Settings):
-    """Scores of systems."""
+    """Scores of several systems."""
 
     title: str = "Scores"
     """Heading."""
     columns: list[Column]
-    """In the order shown."""
+    """Columns, in the order shown."""
     rows: list[Row]
-    """In the order shown; controls last."""
+    """Rows, in the order shown; controls last."""
     first: str
-    """The row that stands for the model in sentences."""
+    """Name of the row that represents the model in sentences."""
     controls: str = "Controls"
-    """Heading of the rows that are controls."""
+    """Heading of the control rows."""
     verdict: list[str] = Field(default=[])
-    """Columns on which the row `first` is compared with its best control; the first column with values is used."""
+    """Columns for comparing the row `first` with its best control. The first column with values is used."""
     notes: list[str] = Field(default=[])
     """Sentences below the table."""
 
     def column(self, name: str) -> Column:
-        """The column of a name; a `KeyError` if there is none."""
+        """The column with this name. Raises `KeyError` if there is none."""
         return {column.name: column for column in self.columns}[name]
 
     def row(self, name: str) -> Row:
-        """The row of a name; a `KeyError` if there is none."""
+        """The row with this name. Raises `KeyError` if there is none."""
         return {row.name: row for row in self.rows}[name]
 
     @model_validator(mode="after")
@@ -91,14 +92,14 @@ class Table(Settings):
 
 
 class Tile(Column):
-    """A number at the head of the experiment."""
+    """A number at the top of the section of an experiment."""
 
     value: str
-    """JSON pointer of the value."""
+    """JSON pointer to the value."""
 
 
 class Gallery(Settings):
-    """Items that are media with answers beside them. The files are in the folder gallery/, named by key."""
+    """Items that are media with answers. The media files are in the folder gallery/, named by key."""
 
     kind: Literal["gallery"] = "gallery"
     """Kind of items."""
@@ -107,17 +108,17 @@ class Gallery(Settings):
     truth: str
     """Field of an item that holds the true answers, a list of texts."""
     answers: list[tuple[str, str]]
-    """Answers in the order shown: the field of an item that holds the text, and its title."""
+    """Answers in the order shown: the field of an item that holds the text, and the title of the answer."""
     marks_in: str = ""
-    """Field of an item that maps an answer's name to its marks."""
+    """Field of an item that maps the name of an answer to its marks."""
     marks: list[str] = Field(default=[])
-    """Names of marks: true, false, or null where the question does not arise."""
+    """Names of the marks. A mark is true, false, or null if it does not apply."""
     counted: str = ""
-    """The mark that a sentence over the gallery counts."""
+    """Mark that the sentence above the gallery counts."""
     counted_for: str = ""
-    """The answer whose marks it counts."""
+    """Answer whose marks the sentence counts."""
     counted_as: str = ""
-    """End of that sentence: `3 of these 60 captions (greedy) ...`."""
+    """End of the sentence: `3 of these 60 captions (greedy) ...`."""
 
 
 class Texts(Settings):
@@ -139,17 +140,17 @@ class Labels(Settings):
     """The content of labels.json."""
 
     unit: str
-    """Noun for the scored samples, in the plural: images, texts."""
+    """Plural noun for the scored samples: images, texts."""
     tiles: list[Tile] = Field(default=[])
-    """Numbers at the head of the experiment."""
+    """Numbers at the top of the section of the experiment."""
     table: Table | None = None
-    """Scores of systems."""
+    """Table of the scores of all systems."""
     items: Gallery | Texts | None = None
-    """How items.jsonl is shown."""
+    """Presentation of items.jsonl."""
 
 
 def look_up(metrics: Any, pointer: str) -> Any:
-    """The value at a JSON pointer, or None where there is none."""
+    """The value at a JSON pointer; None if there is none."""
     for part in pointer.split("/")[1:]:
         name = part.replace("~1", "/").replace("~0", "~")
         if not isinstance(metrics, dict) or name not in metrics:
@@ -159,5 +160,5 @@ def look_up(metrics: Any, pointer: str) -> Any:
 
 
 def pointer(*names: str) -> str:
-    """The JSON pointer through objects by these names."""
+    """The JSON pointer with these names as its path."""
     return "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in names)

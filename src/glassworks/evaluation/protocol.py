@@ -1,4 +1,4 @@
-"""The protocol of an evaluation's module, and the way to load one by its name."""
+"""The protocol of evaluation modules, and loading them by name."""
 
 from typing import Protocol, TypeVar, cast
 
@@ -14,13 +14,13 @@ M = TypeVar("M", bound=nn.Module, contravariant=True)
 
 
 class Evaluation(Protocol[C, T, M]):
-    """The code of an evaluation: evaluation/NAME/score.py. C its settings, T the task, M the model."""
+    """The module evaluation/NAME/score.py. C is the type of its settings, T of the task, M of the model."""
 
     def run(self, scoring: Scoring, config: C, task: T, model: M, /) -> int:
-        """Score `model` in every worker and write the results in the first; returns the number of samples scored."""
+        """Score `model` on every rank and write the results on rank 0; returns the number of samples scored."""
         ...
 
 
 def load_evaluation(kind: str) -> Evaluation[Settings, object, nn.Module]:
-    """The code of an evaluation by its kind in an experiment."""
+    """The code of an evaluation of this kind."""
     return cast(Evaluation[Settings, object, nn.Module], registry.code("evaluation", kind))

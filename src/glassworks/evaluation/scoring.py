@@ -1,6 +1,6 @@
-"""What an evaluation is given: the samples, the workers that share them, and the files that it writes.
+"""Input and output of an evaluation: the samples, the workers that share them, and the result files.
 
-A split is scored in batches that are cut without regard to the number of workers, so any number gives the same bytes.
+The batches of a split do not depend on the number of workers, so any number of workers gives the same bytes.
 """
 
 import json
@@ -25,22 +25,22 @@ SCORES = "plots/scores.tsv"
 
 
 class Stop(Protocol):
-    """Signals received."""
+    """Signals received by this process."""
 
     def check(self) -> None:
-        """Raise if a signal asks this process to end."""
+        """Raise if this process received a signal to stop."""
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """One evaluation of one model, as a worker sees it."""
+    """The context of one evaluation in one worker."""
 
     name: str
-    """The stage, for messages."""
+    """Name of the stage, for messages."""
     inputs: dict[str, Path]
-    """Directory of each input artefact, by role."""
+    """Directories of the input artefacts, by role."""
     work: Path
-    """Folder for what the workers share."""
+    """Folder for files shared by the workers."""
     output: Path
     """Folder of the results."""
     seed: int
@@ -50,7 +50,7 @@ class Scoring:
     """Facts about the machine that may change bytes, such as the presence of Java."""
 
     def scored(self, config: Settings) -> tuple[ShardDataset, int]:
-        """The split to score and the number of samples scored; a `DataError` if there are fewer than two."""
+        """The split to score and the number of samples to score. Raises `DataError` if there are fewer than two."""
         dataset = ShardDataset(self.inputs["shards"], config.split, verify="first_touch")
         count = min(len(dataset), config.max_samples or len(dataset))
         if count < 2:
@@ -60,13 +60,13 @@ class Scoring:
         return dataset, count
 
     def training(self) -> ShardDataset:
-        """The training split that the model has seen."""
+        """The training split of the model."""
         return ShardDataset(self.inputs["training_shards"], "train", verify="first_touch")
 
     def in_batches(
         self, count: int, batch_size: int, score: Callable[[range], Sequence[Item]], unit: str
     ) -> list[Item]:
-        """Call `score` on every batch of `count` things, shared among workers; its rows in order, in every worker."""
+        """The rows of `score` for all batches of `range(count)`, in order and on every rank. The workers share the batches."""
         batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
         own = self.workers.part(len(batches))
         rows: list[Item] = []
@@ -92,7 +92,7 @@ class Scoring:
             (self.output / GALLERY / name).write_bytes(content)
 
     def _gathered(self, rows: list[Item]) -> list[Item]:
-        """The rows of all workers, in their order."""
+        """The rows of all workers, in rank order."""
         if self.workers.size == 1:
             return rows
         device = self.workers.device
@@ -106,7 +106,7 @@ class Scoring:
 
 
 def scores_tsv(metrics: dict[str, Any], labels: Labels) -> str:
-    """The table as system, metric, value, low, high: for `dvc plots` and spreadsheets."""
+    """The table as TSV with the columns system, metric, value, low, high, for `dvc plots` and spreadsheets."""
     lines = ["system\tmetric\tvalue\tlow\thigh"]
     for row in labels.table.rows if labels.table else ():
         for metric, where in row.cells.items():

@@ -1,11 +1,11 @@
-"""One decoding step on a CPU: what `TextDecoder` computes for one more token per text, with fewer and faster calls.
+"""One decoding step of `TextDecoder` on a CPU, for one token per text, with fewer and faster calls.
 
-A step multiplies a few rows by every weight. Memory bandwidth and the number of operator calls bound it. OpenBLAS, through NumPy, multiplies one row about
-twice as fast as PyTorch, and attends with one query about three times as fast. oneDNN multiplies several rows nearly twice as fast as PyTorch, once it has
-repacked the matrix. A call of NumPy also costs less than a call of PyTorch. PyTorch computes norms, activations and softmax, for which NumPy has no single
-call. benchmarks/decoding.py measures the step.
+A step multiplies a few rows by every weight. Memory bandwidth and the number of operator calls bound it. OpenBLAS, through NumPy, multiplies one row
+about twice as fast as PyTorch, and attends with one query about three times as fast. oneDNN multiplies several rows nearly twice as fast as PyTorch,
+once it has repacked the matrix. A call of NumPy also costs less than a call of PyTorch. PyTorch computes norms, activations and softmax, for which
+NumPy has no single call. benchmarks/decoding.py measures the step.
 
-`supports` says for which decoders the step is right. All others decode by their own forward pass.
+`supports` checks whether the step applies to a decoder. Other decoders use their own forward pass.
 Shapes: B rows, C width, H heads, K heads of keys and values, D size of a head, S tokens so far, V vocabulary.
 """
 
@@ -24,7 +24,7 @@ from glassworks.models.rotary import Rotation, rotate
 from glassworks.models.text_decoder import Cache, DecoderBlock, Memory, TextDecoder
 
 REPACK_FROM = 16
-"""Steps from which repacking a matrix saves time."""
+"""Minimum number of steps for which repacking a matrix saves time."""
 READ_DIRECTLY = (
     TextDecoder,
     DecoderBlock,
@@ -37,7 +37,7 @@ READ_DIRECTLY = (
     nn.LayerNorm,
     nn.RMSNorm,
 )
-"""Modules whose forward pass the step replaces. It reads their weights, so a subclass of one of them may compute something else."""
+"""Modules whose forward pass the step replaces. Subclasses may compute something else, so they are not supported."""
 
 Array = np.ndarray
 Map = Callable[[Array], Array]
@@ -45,10 +45,10 @@ Map = Callable[[Array], Array]
 
 
 def supports(decoder: nn.Module) -> bool:
-    """Whether `CpuStep` computes what the forward pass of `decoder` computes.
+    """Whether `CpuStep` is equivalent to the forward pass of `decoder`.
 
-    True for a plain `TextDecoder` in eval mode with float32 weights on a CPU. False if anything else takes part: an adapter or another subclass of a module, a
-    parametrization, a forward hook, a replaced method, a subclass of a tensor, autocast.
+    True for a plain `TextDecoder` in eval mode with float32 weights on a CPU. False with an adapter or another subclass of a module, a
+    parametrization, a forward hook, a replaced method, a subclass of a tensor, or autocast.
     """
     return (
         type(decoder) is TextDecoder
@@ -69,10 +69,10 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 class CpuStep:
-    """Ids [B], memory and cache to logits [B, V], float32. Uses the weights that the decoder has when the step is made."""
+    """Ids [B], memory and cache to logits [B, V], float32. Uses the weights of the decoder at construction."""
 
     def __init__(self, decoder: TextDecoder, rows: int, tokens: int) -> None:
-        """`decoder` is one that `supports` accepts. `rows` texts get up to `tokens` new tokens each."""
+        """Requires `supports(decoder)`. `rows` texts get up to `tokens` new tokens each."""
         linear = partial(small_batch_linear, rows=rows, repack=tokens >= REPACK_FROM)
         self.tokens = decoder.tokens.weight
         self.positions = decoder.positions.weight if decoder.config.position == "learned" else None
@@ -117,8 +117,10 @@ class _BlockStep:
         rotation: Rotation | None,
         memory: KeysValues | None,
     ) -> None:
-        """Changes `x` [B, C]. `new` [B, 2 K, D] is where the keys and values of these tokens go, `seen` [B, 2 K, S, D] all that they may attend to, themselves
-        included."""
+        """Update `x` [B, C] in place.
+
+        Writes the keys and values of the new tokens to `new` [B, 2 K, D]. The new tokens attend to `seen` [B, 2 K, S, D], which includes `new`.
+        """
         stream = x.numpy()
         stream += self.attend(self.norm(x), new, seen, bias, rotation)
         if self.cross is not None:
@@ -166,7 +168,7 @@ def _attention(query: Array, keys: Array, values: Array, bias: Array | None) -> 
 def small_batch_linear(weight: Tensor, bias: Tensor | None, rows: int, repack: bool) -> Map:
     """The fastest linear map [rows, C] to [rows, C'] for a weight [C', C] and a bias [C'].
 
-    A map made for one row takes one row only, and the next call overwrites its result. A map made for several rows takes any number.
+    A map for one row accepts one row only, and its next call overwrites the result. A map for several rows accepts any number.
     """
     weight, bias = weight.detach(), None if bias is None else bias.detach()
     if rows == 1:
@@ -193,7 +195,7 @@ def _by_numpy(weight: Tensor, bias: Tensor | None) -> Map:
 
 
 def _norm(norm: nn.LayerNorm | nn.RMSNorm) -> Callable[[Tensor], Array]:
-    """The norm without the call of a module."""
+    """The norm as a function, without the overhead of a module call."""
     shape, weight = norm.normalized_shape, norm.weight.detach()
     if isinstance(norm, nn.RMSNorm):
         return lambda x: torch.rms_norm(x, shape, weight, norm.eps).numpy()

@@ -1,6 +1,6 @@
-"""Texts from a decoder with a KV cache: greedy, by random draws, or by beam search. A text does not depend on the batch that it is in.
+"""Decoding with a KV cache: greedy, sampling or beam search. A text does not depend on its batch.
 
-A decoder has `new_cache`, `max_tokens`, `hidden` and `logits` as `TextDecoder` has them. Prompts of different lengths are aligned at their ends.
+A decoder needs the interface of `TextDecoder`: `new_cache`, `max_tokens`, `hidden` and `logits`. Prompts of different lengths are padded on the left.
 Shapes: B rows, K beams, T tokens, V vocabulary.
 """
 
@@ -16,15 +16,15 @@ from glassworks.generation.sampling import draw, penalise, uniforms
 from glassworks.generation.settings import Decoding
 
 Prompts = Sequence[Sequence[int]]
-"""Token ids of every prompt, at least one each (BOS)."""
+"""Token ids of every prompt, with at least one token (BOS)."""
 
 
 def generate(
     model: Any, prompts: Prompts, settings: Decoding, eos: int | None, numbers: Sequence[int] | None = None
 ) -> list[list[int]]:
-    """Continue every prompt with a language model; the new ids of each, without EOS.
+    """The new token ids of every prompt from a language model, without EOS.
 
-    What is drawn for a prompt depends on the seed, the prompt and its number in `numbers` (0 for all by default), which tells texts of the same prompt apart.
+    Random draws depend on the seed, the prompt and its number in `numbers` (default 0). Different numbers give different texts of the same prompt.
     """
     return collect(stream(model, prompts, settings, eos, numbers), len(prompts))
 
@@ -32,7 +32,7 @@ def generate(
 def stream(
     model: Any, prompts: Prompts, settings: Decoding, eos: int | None, numbers: Sequence[int] | None = None
 ) -> Iterator[list[tuple[int, int]]]:
-    """As `generate`, while it happens: at every step (row, new id) of the texts that go on. A beam search yields at its end."""
+    """The stream of `generate`: at every step, (row, new id) of each unfinished text. Beam search yields everything at its end."""
     numbers = numbers or [0] * len(prompts)
     streams = [f"{number}: {' '.join(map(str, prompt))}" for number, prompt in zip(numbers, prompts, strict=True)]
     yield from decode(model.decoder, prompts, settings, eos, streams)
@@ -41,7 +41,7 @@ def stream(
 def caption(
     model: Any, images: Tensor, settings: Decoding, bos: int, eos: int, keys: Sequence[str] | None = None
 ) -> list[list[int]]:
-    """Captions of `images` [B, 3, I, I]; ids without BOS and EOS. What is drawn for an image depends on the seed and its key (by default, its pixels)."""
+    """Captions of `images` [B, 3, I, I]; ids without BOS and EOS. Random draws for an image depend on the seed and its key (by default, its pixels)."""
     with torch.inference_mode():
         memory = model.encode_memory(images)
     if keys is None:
@@ -51,7 +51,7 @@ def caption(
 
 
 def collect(steps: Iterator[list[tuple[int, int]]], rows: int) -> list[list[int]]:
-    """The whole texts of what is yielded step by step."""
+    """The complete texts of a stream."""
     texts: list[list[int]] = [[] for _ in range(rows)]
     for step in steps:
         for row, token in step:
@@ -69,9 +69,9 @@ def decode(
     memory: Any = None,
     context: int | None = None,
 ) -> Iterator[list[tuple[int, int]]]:
-    """At every step (row, new id) of the texts that go on; EOS ends a text and is not yielded.
+    """The stream of new tokens: at every step, (row, new id) of each unfinished text. EOS ends a text and is not yielded.
 
-    `context` limits prompt and text together, by default to what the decoder can take. `streams` name the random numbers of each row.
+    `context` limits prompt plus text, by default to the maximum of the decoder. `streams` names the random stream of each row.
     """
     assert not decoder.training, "decoding wants model.eval()"
     room = _room(prompts, settings, context or decoder.max_tokens)
@@ -85,7 +85,7 @@ def decode(
     device = logits.device
     seen = _seen(prompts, logits) if settings.repetition_penalty != 1 else None
     random = uniforms(settings.seed, streams, steps).to(device) if settings.temperature else None
-    rows = list(range(len(prompts)))  # of those that are still decoded, their numbers in the batch
+    rows = list(range(len(prompts)))  # batch indices of the unfinished texts
     ended = [False] * len(rows)
     for step in range(steps):
         if seen is not None:
@@ -99,7 +99,7 @@ def decode(
         ended = [end or step + 1 == room[row] for row, end in zip(rows, ended, strict=True)]
         if all(ended):
             return
-        if sum(ended) * 2 >= len(rows):  # fewer rows are less work, and keeping them costs a copy of the cache
+        if sum(ended) * 2 >= len(rows):  # dropping rows saves work but copies the cache
             keep = [index for index, end in enumerate(ended) if not end]
             kept = torch.tensor(keep, device=device)
             cache.reorder(kept)
@@ -115,7 +115,7 @@ def decode(
 def next_logits(decoder: Any, rows: int, tokens: int) -> Callable[[Tensor, Any, Any], Tensor]:
     """A function from ids [B], memory and cache to the logits [B, V] of the next tokens; it adds the ids to the cache.
 
-    `rows` texts get up to `tokens` new tokens each. A plain decoder on a CPU takes `CpuStep`, any other its own forward pass.
+    `rows` texts get up to `tokens` new tokens each. A plain decoder on a CPU uses `CpuStep`, any other decoder its own forward pass.
     """
     if supports(decoder):
         return CpuStep(decoder, rows, tokens)
@@ -125,9 +125,9 @@ def next_logits(decoder: Any, rows: int, tokens: int) -> Callable[[Tensor, Any, 
 def _beam_search(
     decoder: Any, prompts: Prompts, room: list[int], settings: Decoding, eos: int | None, memory: Any
 ) -> list[list[int]]:
-    """The texts whose log-probability divided by length ** length_penalty is highest among those that the beams find.
+    """The best text of every row by beam search, scored by log-probability / length ** length_penalty.
 
-    Length counts EOS. A row stops when its best finished text beats what its live beams can still reach, and has no text longer than its room.
+    The length includes EOS. A row stops when no live beam can still beat its best finished text. No text exceeds the token limit of its row.
     """
     count, beams, penalty = len(prompts), settings.beams, settings.length_penalty
     cache, logits = _prefill(decoder, prompts, memory, max(room))
@@ -139,7 +139,7 @@ def _beam_search(
     advance = next_logits(decoder, count * beams, max(room))
     seen = _seen(prompts, logits)[each] if settings.repetition_penalty != 1 else None
     scores = torch.full((count, beams), -torch.inf, device=device)
-    scores[:, 0] = 0.0  # all beams start equal: only the first counts
+    scores[:, 0] = 0.0  # all beams start equal: score only the first
     tokens = torch.empty((count, beams, 0), dtype=torch.long, device=device)
     best: list[tuple[float, list[int]]] = [(-torch.inf, [])] * count
     done = [False] * count
@@ -161,7 +161,7 @@ def _beam_search(
             if done[row]:
                 continue
             done[row] = length == room[row] or best[row][0] >= score / (room[row] if penalty > 0 else length) ** penalty
-            if done[row] and best[row][0] == -torch.inf:  # no beam has ended: the likeliest as far as it goes
+            if done[row] and best[row][0] == -torch.inf:  # no beam has ended: take the likeliest unfinished text
                 best[row] = score, tokens[row, 0].tolist()
         if all(done):
             break
@@ -174,7 +174,7 @@ def _beam_search(
 
 
 def _room(prompts: Prompts, settings: Decoding, context: int) -> list[int]:
-    """How many tokens each text may have."""
+    """The token limit of each text."""
     for number, prompt in enumerate(prompts, 1):
         if not prompt:
             raise DataError(
@@ -188,7 +188,7 @@ def _room(prompts: Prompts, settings: Decoding, context: int) -> list[int]:
 
 
 def _prefill(decoder: Any, prompts: Prompts, memory: Any, steps: int) -> tuple[Any, Tensor]:
-    """A cache that holds the prompts and has room for `steps` tokens, and the logits [B, V] of what follows them."""
+    """A cache with the prompts and room for `steps` tokens, and the logits [B, V] of the next tokens."""
     longest = max(map(len, prompts))
     device = decoder.tokens.weight.device
     gaps = [longest - len(prompt) for prompt in prompts]
@@ -198,7 +198,7 @@ def _prefill(decoder: Any, prompts: Prompts, memory: Any, steps: int) -> tuple[A
 
 
 def _seen(prompts: Prompts, logits: Tensor) -> Tensor:
-    """[B, V]: the tokens of each prompt."""
+    """[B, V]: a boolean mask of the tokens in each prompt."""
     seen = torch.zeros(len(prompts), logits.shape[-1], dtype=torch.bool, device=logits.device)
     for row, prompt in enumerate(prompts):
         seen[row, torch.tensor(prompt, device=logits.device)] = True

@@ -13,14 +13,14 @@ from glassworks.generation.settings import Decoding
 
 
 def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Make the tokens that `seen` [B, V] marks less likely: logits [B, V] above 0 are divided by the penalty, those below multiplied."""
+    """Logits [B, V] with the tokens marked by `seen` [B, V] penalised: positive logits are divided by the penalty, negative ones multiplied."""
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def draw(logits: Tensor, uniform: Tensor, settings: Decoding) -> Tensor:
     """One token for each row, [B], by inversion: the first whose cumulative probability exceeds `uniform` [B], in [0, 1), float64.
 
-    Temperature, then top-k, top-p and min-p, each of what the one before has left.
+    Applies temperature, top-k, top-p and min-p, in this order.
     """
     logits = logits.float() / settings.temperature
     ids = None

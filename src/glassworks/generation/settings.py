@@ -10,7 +10,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Decoding(Settings):
-    """How texts are decoded: greedily by default, by random draws with a `temperature`, by beam search with several `beams`."""
+    """Settings of decoding: greedy by default, random draws with a `temperature`, beam search with several `beams`."""
 
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """Divides the logits before each random draw. 0 draws nothing and takes the likeliest token. 1 draws from the distribution of the model; 0.7 is more

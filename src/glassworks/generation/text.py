@@ -1,13 +1,13 @@
-"""Token ids to text while they come."""
+"""Streaming conversion of token ids to text."""
 
 from collections.abc import Callable
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
-"""What a tokenizer makes of the first bytes of a character whose last bytes are in a token to come."""
+"""A tokenizer's output for a character whose last bytes are in a later token."""
 
 
 class TextStream:
-    """Pieces of one text, each given as soon as it can no longer change: no character is cut in its middle. Joined they are `decode` of all ids."""
+    """Pieces of one text, each returned as soon as it is final. No character is split. The joined pieces equal `decode` of all ids."""
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
         self.decode = decode
@@ -15,12 +15,12 @@ class TextStream:
         self.text = ""
 
     def add(self, token: int) -> str:
-        """The text that one more token has made certain; often a word, sometimes nothing."""
+        """The text that became final with one more token; often a word, sometimes empty."""
         self.ids.append(token)
         return self._advance(self.decode(self.ids).rstrip(INCOMPLETE))
 
     def end(self) -> str:
-        """What was held back: bytes that never became a character."""
+        """The remaining text: bytes that did not form a character."""
         return self._advance(self.decode(self.ids))
 
     def _advance(self, text: str) -> str:

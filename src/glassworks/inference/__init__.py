@@ -1,1 +1,1 @@
-"""Trained models answer people: `glassworks generate` and `glassworks caption`."""
+"""Inference with trained models: `glassworks generate`, `glassworks caption` and `glassworks export`."""

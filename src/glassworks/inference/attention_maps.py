@@ -1,4 +1,4 @@
-"""Where a captioner looked for every word of a caption: gated cross-attention, mean over heads and blocks, drawn over the image."""
+"""Attention maps for each word of a caption: gated cross-attention, averaged over heads and blocks, drawn over the image."""
 
 import math
 from pathlib import Path
@@ -18,25 +18,25 @@ from glassworks.generation.text import TextStream
 from glassworks.models.captioner import Captioner
 
 COLUMNS = 6
-"""Pictures side by side."""
+"""Pictures per row."""
 SIDE, TITLE, HEADING = 1.7, 0.26, 0.26
-"""Inches of a picture, of the line above it, and of the legend above them all."""
+"""Size in inches of a picture, of the title above each picture, and of the legend above all pictures."""
 LINE = 110
-"""Characters of a line of the caption."""
+"""Maximum characters per line of the caption."""
 LEGEND = "bright: where the model looked when it chose the word (cross-attention, mean over heads and blocks)"
 INK, MUTED = "#1d2023", "#62686e"
 
 
 class Word(NamedTuple):
-    """A word of a caption."""
+    """A word of a caption with its attention map."""
 
     text: str
     attention: Tensor
-    """[I, I], adding to 1: where the model looked."""
+    """[I, I], sums to 1."""
 
 
 def word_attention(model: Captioner, image: Tensor, ids: list[int], tokenizer: TextTokenizer) -> list[Word]:
-    """The words of the caption `ids` of an image, uint8 [3, I, I]; a word of several tokens has the mean of theirs."""
+    """The words of the caption `ids` with their attention over the image, uint8 [3, I, I]. A word averages the maps of its tokens."""
     if not ids:
         return []
     maps = token_attention(model, normalise(image)[None], [tokenizer.bos, *ids])
@@ -52,7 +52,7 @@ def word_attention(model: Captioner, image: Tensor, ids: list[int], tokenizer: T
 
 @torch.inference_mode()
 def token_attention(model: Captioner, image: Tensor, ids: list[int]) -> Tensor:
-    """[T - 1, I, I]: for every token after the first of `ids` (BOS) where the model looked when it chose it. `image` [1, 3, I, I]."""
+    """Attention maps [T - 1, I, I] of all tokens in `ids` after BOS, each from the step that predicts the token. `image` is [1, 3, I, I]."""
     seen: list[Tensor] = []
     hooks = [
         block.cross_attention.register_forward_hook(
@@ -69,7 +69,7 @@ def token_attention(model: Captioner, image: Tensor, ids: list[int]) -> Tensor:
 
 
 def _on_image(weights: Tensor, size: int) -> Tensor:
-    """Attention [1, H, T, N] as the mean over heads [T, I, I], smooth, each adding to 1; a class token is left out."""
+    """Attention weights [1, H, T, N] as smooth maps [T, I, I]: averaged over heads, without the class token, each sums to 1."""
     places = weights[0].mean(0)  # [T, N]
     side = math.isqrt(places.shape[1])
     if side**2 + 1 == places.shape[1]:
@@ -81,7 +81,7 @@ def _on_image(weights: Tensor, size: int) -> Tensor:
 
 
 def draw_attention(file: Path, name: str, image: Tensor, caption: str, words: list[Word]) -> None:
-    """Write a PNG: the image, then for every word the image in grey under the attention, on one scale for all words."""
+    """Write a PNG: the image, then for each word the grey image overlaid with its attention. All words share one colour scale."""
     lines = wrap(f"“{caption.strip()}”", LINE)
     rows, heading = math.ceil((len(words) + 1) / COLUMNS), HEADING + 0.2 * len(lines)
     width, height = SIDE * COLUMNS, (SIDE + TITLE) * rows + heading

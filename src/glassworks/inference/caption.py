@@ -1,4 +1,4 @@
-"""`glassworks caption`: a captioner says what is in images, and where it looked for every word."""
+"""`glassworks caption`: captions for image files, optionally with attention maps for each word."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -17,11 +17,11 @@ from glassworks.inference.model_folders import find_model, find_tokenizer
 from glassworks.models.captioner import KIND, Captioner
 
 BATCH = 16
-"""Images captioned at a time; never changes a caption."""
+"""Images captioned at a time. Does not affect the captions."""
 
 
 class Describer:
-    """A captioner with its tokenizer."""
+    """A captioner and its tokenizer."""
 
     def __init__(self, directory: Path, project: Path) -> None:
         config = find_model(directory, project)
@@ -34,7 +34,7 @@ class Describer:
         check_vocabulary(self.tokenizer, self.model.vocabulary, directory)
 
     def read(self, file: Path) -> Tensor:
-        """An image in the size of the model, uint8 [3, I, I]; a `DataError` names a file that is none."""
+        """An image in the input size of the model, uint8 [3, I, I]. Raises `DataError` if the file is not a readable image."""
         try:
             content = file.read_bytes()
         except OSError as error:
@@ -42,7 +42,7 @@ class Describer:
         return resize(decode_image(content, str(file)), self.model.config.vision.image_size)
 
     def describe(self, files: list[Path], settings: Decoding) -> Iterator[tuple[Path, Tensor, list[int]]]:
-        """For every file its image, uint8 [3, I, I], and the ids of its caption."""
+        """For each file: the path, the image (uint8 [3, I, I]) and the token ids of the caption."""
         for start in range(0, len(files), BATCH):
             part = files[start : start + BATCH]
             images = [self.read(file) for file in part]
@@ -61,7 +61,7 @@ def run(
     show: Callable[[str], None],
     project: Path,
 ) -> None:
-    """`show` a line for every image, or a JSON object; with `attention`, write a figure for each into that folder."""
+    """Pass a line or a JSON object for each image to `show`. With `attention`, also write a figure for each image to that folder."""
     files = find_images(paths)
     describer = Describer(directory, project)
     if attention is not None:
@@ -82,7 +82,7 @@ def run(
 
 
 def find_images(paths: list[Path]) -> list[Path]:
-    """The files, and the images in the folders, each once; a `DataError` names what is not there."""
+    """The image files in `paths`, without duplicates; folders are expanded. Raises `DataError` if a path does not exist or a folder has no images."""
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -98,7 +98,7 @@ def find_images(paths: list[Path]) -> list[Path]:
 
 
 def _figure_names(files: list[Path]) -> dict[Path, str]:
-    """NAME.png for every image; NAME-2.png and so on where names meet."""
+    """A unique figure name for each image: NAME.png, or NAME-2.png and so on for duplicate names."""
     names: dict[Path, str] = {}
     for file in files:
         name, number = f"{file.stem}.png", 1

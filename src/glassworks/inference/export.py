@@ -1,4 +1,4 @@
-"""`glassworks export`: a language model trained here in transformers' layout, with its tokenizer, for any program that reads it."""
+"""`glassworks export`: a trained language model and its tokenizer in the layout of transformers."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from glassworks.models.pretrained.language_models import export_language_model, 
 
 
 def run(directory: Path, target: Path, project: Path) -> str:
-    """Write the model to the new folder `target`; returns what it is there. A `ConfigError` when transformers has no architecture for it."""
+    """Write the model to the new folder `target`; returns its transformers architecture. Raises `ConfigError` if transformers has no matching one."""
     config = find_model(directory, project)
     if config.get("model") != KIND:
         what = config.get("model") or config.get("model_type") or config.get("architecture") or "a foreign model"

@@ -1,4 +1,4 @@
-"""`glassworks generate`: a language model continues prompts."""
+"""`glassworks generate`: continuations of prompts by a language model."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -16,14 +16,14 @@ from glassworks.models.language_model import KIND
 from glassworks.models.pretrained.language_models import load_language_model
 
 BATCH = 16
-"""Texts decoded at a time; never changes a text."""
+"""Texts decoded at a time. Does not affect the texts."""
 
 
 class Writer:
-    """A language model with its tokenizer."""
+    """A language model and its tokenizer."""
 
     def __init__(self, directory: Path, project: Path) -> None:
-        """`directory` holds a model that we saved, or one in transformers' layout."""
+        """`directory` holds a model trained here, or a model in the layout of transformers."""
         config = find_model(directory, project)
         if config.get("model") == CAPTIONER:
             raise ArtifactError(
@@ -36,7 +36,7 @@ class Writer:
         check_vocabulary(self.tokenizer, self.model.vocabulary, directory)
 
     def encode(self, prompt: str) -> list[int]:
-        """The ids of a prompt; an empty one begins a new text, if the tokenizer names a BOS."""
+        """The token ids of a prompt. An empty prompt starts a new text with BOS; raises `DataError` if the tokenizer has no BOS."""
         ids = self.tokenizer.encode(prompt, len(prompt.encode()) + 2)[1:-1]
         if not ids and not self.begins_from_nothing:
             raise DataError(
@@ -45,7 +45,7 @@ class Writer:
         return [*self.beginning, *ids] or [self.tokenizer.bos]
 
     def write(self, prompts: list[str], settings: Decoding, samples: int = 1) -> Iterator[tuple[str, int, list[int]]]:
-        """For every prompt `samples` texts: the prompt, the number of the text, its new ids."""
+        """`samples` texts for each prompt, each as (prompt, number of the text, new token ids)."""
         encoded = [self.encode(prompt) for prompt in prompts]
         wanted = [(index, number) for index in range(len(prompts)) for number in range(samples)]
         for start in range(0, len(wanted), BATCH):
@@ -61,7 +61,7 @@ class Writer:
                 yield prompts[index], number, ids
 
     def pieces(self, prompt: str, settings: Decoding) -> Iterator[str]:
-        """The continuation of one prompt, while it is made."""
+        """The continuation of a prompt, streamed in pieces of text."""
         text = TextStream(self.tokenizer.decode)
         for step in stream(self.model, [self.encode(prompt)], settings, self.tokenizer.eos):
             for _, token in step:
@@ -78,11 +78,11 @@ def run(
     show: Callable[[str], None],
     project: Path,
 ) -> None:
-    """Continue the prompts and `show` the texts: one alone as it comes, several one after another, or a JSON object per line."""
+    """Continue the prompts and pass the texts to `show`: a single text is streamed, several follow one another, JSON is one object per line."""
     writer = Writer(directory, project)
     if len(prompts) == samples == 1 and not as_json:
         pieces = writer.pieces(prompts[0], settings)
-        first = next(pieces)  # what is wrong with a prompt is said before anything is shown
+        first = next(pieces)  # an invalid prompt raises here, before any output
         for piece in chain([prompts[0], first], pieces, ["\n"]):
             show(piece)
         return
@@ -96,7 +96,7 @@ def run(
 
 
 def read_prompts(prompts: list[str], file: Path | None, stdin: Callable[[], str]) -> list[str]:
-    """Prompts of the command line, then those of a file (`-` is standard input), one a line; an empty one alone where there are none."""
+    """The prompts of the command line, then those of a file, one per line; `-` is standard input. One empty prompt if there are none."""
     if file is None:
         return prompts or [""]
     try:

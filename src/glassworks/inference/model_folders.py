@@ -1,4 +1,4 @@
-"""Which model a person means, how it is to decode, and the tokenizer that belongs to it."""
+"""Finds the model folder and the tokenizer for a command, and parses decoding options."""
 
 import json
 from pathlib import Path
@@ -13,11 +13,11 @@ from glassworks.errors import ArtifactError, ConfigError
 from glassworks.generation.settings import Decoding
 
 ROOMS = ("models", "data/weights")
-"""Where trained models and published weights lie in a project."""
+"""Folders of a project that hold trained models and published weights."""
 
 
 def find_model(directory: Path, project: Path) -> dict[str, Any]:
-    """config.json of the model in a folder; an `ArtifactError` proposes a near name when there is none."""
+    """The content of config.json in a model folder. Raises `ArtifactError` if there is no model; the message suggests a similar name."""
     if (directory / CONFIG).is_file():
         return read_hub_config(directory)
     if directory.is_dir():
@@ -35,7 +35,7 @@ def find_model(directory: Path, project: Path) -> dict[str, Any]:
 
 
 def find_tokenizer(directory: Path) -> Path:
-    """The folder of a model's tokenizer: its own, or that of its experiment."""
+    """The folder of a model's tokenizer: the model folder itself, or the tokenizer folder of its experiment."""
     own, made = directory / FILES[0], directory.resolve().parents[1] / "data/tokenizers" / directory.resolve().name
     if own.is_file():
         return directory
@@ -47,9 +47,9 @@ def find_tokenizer(directory: Path) -> Path:
 
 
 def begins_with(directory: Path, tokenizer: TextTokenizer, trained_here: bool) -> tuple[list[int], bool]:
-    """What a prompt begins with, and whether a text can begin from nothing: whether the tokenizer names a BOS.
+    """The token ids to prepend to a prompt, and whether the tokenizer has a BOS, so that an empty prompt is allowed.
 
-    Our texts begin with BOS. Those of a published model begin as its tokenizer has it: Llama's puts BOS before every text, GPT-2's and SmolLM2's do not.
+    Models trained here begin with BOS. Published models follow their tokenizer: Llama's prepends BOS to every text, GPT-2's and SmolLM2's do not.
     """
     from tokenizers import Tokenizer
 
@@ -61,7 +61,7 @@ def begins_with(directory: Path, tokenizer: TextTokenizer, trained_here: bool) -
 
 
 def decoding(**options: Any) -> Decoding:
-    """The settings of a command line; a `ConfigError` has a line for each option that cannot be."""
+    """The decoding settings of a command line. Raises `ConfigError` with one line per invalid option."""
     try:
         return Decoding(**options)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Attention of encoders and decoders, its masks, and initial weights.
+"""Attention of encoders and decoders, attention masks, and weight initialisation.
 
 Shapes: B batch, T queries, S keys, C width, H heads, K heads of keys and values, D = C / H.
 """
@@ -18,25 +18,25 @@ KeysValues = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Attend:
-    """The positions that self-attention may see. By default every position of a sequence sees all of that sequence."""
+    """The positions that self-attention attends to. By default every position attends to the whole sequence."""
 
     mask: Tensor | None = None
-    """[B or 1, 1, T, S]: True where a query may see a key, or numbers that are added to the scores."""
+    """[B or 1, 1, T, S]: True where a query attends to a key, or a bias added to the scores."""
     causal: bool = False
-    """Whether a position sees only itself and earlier positions; never together with a mask."""
+    """Whether a position attends only to itself and earlier positions. Excludes `mask`."""
     rotation: Rotation | None = None
-    """Rotates queries and keys by their positions."""
+    """Rotation of queries and keys by position."""
     cache: KeysValues | None = None
-    """Keys and values of one block, each [B, K, T_max, D]; attention appends those of the new positions in place."""
+    """Keys and values of one block, each [B, K, T_max, D]; attention appends the new positions in place."""
     past: int = 0
-    """Positions that `cache` holds already."""
+    """Positions already in `cache`."""
 
 
 WHOLE_SEQUENCE = Attend()
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of a sequence to itself; with fewer heads of keys and values than of queries, groups of queries share them (GQA)."""
+    """Multi-head self-attention. With fewer key-value heads than query heads, groups of query heads share them (GQA)."""
 
     def __init__(
         self, width: int, heads: int, kv_heads: int | None = None, input_bias: bool = True, output_bias: bool = True
@@ -66,7 +66,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of a sequence to a memory of another width, whose keys and values are computed once."""
+    """Multi-head attention of a sequence to a memory of another width. Keys and values of the memory are computed once."""
 
     def __init__(self, width: int, heads: int, memory_width: int) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class CrossAttention(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor, keys_values: KeysValues) -> Tensor:
-        """Where `x` [B, T, C] looks: [B, H, T, S], each row adding to 1. For pictures; `forward` never holds them."""
+        """Attention weights [B, H, T, S] of `x` [B, T, C], each row summing to 1. For plots; `forward` never computes them."""
         query = self._split(self.query(x))
         return (query @ keys_values[0].transpose(2, 3) * query.shape[-1] ** -0.5).softmax(-1)
 
@@ -94,14 +94,14 @@ class CrossAttention(nn.Module):
 
 
 def document_mask(documents: Tensor) -> Tensor:
-    """[B, 1, T, T] from the document of every token [B, T]: causal, and within a document only, so that packed texts do not see each other."""
+    """[B, 1, T, T] from the document of every token [B, T]: causal within a document, and no attention between packed documents."""
     length = documents.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()
     return (documents[:, :, None] == documents[:, None, :]).logical_and_(causal)[:, None]
 
 
 def document_positions(documents: Tensor) -> Tensor:
-    """[B, T]: the position of every token within its document; documents [B, T] are runs of equal numbers."""
+    """[B, T]: the position of every token in its document. `documents` [B, T] has runs of equal numbers."""
     index = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
     begins = torch.ones_like(documents, dtype=torch.bool)
     begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
@@ -109,8 +109,10 @@ def document_positions(documents: Tensor) -> Tensor:
 
 
 def initialise(module: nn.Module) -> None:
-    """Initial weights: embeddings N(0, 0.02) as in GPT-2; matrices N(0, 1 / fan-in), which keeps the variance of a normalised input (at the small widths
-    trained here GPT-2's fixed 0.02 starts far too small); biases 0. Use as `model.apply(initialise)`."""
+    """Initialise weights: embeddings N(0, 0.02) as in GPT-2, matrices N(0, 1 / fan-in), biases 0. Use as `model.apply(initialise)`.
+
+    N(0, 1 / fan-in) keeps the variance of a normalised input. GPT-2's fixed 0.02 is far too small for small widths.
+    """
     if isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear | nn.Conv2d):
@@ -120,7 +122,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def shrink_residual_outputs(model: nn.Module, branches: int) -> None:
-    """Scale the output projections of all residual branches by 1/sqrt(branches), so that the stream keeps its variance with depth (GPT-2)."""
+    """Scale the output projections of all residual branches by 1/sqrt(branches), so the residual variance does not grow with depth (GPT-2)."""
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, SelfAttention | CrossAttention | FeedForward):

@@ -1,6 +1,6 @@
 """Image encoders of timm behind one interface: images to tokens of one or several layers.
 
-A ViT of timm gives its patch tokens, a convolutional network the places of its feature maps. Both are read before any final norm and pooling.
+The tokens of a ViT are its patch tokens, those of a convolutional network the positions of its feature maps. Both precede any final norm and pooling.
 """
 
 import difflib
@@ -15,9 +15,9 @@ from glassworks.models.settings.backbone import Backbone as Config
 
 
 class Backbone(nn.Module):
-    """Images [B, 3, I, I] in [-1, 1] to one tensor of tokens [B, N, C] for each of the chosen layers, all with the N of the finest.
+    """Images [B, 3, I, I] in [-1, 1] to one tensor of tokens [B, N, C] per chosen layer. N is that of the finest layer.
 
-    Batch norm always normalises by its stored statistics: those of a batch would depend on how it is cut into micro-batches.
+    Batch norm always uses its stored statistics, because batch statistics would depend on the micro-batches.
     """
 
     def __init__(self, config: Config) -> None:
@@ -40,11 +40,11 @@ class Backbone(nn.Module):
         self.indices = [range(len(maps))[layer] for layer in config.layers]
         self.widths = [maps[index].shape[1] for index in self.indices]
         self.places = max(maps[index].shape[-1] for index in self.indices) ** 2
-        # What lies behind the last chosen layer would cost time and never get a gradient.
+        # Modules after the last chosen layer would cost time and never get a gradient.
         self.network.prune_intermediate_layers(sorted(set(self.indices)), prune_norm=True, prune_head=True)
 
     def standardise_by(self, mean: Any, std: Any) -> None:
-        """Take the mean and the deviation of red, green and blue (0 … 1) that the network was trained with; they are saved with the weights."""
+        """Set the mean and standard deviation of red, green and blue (0 … 1) from pretraining. Both are saved with the weights."""
         self.mean.copy_(torch.as_tensor(mean))
         self.std.copy_(torch.as_tensor(std))
 
@@ -70,7 +70,7 @@ class Backbone(nn.Module):
 
 
 def create(name: str, image_size: int) -> Any:
-    """A network of timm with random weights and no classifier; a `ConfigError` proposes names near to one it does not know."""
+    """A timm network with random weights and no classifier. Raises `ConfigError` that suggests similar names for an unknown name."""
     import timm
 
     if not timm.is_model(name.partition(".")[0]):
@@ -80,7 +80,7 @@ def create(name: str, image_size: int) -> Any:
     try:
         try:
             network = timm.create_model(name, pretrained=False, num_classes=0, img_size=image_size)
-        except TypeError:  # convolutional networks take images of any size and no such argument
+        except TypeError:  # convolutional networks accept any image size and lack the argument
             network = timm.create_model(name, pretrained=False, num_classes=0)
     except (AssertionError, ValueError, RuntimeError) as error:
         raise _refusal(name, image_size, error) from None
@@ -95,7 +95,7 @@ def _refusal(name: str, image_size: int, error: Exception) -> ConfigError:
 
 
 def _tokens(maps: Tensor, side: int) -> Tensor:
-    """Feature maps [B, C, H, W] as tokens [B, side * side, C], each place of a coarser map several times."""
+    """Feature maps [B, C, H, W] as tokens [B, side * side, C]. Positions of a coarser map are repeated."""
     if maps.shape[-1] != side:
         maps = nn.functional.interpolate(maps, size=(side, side), mode="nearest")
     return maps.flatten(2).transpose(1, 2)

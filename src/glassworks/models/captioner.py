@@ -21,7 +21,7 @@ KIND = "captioner"
 class Captioner(nn.Module):
     """Images [B, 3, I, I] in [-1, 1] and token ids [B, T] to logits [B, T, V].
 
-    The layers of a backbone are normalised, as they come before any norm of its own, and get positions, of which a convolutional network knows little.
+    The layers of a backbone are normalised, because they precede its final norm. They get positions, which a convolutional network hardly encodes.
     """
 
     def __init__(self, config: Config, vocabulary: int) -> None:
@@ -51,7 +51,7 @@ class Captioner(nn.Module):
         shrink_residual_outputs(self.decoder, 3 * text.depth)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Image tokens [B, N, C]: one tensor for all decoder blocks, or with `lock_step` one for each."""
+        """Image tokens [B, N, C]: one tensor for all decoder blocks, or one per block with `lock_step`."""
         if isinstance(self.encoder, VisionTransformer):
             return [self.encoder(images)]
         layers = [
@@ -63,25 +63,25 @@ class Captioner(nn.Module):
         return layers if self.config.lock_step else [torch.cat(layers, dim=-1)]
 
     def encode_memory(self, images: Tensor) -> Memory:
-        """The image keys and values of every decoder block; all that decoding needs of the images."""
+        """The image keys and values of every decoder block. Decoding needs nothing else of the images."""
         return self.decoder.encode_memory(self.features(images))
 
     def forward(self, images: Tensor, ids: Tensor) -> Tensor:
         return self.decoder(ids, self.encode_memory(images))
 
     def close_gates(self) -> None:
-        """Make the decoder the language model that it would be without images."""
+        """Set all gates to 0, so the decoder computes its language model without images."""
         for block in self.decoder.blocks:
             nn.init.zeros_(block.gate)
 
     def blocks(self) -> Iterator[nn.Module]:
-        """The transformer blocks, in which nearly all activations arise (gradient checkpointing)."""
+        """The transformer blocks, which hold nearly all activations (for gradient checkpointing)."""
         if isinstance(self.encoder, VisionTransformer):
             yield from self.encoder.blocks
         yield from self.decoder.blocks
 
     def shards(self) -> Iterator[nn.Module]:
-        """Modules of which nothing but `forward` is called, so that FSDP2 can gather their weights when they run."""
+        """Modules used only through `forward`, so FSDP2 can gather their weights when they run."""
         if isinstance(self.encoder, VisionTransformer):
             yield from self.encoder.blocks
 
@@ -92,10 +92,10 @@ class Captioner(nn.Module):
 
     @classmethod
     def load(cls, directory: Path) -> "Captioner":
-        """The model that `save` wrote; an `ArtifactError` lists missing, extra and misshapen tensors."""
+        """The model written by `save`. Raises `ArtifactError` listing missing, extra and misshapen tensors."""
         config, vocabulary = saving.read_settings(directory, KIND, Config)
         tensors = saving.read_tensors(directory / saving.WEIGHTS)
-        with torch.device("meta" if config.backbone is None else "cpu"):  # timm's have buffers that are not saved
+        with torch.device("meta" if config.backbone is None else "cpu"):  # timm models have unsaved buffers
             model = cls(config, vocabulary)
         saving.assign(model, tensors, directory / saving.WEIGHTS, for_decoding=True)
         return model

@@ -1,4 +1,4 @@
-"""The feed-forward part of a transformer block, in the forms that published models have."""
+"""The feed-forward part of a transformer block, in the variants of published models."""
 
 from collections.abc import Callable
 
@@ -11,11 +11,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
 }
-"""gelu: exact (ViT, Whisper); gelu_tanh: GPT-2's; quick_gelu: CLIP's."""
+"""gelu is exact (ViT, Whisper), gelu_tanh is GPT-2's, quick_gelu is CLIP's."""
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with a non-linearity between; "swiglu" multiplies SiLU of one half of the inner features with the other half (Llama, Qwen)."""
+    """Two linear maps with a non-linearity between them. "swiglu" multiplies SiLU of one half of the inner features by the other half (Llama, Qwen)."""
 
     def __init__(self, width: int, inner: int, kind: str, bias: bool = True) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A language model by itself: a text decoder without a memory."""
+"""A language model: a text decoder without a memory."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,11 +28,11 @@ class LanguageModel(nn.Module):
         return self.decoder(ids, documents=documents)
 
     def blocks(self) -> Iterator[nn.Module]:
-        """The transformer blocks, in which nearly all activations arise (gradient checkpointing)."""
+        """The transformer blocks, which hold nearly all activations (for gradient checkpointing)."""
         yield from self.decoder.blocks
 
     def shards(self) -> Iterator[nn.Module]:
-        """Modules of which nothing but `forward` is called, so that FSDP2 can gather their weights when they run."""
+        """Modules used only through `forward`, so FSDP2 can gather their weights when they run."""
         yield from self.decoder.blocks
 
     def save(self, directory: Path) -> None:
@@ -42,7 +42,7 @@ class LanguageModel(nn.Module):
 
     @classmethod
     def load(cls, directory: Path) -> "LanguageModel":
-        """The model that `save` wrote; an `ArtifactError` lists missing, extra and misshapen tensors."""
+        """The model written by `save`. Raises `ArtifactError` listing missing, extra and misshapen tensors."""
         config, vocabulary = saving.read_settings(directory, KIND, Config)
         tensors = saving.read_tensors(directory / saving.WEIGHTS)
         with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Whisper's log-mel spectrogram (Radford et al., 2022, section 2.2): sound to frames of 10 ms, always of 30 s."""
+"""Whisper's log-mel spectrogram (Radford et al., 2022, section 2.2): sound to frames of 10 ms, padded or cut to 30 s."""
 
 import torch
 import torchaudio
@@ -9,7 +9,7 @@ RATE, WINDOW, HOP = 16_000, 400, 160
 
 
 class LogMel(nn.Module):
-    """Sound [B, T], 16 kHz mono in [-1, 1], to log-mel frames [B, mels, frames]; cut, or filled with silence, to that length."""
+    """Sound [B, T], 16 kHz mono in [-1, 1], to log-mel frames [B, mels, frames]. The sound is cut or padded with silence to `frames`."""
 
     def __init__(self, mels: int = 80, frames: int = 3000) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class LogMel(nn.Module):
         length = self.frames * HOP
         sound = nn.functional.pad(sound[:, :length], (0, max(0, length - sound.shape[1])))
         spectrum = torch.stft(sound, WINDOW, HOP, window=self.window, return_complex=True)
-        power = spectrum[..., :-1].abs() ** 2  # the last window begins where the sound ends
+        power = spectrum[..., :-1].abs() ** 2  # the last window starts at the end of the sound
         mels = (self.filters @ power).clamp(min=1e-10).log10()
         mels = mels.maximum(mels.amax(dim=(1, 2), keepdim=True) - 8)
         return (mels + 4) / 4

@@ -1,5 +1,8 @@
-"""Memory in few large pieces. NumPy asks Linux for huge pages (2 MiB) where it allocates 4 MiB or more at once, PyTorch does not: with them, what streams through
-a core once per token (weights, keys and values) misses the TLB less. benchmarks/decoding.py shows what it is worth."""
+"""Allocation of weights and caches in few large blocks.
+
+NumPy requests huge pages (2 MiB) from Linux for allocations of 4 MiB or more; PyTorch does not. Huge pages reduce TLB misses for data that a core
+streams once per token: weights, keys and values. benchmarks/decoding.py measures the gain.
+"""
 
 from itertools import accumulate, pairwise
 
@@ -8,22 +11,22 @@ import torch
 from torch import Tensor, nn
 
 ALIGNMENT = 64
-"""Bytes; those of a cache line."""
+"""Bytes of a cache line."""
 CACHE = 32 << 20
-"""Bytes that a core may have to itself of its last cache."""
+"""Bytes of last-level cache that one core may use alone."""
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """An uninitialised tensor on the CPU, in huge pages if it is large."""
+    """An uninitialised CPU tensor, in huge pages if it is large."""
     size = torch.Size(shape)
     return torch.from_numpy(np.empty(size.numel() * dtype.itemsize, dtype=np.uint8)).view(dtype).view(size)
 
 
 def gather(module: nn.Module, for_decoding: bool = False) -> None:
-    """Move the parameters of a module on the CPU into one block, each type of numbers into its own. Their values, shapes and names stay.
+    """Move the parameters of a CPU module into one block per dtype. Values, shapes and names are unchanged.
 
-    With `for_decoding` the matrices of linear maps lie column by column if all parameters fit into a cache: that is how multiplying one row reads them fastest
-    from there, though not from memory. Not for training.
+    With `for_decoding`, matrices of linear maps are stored column by column if all parameters fit into a cache. From a cache, though not from memory,
+    this layout is the fastest for a product with one row. Do not use it for training.
     """
     by_columns = for_decoding and sum(parameter.nbytes for parameter in module.parameters()) <= CACHE
     matrices = {id(part.weight) for part in module.modules() if isinstance(part, nn.Linear) and by_columns}

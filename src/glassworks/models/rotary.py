@@ -1,7 +1,7 @@
 """Rotary positions (Su et al., 2021, RoFormer) in the half-split form of Llama and Qwen.
 
-Dimension i of a head is paired with dimension i + D/2, and the pair is turned by position * theta ** (-2i / D). The dot product of a query and a key then
-depends on the difference of their positions alone. (Pairing neighbours instead needs other weights: published checkpoints of Llama and Qwen are half-split.)
+Dimension i of a head is paired with dimension i + D/2, and the pair is rotated by position * theta ** (-2i / D). The dot product of a query and a key
+then depends only on the difference of their positions. Published checkpoints of Llama and Qwen are half-split; pairs of neighbours would need other weights.
 """
 
 import torch
@@ -22,7 +22,7 @@ def rotation(positions: Tensor, size: int, theta: float) -> Rotation:
 
 
 def rotate(x: Tensor, by: Rotation) -> Tensor:
-    """Turn `x` [B, H, T, D]; computed in float32, returned in the type of `x`."""
+    """Rotate `x` [B, H, T, D]. Computes in float32, returns the dtype of `x`."""
     cosine, sine = by
     first, second = x.chunk(2, dim=-1)
     turned = torch.cat([-second, first], dim=-1)

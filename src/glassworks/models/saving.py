@@ -1,4 +1,4 @@
-"""Trained models on disk: config.json and model.safetensors, nothing else, and a list of every tensor that does not fit."""
+"""Saving and loading of models as config.json and model.safetensors. Errors list every tensor that does not match."""
 
 import json
 from collections.abc import Mapping, Sequence, Set
@@ -17,7 +17,7 @@ from glassworks.models.memory import gather
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 S = TypeVar("S", bound=Settings)
 LISTED = 12
-"""Faults that an error lists of each kind."""
+"""Maximum faults of each kind that an error lists."""
 
 
 def save(module: nn.Module, directory: Path, config: dict[str, Any]) -> None:
@@ -26,19 +26,19 @@ def save(module: nn.Module, directory: Path, config: dict[str, Any]) -> None:
 
 
 def save_published(tensors: Mapping[str, Tensor], directory: Path, config: dict[str, Any]) -> None:
-    """Write config.json and model.safetensors of tensors under names of their own."""
+    """Write config.json, and model.safetensors with the given tensor names."""
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / CONFIG, config)
     save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, directory / WEIGHTS)
 
 
 def save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
-    """Write a safetensors file that other libraries accept as one of PyTorch."""
+    """Write a safetensors file with PyTorch's format metadata, which other libraries require."""
     save_file(tensors, file, metadata={"format": "pt"})
 
 
 def read_config(directory: Path, expected: str) -> dict[str, Any]:
-    """config.json of a saved model; an `ArtifactError` says what was expected where it is not one."""
+    """config.json of a saved model. Raises `ArtifactError` with the `expected` content for an invalid file."""
     try:
         config = json.loads((directory / CONFIG).read_text())
     except (OSError, ValueError) as error:
@@ -49,7 +49,7 @@ def read_config(directory: Path, expected: str) -> dict[str, Any]:
 
 
 def read_settings(directory: Path, kind: str, settings: type[S]) -> tuple[S, int]:
-    """The shape of a model that `save` wrote, and the size of its vocabulary; an `ArtifactError` where it is another kind, or from another version."""
+    """The shape and the vocabulary size of a model written by `save`. Raises `ArtifactError` for another kind or version of model."""
     named = kind.replace("_", " ")
     saved = read_config(directory, f"a saved {named}")
     if saved.get("model") != kind:
@@ -78,9 +78,10 @@ def assign(
     optional: Set[str] = frozenset(),
     for_decoding: bool = False,
 ) -> None:
-    """Make `tensors` the weights of `module`; an `ArtifactError` lists missing, extra and misshapen ones. Optional ones keep their values when they are missing.
+    """Make `tensors` the weights of `module`. Missing optional tensors keep their values.
 
-    Afterwards they lie in one block of memory, as training or `for_decoding` wants them (`glassworks.models.memory`).
+    Raises `ArtifactError` listing missing, extra and misshapen tensors. The weights are then gathered into one block of memory, in the layout for
+    training or `for_decoding` (`glassworks.models.memory`).
     """
     check({name: tensor.shape for name, tensor in module.state_dict().items()}, tensors, where, optional)
     module.load_state_dict(tensors, assign=True, strict=False)
@@ -93,7 +94,7 @@ def check(
     where: Path | str,
     optional: Set[str] = frozenset(),
 ) -> None:
-    """Raise an `ArtifactError` that lists which of the expected tensors are missing or misshapen, and which others there are."""
+    """Raise `ArtifactError` listing missing, misshapen and unexpected tensors."""
     wrong = [
         f"{name} is {list(tensors[name].shape)}, not {list(expected[name])}"
         for name in sorted(expected.keys() & tensors.keys())

@@ -1,4 +1,7 @@
-"""Sentences to vectors by a published encoder, such as all-MiniLM-L6-v2: the mean of the token features, of length 1. Reads a local directory; never downloads."""
+"""Sentence vectors from a published encoder, such as all-MiniLM-L6-v2: the mean of the token features, scaled to length 1.
+
+Reads a local directory and never downloads.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +16,7 @@ from glassworks.errors import ArtifactError
 
 
 class SentenceEncoder(nn.Module):
-    """Token ids [B, T] and their mask [B, T] to unit vectors [B, C], by mean pooling over the tokens that the mask keeps."""
+    """Token ids [B, T] and their mask [B, T] to unit vectors [B, C], by mean pooling over the unmasked tokens."""
 
     def __init__(self, network: Any, tokenizer: Any, max_tokens: int) -> None:
         super().__init__()
@@ -22,7 +25,7 @@ class SentenceEncoder(nn.Module):
 
     @classmethod
     def load(cls, directory: Path) -> "SentenceEncoder":
-        """The encoder in a directory in transformers' layout; an `ArtifactError` when its model or its tokenizer cannot be read."""
+        """The encoder in a directory in transformers' layout. Raises `ArtifactError` for an unreadable model or tokenizer."""
         from transformers import AutoModel, AutoTokenizer
 
         config = read_hub_config(directory)
@@ -36,7 +39,7 @@ class SentenceEncoder(nn.Module):
                 f"{directory}: transformers cannot read it as an encoder ({str(error).splitlines()[0]})"
             ) from None
         if hasattr(network, "pooler"):
-            network.pooler = None  # sentence vectors come from the tokens, so this part would be idle
+            network.pooler = None  # unused: sentence vectors come from the tokens
         limits = directory / "sentence_bert_config.json"
         limit = read_hub_config(directory, limits.name).get("max_seq_length") if limits.is_file() else None
         return cls(network, tokenizer, limit or config.get("max_position_embeddings", 512)).eval()
@@ -48,7 +51,7 @@ class SentenceEncoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, sentences: Sequence[str], batch_size: int = 64) -> Tensor:
-        """Unit vectors [N, C] of sentences, cut to `max_tokens`; their dot product is their similarity."""
+        """Unit vectors [N, C] of sentences truncated to `max_tokens`. The similarity of two sentences is their dot product."""
         vectors = []
         for start in range(0, len(sentences), batch_size):
             batch = self.tokenizer(

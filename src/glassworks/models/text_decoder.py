@@ -1,6 +1,7 @@
-"""One decoder that is GPT-2, Llama and Qwen2.5 by configuration, with optional gated cross-attention to image tokens.
+"""A decoder configurable as GPT-2, Llama or Qwen2.5, with optional gated cross-attention to image tokens.
 
-Image keys and values are computed once per image (`Memory`), text keys and values are kept while decoding (`Cache`), so a new token costs one token's work.
+Image keys and values are computed once per image (`Memory`). Text keys and values are cached while decoding (`Cache`), so each step processes only
+the new token.
 Shapes: B batch, T text tokens, N image tokens, C width, K heads of keys and values, D size of a head, V vocabulary.
 """
 
@@ -26,15 +27,15 @@ from glassworks.models.rotary import Rotation, rotation
 from glassworks.models.settings.text_decoder import TextDecoder as Config
 
 Memory = list[KeysValues]
-"""For each block the keys and values [B, H, N, D] of the image tokens."""
+"""Keys and values [B, H, N, D] of the image tokens, for each block."""
 
 
 @dataclass
 class Cache:
     """Keys and values of the text so far in one tensor [L, B, 2 K, T_max, D], the keys of a block before its values; `length` positions are filled.
 
-    Texts of different lengths are aligned at their ends: the first `padding` [B] positions of a row are none of its text.
-    `rotations` [T_max, D] are those of positions 0 … T_max - 1, if the model rotates.
+    Texts of different lengths are padded on the left: the first `padding` [B] positions of a row are padding.
+    `rotations` [T_max, D] are the rotations of positions 0 … T_max - 1, if the model is rotary.
     """
 
     kept: Tensor
@@ -42,16 +43,16 @@ class Cache:
     length: int = 0
     rotations: Rotation | None = None
     last: int | None = None
-    """The last position that the model knows; texts that have ended may stand still on it while others go on."""
+    """The last position of the model. Finished rows are clamped to it while others continue."""
 
     def __post_init__(self) -> None:
         self.columns = torch.arange(self.kept.shape[3], device=self.kept.device)
-        if self.padding is not None:  # what is added to the scores of attention, [B, T_max]
+        if self.padding is not None:  # attention bias [B, T_max]
             hidden = self.columns < self.padding[:, None]
             self.bias = self.kept.new_zeros(hidden.shape).masked_fill(hidden, -torch.inf)
 
     def reorder(self, rows: Tensor) -> None:
-        """Keep the given rows of the batch, in that order (beam search, texts that have ended)."""
+        """Keep the given rows of the batch, in that order (for beam search and finished texts)."""
         filled = self.kept.narrow(3, 0, self.length).index_select(1, rows)
         if len(rows) != self.kept.shape[1]:
             self.kept = self.kept.new_empty(len(self.kept), len(rows), *self.kept.shape[2:])
@@ -60,18 +61,18 @@ class Cache:
             self.padding, self.bias = self.padding[rows], self.bias[rows]
 
     def keys_values(self, block: int) -> KeysValues:
-        """Those of a block, each [B, K, T_max, D], to be written and read."""
+        """Keys and values of a block, each [B, K, T_max, D], as writable views."""
         both = self.kept[block]
         heads = both.shape[1] // 2
         return both.narrow(1, 0, heads), both.narrow(1, heads, heads)
 
     def positions(self, new: int) -> Tensor:
-        """[new], or [B, new] where rows are padded: positions of the next tokens in their own texts."""
+        """Positions of the next tokens in their own texts: [new], or [B, new] with padding."""
         columns = self.columns.narrow(0, self.length, new)
         return columns if self.padding is None else (columns - self.padding[:, None]).clamp(0, self.last)
 
     def rotation(self, new: int) -> Rotation | None:
-        """The rotation of the next tokens, looked up."""
+        """The precomputed rotation of the next tokens."""
         if self.rotations is None:
             return None
         if self.padding is None:
@@ -80,8 +81,10 @@ class Cache:
         return tuple(table[positions][:, None] for table in self.rotations)
 
     def mask(self, new: int) -> Tensor | None:
-        """Which positions the next tokens may see: True or False [B or 1, 1, new, length + new], for one token what is added to its scores; None when
-        causality says it all."""
+        """The attention mask of the next tokens: booleans [B or 1, 1, new, length + new], or an additive bias for one token.
+
+        None if the causal mask suffices.
+        """
         end = self.length + new
         if self.padding is None and (new == 1 or self.length == 0):
             return None
@@ -90,22 +93,22 @@ class Cache:
         key = self.columns[:end]
         query = key[self.length :, None]
         allowed = (key <= query)[None]
-        if self.padding is not None:  # padding sees itself, not nothing
+        if self.padding is not None:  # padding attends to itself, since a row without keys gives NaN
             allowed = allowed & (key >= self.padding[:, None, None]) | (key == query)
         return allowed[:, None]
 
 
 def norm(config: Config) -> nn.Module:
-    """The normalisation that a configuration asks for."""
+    """The normalisation of a configuration."""
     if config.norm == "rms":
         return nn.RMSNorm(config.width, eps=config.norm_eps)
     return nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.biases != "none")
 
 
 class DecoderBlock(nn.Module):
-    """Causal self-attention, gated cross-attention if there is a memory, feed-forward; pre-norm.
+    """A pre-norm block: causal self-attention, gated cross-attention if there is a memory, feed-forward.
 
-    The gate (Flamingo, Alayrac et al., 2022) is tanh of a learned number: at 0 the block is that of a language model that sees no image.
+    The gate (Flamingo, Alayrac et al., 2022) is tanh of a learned scalar. At 0, the block computes a language model without images.
     """
 
     def __init__(self, config: Config, memory_width: int | None) -> None:
@@ -137,7 +140,7 @@ class DecoderBlock(nn.Module):
 
 
 class TextDecoder(nn.Module):
-    """Token ids [B, T] to logits [B, T, V], with a memory if it was built for one (`memory_widths`, one for each block)."""
+    """Token ids [B, T] to logits [B, T, V], with cross-attention to a memory if `memory_widths` has a width for each block."""
 
     def __init__(self, config: Config, vocabulary: int, memory_widths: Sequence[int] = ()) -> None:
         super().__init__()
@@ -151,12 +154,12 @@ class TextDecoder(nn.Module):
         self.head = None if config.tied else nn.Linear(config.width, vocabulary, bias=False)
 
     def encode_memory(self, image_tokens: Sequence[Tensor]) -> Memory:
-        """Keys and values of image tokens [B, N, C'], given for every block or once for all; compute them once per image."""
+        """Keys and values of image tokens [B, N, C'], given per block or once for all blocks. Call it once per image."""
         tokens = list(image_tokens) * (len(self.blocks) if len(image_tokens) == 1 else 1)
         return [block.cross_attention.keys_values(one) for block, one in zip(self.blocks, tokens, strict=True)]
 
     def new_cache(self, rows: int, padding: Tensor | None = None, tokens: int | None = None) -> Cache:
-        """An empty cache for `rows` texts of up to `tokens` tokens, by default as many as the model can take."""
+        """An empty cache for `rows` texts of up to `tokens` tokens, by default the maximum of the model."""
         weight, config, tokens = self.tokens.weight, self.config, tokens or self.max_tokens
         heads, size = config.kv_heads or config.heads, config.width // config.heads
         rotations = None
@@ -174,9 +177,10 @@ class TextDecoder(nn.Module):
     def hidden(
         self, ids: Tensor, memory: Memory | None = None, cache: Cache | None = None, documents: Tensor | None = None
     ) -> Tensor:
-        """The normalised features [B, T, C] from which `logits` reads the next token.
+        """The normalised features [B, T, C], the input of `logits`.
 
-        `documents` [B, T] numbers the texts that are packed into a row: none sees another, and positions restart. `cache` holds the tokens before these.
+        `documents` [B, T] numbers the packed texts of a row. Attention is masked between them, and positions restart. `cache` holds the preceding
+        tokens.
         """
         new, past, mask, rotated = ids.shape[1], 0, None, None
         if cache is not None:

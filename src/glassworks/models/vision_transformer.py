@@ -1,4 +1,4 @@
-"""One Vision Transformer (Dosovitskiy et al., 2021) that is CLIP's and timm's by configuration: patches, learned positions, pre-norm blocks.
+"""A Vision Transformer (Dosovitskiy et al., 2021) configurable as CLIP's or timm's: patches, learned positions, pre-norm blocks.
 
 Shapes: B batch, I side of the image, P side of a patch, N tokens, C width.
 """
@@ -28,7 +28,7 @@ class LinearStem(nn.Module):
 
 
 class ConvolutionalStem(nn.Module):
-    """Images [B, 3, I, I] to tokens [B, (I / P)^2, C] by three overlapping convolutions (Xiao et al., 2021): weights are shared by all places from the start."""
+    """Images [B, 3, I, I] to tokens [B, (I / P)^2, C] by three overlapping convolutions (Xiao et al., 2021), whose weights all positions share."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class ConvolutionalStem(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Self-attention and feed-forward, each normalised first and added to the stream."""
+    """A pre-norm block: self-attention and feed-forward, each with a residual connection."""
 
     def __init__(self, config: Config | WhisperEncoder) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class EncoderBlock(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Images [B, 3, I, I] in [-1, 1] to tokens [B, N, C]: the class token, if there is one, and (I / P)^2 of patches."""
+    """Images [B, 3, I, I] in [-1, 1] to tokens [B, N, C]: the optional class token and (I / P)^2 patch tokens."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class VisionTransformer(nn.Module):
         return self.norm(self.layers(images, [-1])[0])
 
     def layers(self, images: Tensor, indices: Sequence[int]) -> list[Tensor]:
-        """The outputs of some blocks, as they leave them: of block 0, 1, … or, counted from the end, -1, -2, …"""
+        """The unnormalised outputs of some blocks, by index: 0, 1, … or -1, -2, … from the end."""
         wanted = [range(len(self.blocks))[index] for index in indices]
         x = self.stem(standardise(images, self.config.mean, self.config.std))
         if self.config.class_token:
@@ -101,7 +101,7 @@ class VisionTransformer(nn.Module):
 
 
 def standardise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Images [B, 3, I, I] in [-1, 1] with the mean and deviation that a network was trained with (of values in 0 … 1)."""
+    """Images [B, 3, I, I] in [-1, 1], standardised by a network's training mean and deviation of values in 0 … 1."""
     if set(mean) == set(std) == {0.5}:
         return images
     scale = torch.tensor([0.5 / s for s in std], device=images.device)[:, None, None]

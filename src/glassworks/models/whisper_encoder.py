@@ -1,6 +1,6 @@
-"""The encoder of Whisper (Radford et al., 2022): log-mel frames to features, one for every two frames (20 ms).
+"""The encoder of Whisper (Radford et al., 2022): log-mel frames to features, one per two frames (20 ms).
 
-Whisper's keys have no bias. Ours have one that is 0: adding a number to all scores of a query changes nothing.
+Whisper's keys have no bias. Ours have a bias of 0. A key bias adds the same number to all scores of a query, which changes nothing.
 Shapes: B batch, M mel bands, F frames, C width.
 """
 
@@ -25,7 +25,7 @@ class WhisperEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Raises `ValueError` for another number of frames than the model has positions for: `LogMel` makes it right."""
+        """Features of the frames. Raises `ValueError` if the number of frames does not match the positions; `LogMel` returns the right number."""
         if frames.shape[1:] != (self.config.mels, self.config.frames):
             raise ValueError(f"expected [B, {self.config.mels}, {self.config.frames}] frames, not {list(frames.shape)}")
         x = F.gelu(self.second(F.gelu(self.first(frames)))).transpose(1, 2) + self.positions
@@ -35,7 +35,7 @@ class WhisperEncoder(nn.Module):
 
 
 def sinusoids(length: int, width: int) -> Tensor:
-    """Fixed positions [length, width]: sines, then cosines, of wavelengths from 2 pi to 20,000 pi in a geometric row."""
+    """Fixed positions [length, width]: sines, then cosines, with wavelengths from 2 pi to 20,000 pi in a geometric sequence."""
     scales = torch.exp(-torch.arange(width // 2) * (torch.log(torch.tensor(10_000.0)) / (width // 2 - 1)))
     angles = torch.arange(length)[:, None] * scales
     return torch.cat([angles.sin(), angles.cos()], dim=1)

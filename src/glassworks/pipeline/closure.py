@@ -1,7 +1,7 @@
-"""The source files that a stage runs: the static import closure of its entry modules.
+"""The source files of a stage: the static import closure of its entry modules.
 
-No module is imported to compute it. Imports inside functions count; imports under `TYPE_CHECKING` do not. A module brings in the packages above it, and a
-package its templates/. The plumbing below changes no byte of a result and is neither followed nor listed.
+No module is imported to compute the closure. Imports inside functions count; imports under `TYPE_CHECKING` do not. A module adds its parent packages.
+A package adds its templates/. Files under `PLUMBING` do not affect the bytes of a result; they are neither followed nor listed.
 """
 
 import ast
@@ -23,11 +23,11 @@ PLUMBING = (
     "progress.py",
     "watchdog.py",
 )
-"""Prefixes of files that are in no key: they change how a stage runs, not its result."""
+"""Prefixes of files excluded from all keys: they affect how a stage runs, not its result."""
 
 
 class Closure:
-    """Import closures over one source tree. `cache` maps the digest of a file to its imports, so that no file is parsed twice."""
+    """Import closures over a source tree. `cache` is a JSON file that maps the digest of a file to its imports, so that no file is parsed twice."""
 
     def __init__(self, source: Path, cache: Path | None = None) -> None:
         self.source, self.cache = source, cache
@@ -43,7 +43,7 @@ class Closure:
                 self._known = json.loads(cache.read_text())
 
     def files(self, entries: Iterable[str]) -> tuple[str, ...]:
-        """The sorted files that these modules (such as `stages.train`) import, relative to the package."""
+        """The sorted files in the closure of modules such as `stages.train`, relative to the package."""
         entries = tuple(entries)
         if entries not in self._closures:
             self._closures[entries] = self._close(entries)
@@ -86,7 +86,7 @@ class Closure:
         return tuple(sorted(found | templates))
 
     def _file(self, module: str) -> str | None:
-        """The file of a module, relative to the package; None if the name is no module."""
+        """The file of a module, relative to the package; None if there is no such module."""
         if module not in self._files:
             path = self.source.joinpath(*module.split("."))
             candidates = (path.with_suffix(".py"), path / "__init__.py")
@@ -106,7 +106,7 @@ class Closure:
 
 
 def imported(tree: ast.Module) -> list[str]:
-    """Sorted names below the package that a module imports anywhere. Some are attributes of modules."""
+    """Sorted names of this package that a module imports anywhere. Some names are attributes, not modules."""
     found: set[str] = set()
     waiting: list[ast.AST] = list(tree.body)
     while waiting:

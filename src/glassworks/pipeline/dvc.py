@@ -1,4 +1,4 @@
-"""dvc.yaml, compiled from the stage table; and recording fresh stages in dvc.lock after a Snakemake run."""
+"""Compiles dvc.yaml from the stage table, and records fresh stages in dvc.lock after a Snakemake run."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ HEADER = "# Compiled from the stage table by `make dvc.yaml`; never edited by ha
 
 
 def compile_dvc(table: Table) -> str:
-    """The text of dvc.yaml."""
+    """The text of dvc.yaml for a stage table."""
     closure = Closure((table.project.root / PACKAGE).parent, table.project.root / ".work/imports.json")
     content: dict[str, Any] = {"stages": {stage.name: _dvc_stage(table, stage, closure) for stage in table}}
     scored = [stage for stage in table if stage.kind == "evaluate"]
@@ -66,7 +66,7 @@ def _dvc_stage(table: Table, stage: Stage, closure: Closure) -> dict[str, Any]:
 
 
 def check_dvc(table: Table) -> None:
-    """Refuse to go on under DVC when dvc.yaml no longer says what the configuration says."""
+    """Raise `ConfigError` if dvc.yaml is out of date with the configuration. Called when DVC runs Snakemake."""
     file = table.project.root / "dvc.yaml"
     if not file.is_file() or file.read_text() != compile_dvc(table):
         raise ConfigError(
@@ -75,9 +75,9 @@ def check_dvc(table: Table) -> None:
 
 
 def record(table: Table) -> list[str]:
-    """Record every fresh stage in dvc.lock, after bringing dvc.yaml up to date; returns their names.
+    """Update dvc.yaml and record every fresh stage in dvc.lock; returns the names of the recorded stages.
 
-    Only what is fresh by key is committed, so a part of the pipeline may be run and recorded; nothing happens outside a DVC repository.
+    Only stages with a fresh key are committed, so a partial run can be recorded. Does nothing outside a DVC repository.
     """
     root = table.project.root
     if not (root / ".dvc").is_dir():

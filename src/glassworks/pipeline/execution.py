@@ -1,7 +1,7 @@
 """Runs one stage: work directory, lock, atomic publication, recipe, provenance.
 
-What a stage does is a function `run(context) -> counts` elsewhere; it reads `context.inputs`, keeps unfinished work in `context.work` and fills
-`context.output`. Everything else about being a stage is here.
+Each kind of stage is a function `run(context) -> counts` in another module. The function reads `context.inputs`, keeps unfinished work in
+`context.work` and fills `context.output`. Everything common to all stages is here.
 """
 
 import fcntl
@@ -25,27 +25,27 @@ from glassworks.pipeline.table import Table
 
 @dataclass(frozen=True)
 class Context:
-    """What a running stage is given."""
+    """Arguments of a stage's `run` function."""
 
     root: Path
-    """The project's folder."""
+    """The project folder."""
     stage: Stage
     inputs: dict[str, Path]
-    """Directory of each input artefact, by role."""
+    """Directories of the input artefacts, by role."""
     work: Path
-    """Survives a kill: the next run of the stage with the same key finds what is here."""
+    """Directory for unfinished work. It survives a kill: the next run of the stage with the same key gets the same directory."""
     output: Path
-    """Empty directory to fill; becomes the artefact."""
+    """Empty directory to fill. It becomes the artefact."""
     threads: int = 1
-    """Cores the scheduler granted."""
+    """Cores granted by the scheduler."""
     workers: int | None = None
-    """Training processes on each node that the user asked for; None leaves it to the granted cores or devices."""
+    """Training processes per node, as given by the user; None uses all granted cores or devices."""
     node: NodeRank = field(default_factory=NodeRank)
-    """Which of several nodes this is."""
+    """Rank of this node, and the number of nodes."""
     notes: dict[str, Any] = field(default_factory=dict)
-    """What should stand in the provenance (never in the artefact): timings, resumed steps."""
+    """Output for the provenance, never for the artefact: timings, resumed steps."""
     fingerprint: dict[str, Any] = field(default_factory=dict)
-    """What may change bytes beside what every stage depends on: the device, the reduction."""
+    """Output for the fingerprint: stage-specific facts that may change bytes, such as device and reduction."""
 
     @property
     def params(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class Context:
 
     @property
     def local_path(self) -> Path:
-        """The user's folder this stage reads."""
+        """The user's folder that the stage reads."""
         assert self.stage.local_path is not None
         return self.root / self.stage.local_path
 
@@ -62,7 +62,10 @@ Runner = Callable[[Context], dict[str, Any]]
 
 
 def execute(table: Table, stage: Stage, run: Runner, threads: int = 1, workers: int | None = None) -> Path:
-    """Run `stage` and publish its artefact; returns its directory. On every node but the first, `run` only takes part, and ends the process."""
+    """Run `stage` and publish its artefact; returns the directory of the artefact.
+
+    On nodes other than the first, only calls `run`, which must exit the process.
+    """
     if not _place(stage).first:
         _take_part(table, stage, run, threads, workers)
     with _opened(table, stage, threads, workers) as (context, ingredients, provenance):
@@ -81,7 +84,7 @@ def execute(table: Table, stage: Stage, run: Runner, threads: int = 1, workers: 
 def execute_job(
     table: Table, stage: Stage, job: int, run: Callable[[Context, int], dict[str, Any]], threads: int = 1
 ) -> None:
-    """Prepare part `job` of a stage in its work directory, for `execute` to find; leaves `stage.job_file(job)`."""
+    """Run parallel job number `job` of a stage in the stage's work directory, where `execute` collects it. Writes `stage.job_file(job)`."""
     with _opened(table, stage, threads, lock=f"{stage.name}-{job}") as (context, ingredients, _):
         done = run(context, job)
         file = table.project.root / stage.job_file(job)
@@ -90,7 +93,7 @@ def execute_job(
 
 
 def rerun(table: Table, stage: Stage, run: Runner, scratch: Path, threads: int = 1) -> Path:
-    """Run `stage` again, from nothing, in `scratch`; returns the sealed directory. The published artefact is not touched."""
+    """Run `stage` again from scratch in `scratch`; returns the sealed directory. The published artefact is not touched."""
     shutil.rmtree(scratch, ignore_errors=True)
     ingredients = Keys(table).ingredients(stage)
     context = _context(table, stage, scratch, threads)
@@ -100,7 +103,7 @@ def rerun(table: Table, stage: Stage, run: Runner, scratch: Path, threads: int =
 
 
 def check_inputs(table: Table, stage: Stage) -> None:
-    """Raise an `ArtifactError` unless every input of a stage has been made and its files are in view."""
+    """Raise `ArtifactError` unless every input of a stage exists and its files are visible on this machine."""
     root = table.project.root
     for upstream in table.inputs(stage):
         if not (root / upstream.directory / MANIFEST).is_file():
@@ -111,13 +114,13 @@ def check_inputs(table: Table, stage: Stage) -> None:
 
 
 def work_directories(root: Path, stage: Stage) -> list[Path]:
-    """The work directories of a stage, whatever their keys, and the folder of its job files."""
+    """The work directories of a stage for all keys, and the folder of its job files."""
     hexadecimal = "[0-9a-f]" * 16
     return [*(root / ".work").glob(f"{stage.name}-{hexadecimal}"), *(root / ".work").glob(stage.name)]
 
 
 def recipe(table: Table, stage: Stage, ingredients: Ingredients, **more: Any) -> dict[str, Any]:
-    """How an artefact is made; equal for two identical runs."""
+    """The recipe of an artefact: parameters, code, inputs, fingerprint. Two identical runs have equal recipes."""
     return {
         "stage": stage.name,
         "key": ingredients.key,
@@ -129,7 +132,7 @@ def recipe(table: Table, stage: Stage, ingredients: Ingredients, **more: Any) ->
 
 
 def _take_part(table: Table, stage: Stage, run: Runner, threads: int, workers: int | None) -> NoReturn:
-    """Neither lock nor publication: both are the first node's."""
+    """Run the stage on a node other than the first, without lock and publication, which belong to the first node."""
     check_inputs(table, stage)
     run(_context(table, stage, _work_directory(table, stage, Keys(table).ingredients(stage)), threads, workers))
     raise AssertionError(f"{stage.name} went on where only its first node should")
@@ -163,7 +166,7 @@ def _work_directory(table: Table, stage: Stage, ingredients: Ingredients) -> Pat
 
 
 def _place(stage: Stage) -> NodeRank:
-    """Which of its nodes this is; a stage of one node may run on the first of more."""
+    """The rank of this node for `stage`. A single-node stage may run on the first of several nodes."""
     here, nodes = node_rank(), stage.resources.nodes
     if here.nodes in (1, nodes):
         return here

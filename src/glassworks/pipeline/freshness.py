@@ -1,7 +1,7 @@
-"""Freshness by key: an artefact is fresh when its recipe holds the key computed now, and its files are there.
+"""Freshness by key: an artefact is fresh if its recipe holds the current key and its files are complete.
 
-The key of a stage is a digest of its resolved parameters, its source code and the contents of its input manifests. Neither file times nor the memory of
-Snakemake or DVC decide; `sync` translates the verdict into the only language Snakemake cannot be told to forget, modification times.
+The key of a stage is a digest of its resolved parameters, its source code and the contents of its input manifests. File times and the records of
+Snakemake and DVC do not matter. `sync` passes the result to Snakemake as modification times, which Snakemake always considers.
 """
 
 import fcntl
@@ -19,18 +19,18 @@ from glassworks.pipeline.closure import Closure
 from glassworks.pipeline.stage import PACKAGE, Stage
 from glassworks.pipeline.table import Table
 
-LONG_AGO = 946_684_800  # 2000-01-01: the one time of everything fresh
+LONG_AGO = 946_684_800  # 2000-01-01: the modification time of all fresh files
 
 
 @dataclass(frozen=True)
 class Ingredients:
-    """What a key is made of."""
+    """The digests that make up a key."""
 
     params: str
     code: str
     inputs: dict[str, str]
     files: str | None
-    """Digest over the user's folder, for a stage that reads one."""
+    """Digest of the user's folder; None if the stage reads none."""
 
     @property
     def key(self) -> str:
@@ -38,7 +38,7 @@ class Ingredients:
 
 
 class Keys:
-    """Computes keys; remembers the digests of code and of the user's folders, which several stages share."""
+    """Computes the keys of stages. Caches the digests of code and of the user's folders, which several stages share."""
 
     def __init__(self, table: Table) -> None:
         self.table, self.root = table, table.project.root
@@ -47,7 +47,7 @@ class Keys:
         self._digests = FileDigests(self.root / ".work/file-digests.json")
 
     def ingredients(self, stage: Stage) -> Ingredients:
-        """What the key of `stage` is made of now. The manifests of its inputs must exist."""
+        """The current ingredients of the key of `stage`. The manifests of its inputs must exist."""
         inputs = {
             f"{role}/{Path(file).name}": sha256_file(self.root / file)
             for role, name in stage.inputs.items()
@@ -56,7 +56,7 @@ class Keys:
         return Ingredients(digest_json(stage.params), self._code(stage), inputs, self._folder(stage))
 
     def _code(self, stage: Stage) -> str:
-        """Digest of source code. Comments and formatting count: whether a change matters is for its author to say (`glassworks accept`)."""
+        """Digest of the source code. Comments and formatting count; the author accepts a harmless change with `glassworks accept`."""
         return digest_json([[file, self.closure.digest(file)] for file in self.closure.files(stage.entries)])
 
     def _folder(self, stage: Stage) -> str | None:
@@ -73,7 +73,7 @@ class Keys:
         return digest_json(content)
 
     def fresh(self) -> dict[str, str | None]:
-        """For every stage its key where it is fresh, None where it is stale; a stage is stale when an input is."""
+        """The key of every fresh stage, None for every stale stage. A stage with a stale input is stale."""
         fresh: dict[str, str | None] = {}
         for stage in self.table:
             fresh[stage.name] = None
@@ -87,10 +87,11 @@ class Keys:
 
 
 def sync(table: Table) -> dict[str, str | None]:
-    """Tell Snakemake what is fresh: called when the Snakefile is parsed. Deletes nothing, since a dry run parses the Snakefile too.
+    """Set file times so that Snakemake runs exactly the stale stages; returns `Keys.fresh`. Called when the Snakefile is parsed.
 
-    The manifest, recipe and key file of a fresh stage get one old time, so nothing looks newer than anything. The key file of a stale one, an input of its
-    rule, becomes new in time and content (the nonce matters: without it, going back to a value that Snakemake once ran goes unnoticed).
+    Deletes nothing, since a dry run parses the Snakefile, too. The manifest, recipe and key file of a fresh stage get the same old time, so that no
+    file looks newer than another. The key file of a stale stage, an input of its rule, gets a new time and new content. The nonce in the key file is
+    needed: without the nonce, Snakemake would miss a return to a value that it ran before.
     """
     root, fresh = table.project.root, Keys(table).fresh()
     for stage in table:
@@ -109,9 +110,9 @@ def sync(table: Table) -> dict[str, str | None]:
 
 
 def drop_stale_locks(root: Path) -> Any:
-    """Remove the locks of a Snakemake that was killed, unless one is running here.
+    """Remove the locks of a killed Snakemake, unless another Snakemake is running in this project.
 
-    Returns the open lock file; it is held, and tells the next caller so, for as long as this process lives.
+    Returns the open lock file, or None if another process holds it. This process holds the lock until it exits.
     """
     (root / ".work").mkdir(exist_ok=True)
     held = (root / ".work/snakemake.lock").open("w")

@@ -1,6 +1,6 @@
 """Push to and pull from DVC's default remote. DVC transfers the files; its errors become one line with a remedy.
 
-Files appear in the remote, in the cache and in the results atomically, and the list of files of a folder after its files.
+Files appear atomically in the remote, the cache and the results. The file list of a folder appears after its files.
 """
 
 import logging
@@ -21,7 +21,7 @@ NO_REMOTE = (
 
 
 def push(root: Path) -> str:
-    """Upload the files of dvc.lock that the remote lacks; returns a line for the user."""
+    """Upload the files of dvc.lock that the remote lacks; returns a message for the user."""
     with _remote(root) as (repo, _, where), _errors_of(where, fills=where):
         count = repo.push()
     status = ["git", "status", "--porcelain", "dvc.lock"]
@@ -31,7 +31,7 @@ def push(root: Path) -> str:
 
 
 def pull(root: Path) -> str:
-    """Download the files of dvc.lock that the cache lacks and check them out; returns a line for the user."""
+    """Download the files of dvc.lock that the cache lacks and check them out; returns a message for the user."""
     with _remote(root) as (repo, there, where), _errors_of(where, fills=str(root)):
         if not there:
             raise ArtifactError(
@@ -63,7 +63,7 @@ def _remote(root: Path) -> Iterator[tuple[Any, bool, str]]:
 def _holds_anything(remote: Any, where: str) -> bool:
     try:
         return bool(remote.fs.exists(remote.path))
-    except Exception as error:  # of the library of that remote
+    except Exception as error:  # raised by the library of the remote
         raise FetchError(
             f"{where}: cannot be reached ({_line(error)}); see that it is up and lets you in (docs/how-to/remotes.md), then run the same command again"
         ) from None
@@ -71,7 +71,7 @@ def _holds_anything(remote: Any, where: str) -> bool:
 
 @contextmanager
 def _errors_of(where: str, fills: str) -> Iterator[None]:
-    """Turn the exceptions and logged errors of DVC into one error of one line. `fills` names the disk that may be full."""
+    """Turn the exceptions and logged errors of DVC into a single one-line error. `fills` names the disk that may be full."""
     from dvc.exceptions import CheckoutError, DvcException, FileTransferError
 
     logged = _silence()
@@ -114,7 +114,7 @@ def _line(error: BaseException) -> str:
 
 
 def _silence() -> list[logging.LogRecord]:
-    """A list that receives the warnings and errors of DVC from now on, in place of stderr."""
+    """A list that collects the warnings and errors of DVC from now on, instead of stderr."""
     collector = _Collector(logging.WARNING)
     for name in ("dvc", "dvc_data", "dvc_objects"):
         logging.getLogger(name).handlers = [collector]

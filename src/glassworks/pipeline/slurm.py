@@ -17,15 +17,15 @@ from glassworks.errors import ConfigError, Interrupted, ResourceError
 
 @dataclass
 class Partition:
-    """The limits of a partition for one job."""
+    """Limits of a partition for one job."""
 
     minutes: float = 0
     gpus: int = 0
-    """GPUs of the node with the most."""
+    """Largest number of GPUs on a node."""
 
 
 def check(jobs: Iterable[Any]) -> None:
-    """Raise one line if the cluster can never run one of these Snakemake jobs. Call it before submission."""
+    """Raise a one-line error if the cluster can never run one of these Snakemake jobs. Call this before submission."""
     if not shutil.which("sbatch"):
         raise ConfigError(
             "sbatch is not on the PATH; run this on a login node of the cluster, or without the SLURM profile"
@@ -52,7 +52,7 @@ def check(jobs: Iterable[Any]) -> None:
 
 
 def _minutes_of_last_attempt(job: Any) -> int:
-    """Runtime that the last retry requests. Beyond the limit of the partition, SLURM leaves a job pending forever."""
+    """Runtime that the last retry requests. SLURM leaves a job pending forever if its runtime exceeds the limit of the partition."""
     job.attempt, first = 1 + job.restart_times, job.attempt
     try:
         return int(job.resources.get("runtime", 0))
@@ -62,7 +62,7 @@ def _minutes_of_last_attempt(job: Any) -> int:
 
 @contextmanager
 def requeued_if_interrupted() -> Iterator[None]:
-    """Requeue the surrounding batch job if it is interrupted. A requeue uses none of the retries for failures.
+    """Requeue the enclosing batch job if it is interrupted. A requeue does not count as a retry.
 
     Only `Interrupted` requeues: a job without progress would run forever.
     """
@@ -76,10 +76,10 @@ def requeued_if_interrupted() -> Iterator[None]:
 
 
 def _requeue(job: str) -> bool:
-    """Whether SLURM requeued the job. False if it refuses, or if the job is already cancelled or requeued."""
+    """Whether SLURM requeued the job. False if SLURM refuses, or if the job is already cancelled or requeued."""
     if _answer("squeue", "--noheader", "--jobs", job, "--format", "%T") != "RUNNING":
         return False
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM sends it at once, before the error is printed
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM sends SIGTERM immediately, before the error is printed
     return _answer("scontrol", "requeue", job) is not None
 
 
@@ -97,7 +97,7 @@ def _partitions() -> dict[str, Partition]:
 
 
 def _gpus(devices: str) -> int:
-    """The number of GPUs of any type in a list of generic resources: gpu:a100:4(S:0-1),gpu:2,shard:8."""
+    """Number of GPUs of any type in a list of generic resources, such as gpu:a100:4(S:0-1),gpu:2,shard:8."""
     items = (item.split(":") for item in re.sub(r"\([^)]*\)", "", devices).split(","))
     return sum(int(last) if (last := item[-1]).isdigit() else 1 for item in items if item[0] == "gpu")
 
@@ -110,7 +110,7 @@ def _running(folder: Path) -> list[str]:
 
 
 def _minutes(limit: str) -> float:
-    """Minutes of SLURM's [DAYS-][[HOURS:]MINUTES:]SECONDS."""
+    """Minutes of a SLURM time limit, [DAYS-][[HOURS:]MINUTES:]SECONDS or infinite."""
     if limit == "infinite":
         return float("inf")
     days, _, clock = limit.rpartition("-")
@@ -121,7 +121,7 @@ def _minutes(limit: str) -> float:
 
 
 def _answer(*command: str) -> str | None:
-    """The output of a SLURM command; None if it fails or takes more than a minute."""
+    """The output of a SLURM command; None if the command fails or takes more than a minute."""
     try:
         run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired):

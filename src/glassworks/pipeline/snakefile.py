@@ -1,6 +1,6 @@
-"""What the Snakefile asks of the stage table: input functions, resources, and the verdict on what is fresh.
+"""The interface of the Snakefile to the stage table: input functions, resources and freshness.
 
-Everything here runs while Snakemake parses or schedules; no job is run here.
+This code runs while Snakemake parses and schedules; it runs no job.
 """
 
 import os
@@ -19,12 +19,12 @@ from glassworks.pipeline.stage import Stage, stage_name
 from glassworks.pipeline.table import Table
 
 SUBJECTS = ("dataset", "experiment", "weights", "evaluation")
-"""Wildcards whose values, in this order, make the name of a stage."""
+"""Wildcards whose values, in this order, form the name of a stage."""
 SRUN = "srun --overlap --nodes {0} --ntasks-per-node 1 --cpus-per-task {1} "
 
 
 class Pipeline:
-    """The stage table as Snakemake sees it. Raises nothing a user can cause: prints the line and ends Snakemake with its exit code."""
+    """The stage table for the Snakefile. Raises no `UserError`: prints the message and exits Snakemake with the exit code of the error."""
 
     def __init__(self, workflow: Any, config: dict[str, Any]) -> None:
         self.under_dvc, self.workflow = "DVC_STAGE" in os.environ, workflow
@@ -48,15 +48,15 @@ class Pipeline:
         self.final_manifest = self.table["report"].manifest
 
     def choices(self, *kinds: str) -> str:
-        """A regular expression of the subjects that stages of these kinds have."""
+        """A regular expression that matches the subjects of all stages of these kinds."""
         return "|".join(sorted({stage.subject for stage in self.table if stage.kind in kinds})) or "(?!)"
 
     def evaluations(self) -> str:
-        """A regular expression of the names of evaluations."""
+        """A regular expression that matches the names of all evaluations."""
         return "|".join(sorted({stage.part for stage in self.table if stage.kind == "evaluate"})) or "(?!)"
 
     def inputs(self, kind: str) -> Callable[[Any], list[str]]:
-        """Input function: the key file of the stage and the manifests of the stages it reads; never the big files themselves."""
+        """Input function for a stage: its key file and the manifests of its input stages, never the large files."""
 
         def files(wildcards: Any) -> list[str]:
             stage = self._stage(kind, wildcards)
@@ -65,7 +65,7 @@ class Pipeline:
         return files
 
     def jobs(self, kind: str) -> Callable[[Any], list[str]]:
-        """Input function: what the parallel jobs of the stage leave."""
+        """Input function for a stage: the files that its parallel jobs write."""
 
         def files(wildcards: Any) -> list[str]:
             stage = self._stage(kind, wildcards)
@@ -77,9 +77,9 @@ class Pipeline:
         return lambda wildcards: self._stage(kind, wildcards).resources.threads
 
     def resources(self, kind: str) -> dict[str, Callable[..., Any]]:
-        """Memory and minutes of the stage and, where SLURM spreads it over nodes, one task on each, as Snakemake's resources.
+        """Snakemake resources of a stage: memory, minutes and GPUs, and one task per node if SLURM runs it on several nodes.
 
-        A job that is submitted again asks for more; but training, which continues, for no more minutes.
+        Each retry requests more memory and minutes. Training requests no more minutes, since it resumes from a checkpoint.
         """
 
         def asker(name: str) -> Callable[[Any, int], int]:
@@ -96,13 +96,13 @@ class Pipeline:
             "runtime": asker("runtime"),
             "nodes": spread(lambda nodes: nodes),
             "tasks": spread(lambda nodes: nodes),
-            "tasks_per_gpu": spread(lambda nodes: 0),  # else Snakemake's plugin takes `tasks` for them
+            "tasks_per_gpu": spread(lambda nodes: 0),  # otherwise Snakemake's plugin uses `tasks`
             "mpi": spread(lambda nodes: "srun"),
             "gres": lambda wildcards: f"gpu:{gpus}" if (gpus := self._stage(kind, wildcards).resources.gpus) else None,
         }
 
     def launcher(self, kind: str) -> Callable[..., str]:
-        """What stands before the command of a stage that SLURM spreads over nodes."""
+        """The `srun` prefix of the command of a stage that SLURM runs on several nodes; empty on one node."""
 
         def prefix(wildcards: Any, threads: int) -> str:
             nodes = self._nodes(kind, wildcards)
@@ -111,7 +111,7 @@ class Pipeline:
         return prefix
 
     def check_cluster(self) -> None:
-        """Before the first job: refuse what the cluster would never run."""
+        """Exit with an error if the cluster can never run a job. Called before the first job."""
         if not self.workflow.non_local_exec:
             return
         try:
@@ -120,7 +120,7 @@ class Pipeline:
             _stop(error.exit_code, str(error))
 
     def record(self) -> None:
-        """After a run: record what is fresh in dvc.lock. DVC does it itself when it is the one that called."""
+        """Record the fresh stages in dvc.lock. Called after a run; does nothing if DVC started Snakemake, since DVC records the stages."""
         if self.under_dvc:
             return
         try:
@@ -129,7 +129,7 @@ class Pipeline:
             print(f"warning: {error}", file=sys.stderr)
 
     def _nodes(self, kind: str, wildcards: Any) -> int:
-        """Nodes that a stage asks for: more than one only of SLURM, here or in a job that Snakemake submitted to it."""
+        """Nodes of a stage: more than one only under SLURM, in the main process or in a job that Snakemake submitted."""
         if self.workflow.is_main_process:
             to_slurm = self.workflow.non_local_exec and self.workflow.executor_plugin.name == "slurm"
         else:
@@ -143,7 +143,7 @@ class Pipeline:
 
 
 def _use_no_more_cores_than_there_are(workflow: Any) -> None:
-    """`--cores 8` on a machine of two would run four trainings on them at once, each slower than alone by more than four times."""
+    """Limit Snakemake to the available cores. With `--cores 8` on two cores, four concurrent trainings would each slow down more than fourfold."""
     granted, there = workflow.resource_settings.cores, available_cores()
     if granted and granted > there and not workflow.non_local_exec:
         workflow.register_resource("_cores", there)
@@ -153,4 +153,4 @@ def _stop(code: int, message: str) -> None:
     for line in message.splitlines():
         print(f"error: {line}", file=sys.stderr)
     sys.stderr.flush()
-    os._exit(code)  # Snakemake would wrap an exception into its own traceback
+    os._exit(code)  # Snakemake would wrap an exception in its own traceback

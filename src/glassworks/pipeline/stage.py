@@ -1,4 +1,4 @@
-"""One stage of the graph, and what it asks of a scheduler."""
+"""A stage of the pipeline, and the resources it requests from a scheduler."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,53 +10,53 @@ PACKAGE = "src/glassworks"
 
 @dataclass(frozen=True)
 class Resources:
-    """What a stage asks of a scheduler."""
+    """Resources that a stage requests from a scheduler."""
 
     threads: int = 1
     mem_mb: int = 2000
     runtime: int = 30
     """Minutes."""
     nodes: int = 1
-    """Machines, each with so many threads and so much memory."""
+    """Number of nodes; `threads`, `mem_mb` and `gpus` are per node."""
     gpus: int = 0
-    """GPUs of a node that the stage asks SLURM for, unless the profile says otherwise."""
+    """GPUs per node requested from SLURM, unless the profile overrides it."""
 
 
 def stage_name(kind: str, subject: str = "", part: str = "") -> str:
-    """The name of a stage: `train-caption_scenes`, `evaluate-caption_scenes-captions`, `report`."""
+    """The name of a stage, such as `train-caption_scenes`, `evaluate-caption_scenes-captions` or `report`."""
     return "-".join(filter(None, (kind, subject, part)))
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: a directory that is a pure function of its inputs, parameters and code."""
+    """A stage: it makes a directory that is a pure function of its inputs, parameters and code."""
 
     kind: str
-    """What it does: fetch, records, shards, weights, tokenizer, train, evaluate, report. Also its verb on the command line and its Snakemake rule."""
+    """fetch, records, shards, weights, tokenizer, train, evaluate or report. Also the name of the command and of the Snakemake rule."""
     subject: str
-    """The dataset or the experiment that it is for; empty for the report."""
+    """Name of the dataset, weights or experiment; empty for the report."""
     directory: str
-    """Where its artefact stands, relative to the project."""
+    """Directory of the artefact, relative to the project."""
     entries: tuple[str, ...]
-    """Modules that it runs, such as `stages.train`; its source code is their import closure (`pipeline.closure`)."""
+    """Entry modules, such as `stages.train`. Their import closure is the source code of the stage (`pipeline.closure`)."""
     params: dict[str, Any]
-    """Resolved parameters, defaults included."""
+    """Resolved parameters, including defaults."""
     settings: dict[str, tuple[str, ...]]
-    """The same parameters as the user writes them: for each YAML file, the key paths that DVC watches."""
+    """Origin of the parameters: for each YAML file, the key paths that DVC watches."""
     inputs: dict[str, str] = field(default_factory=dict)
-    """Names of the stages it reads, by role."""
+    """Names of the input stages, by role."""
     reads_recipes: bool = False
-    """Whether it reads how its inputs were made (their recipe.json), too, and not only what they are."""
+    """Whether the stage also reads recipe.json of its inputs."""
     local_path: str | None = None
-    """The user's folder it reads, if any."""
+    """The user's folder that the stage reads, if any."""
     part: str = ""
-    """Which of several stages of this kind and subject: the name of an evaluation."""
+    """Name of the evaluation; distinguishes stages of the same kind and subject."""
     jobs: int = 0
-    """Parallel jobs that prepare parts of it (shards); 0 for none."""
+    """Number of parallel jobs that prepare parts of the artefact (shards); 0 for none."""
     resources: Resources = Resources()
-    """What it asks of a scheduler."""
+    """Resources requested from a scheduler."""
     execution: Execution | None = None
-    """How a training is carried out; no part of its key."""
+    """Execution settings of a training stage; not in its key."""
 
     @property
     def name(self) -> str:
@@ -67,7 +67,7 @@ class Stage:
         return f"{self.directory}/manifest.json"
 
     def small_files(self, with_recipe: bool) -> list[str]:
-        """The manifest, and the recipe when asked; never tars or weights."""
+        """The manifest, and optionally the recipe; never tars or weights."""
         return [self.manifest, f"{self.directory}/recipe.json"] if with_recipe else [self.manifest]
 
     @property
@@ -75,5 +75,5 @@ class Stage:
         return f".work/keys/{self.name}.json"
 
     def job_file(self, job: int) -> str:
-        """What job number `job` of this stage leaves when it is done."""
+        """The file that job number `job` of the stage writes when it is done."""
         return f".work/{self.name}/job-{job:05d}.json"

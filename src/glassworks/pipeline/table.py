@@ -1,7 +1,7 @@
-"""The stage table: the only description of the graph.
+"""The stage table: the single definition of the pipeline graph.
 
-It derives every stage from params.yaml and experiments/: inputs, resolved parameters, entry modules, output directory and resources. The Snakefile's input
-functions query it, dvc.yaml is compiled from it, and freshness keys are computed over it. It runs no stage.
+The table derives every stage from params.yaml and experiments/: inputs, resolved parameters, entry modules, output directory and resources. The
+Snakefile, dvc.yaml and the freshness keys are all computed from the table. It runs no stage.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from glassworks.pipeline.stage import Resources, Stage
 
 
 class Table:
-    """The stages of a project by name, every stage after its inputs."""
+    """The stages of a project by name, in topological order."""
 
     def __init__(self, project: Project) -> None:
         self.project = project
@@ -38,7 +38,7 @@ class Table:
         return [self.stages[name] for name in dict.fromkeys(stage.inputs.values())]
 
     def input_files(self, stage: Stage) -> list[str]:
-        """The small files of its inputs in the key of `stage`."""
+        """The small files of the inputs of `stage` that are part of its key."""
         return [file for upstream in self.inputs(stage) for file in upstream.small_files(stage.reads_recipes)]
 
 
@@ -56,7 +56,7 @@ def _stages(project: Project) -> list[Stage]:
 
 
 def _inputs_first(reads: dict[str, list[str]]) -> list[str]:
-    """The names in topological order: each after those that it reads."""
+    """The names in topological order. `reads` maps each name to the names of its inputs."""
     order: list[str] = []
 
     def add(name: str) -> None:
@@ -209,7 +209,7 @@ def _threads(experiment: Experiment) -> int:
 
 
 def _written_keys(project: Project, *keys: str) -> tuple[str, ...]:
-    """The keys that params.yaml sets explicitly: DVC rejects a watched key that is missing from the file."""
+    """The keys that params.yaml sets explicitly. DVC rejects a watched key that is missing from the file."""
     return tuple(key for key in keys if key in project.params.model_fields_set)
 
 
@@ -227,7 +227,7 @@ def _stage_of(project: Project, need: Need) -> str:
 
 
 def _report_stage(project: Project, made: list[Stage]) -> Stage:
-    """The report. It shows every parameter, so it watches whole YAML files, and `dvc repro` runs Snakemake after any change in them."""
+    """The report stage. It shows every parameter, so DVC watches whole YAML files and `dvc repro` runs Snakemake after any change in them."""
     shown = ("records", "shards", "weights", "train", "evaluate")
     params = project.params.model_dump(mode="json")
     models = [entry.model for entry in project.params.weights.values() if isinstance(entry, WheelWeights)]

@@ -1,4 +1,4 @@
-"""Holding artefacts to their word: digests against the manifest, a second run against the bytes of the first, and an author's vouching."""
+"""Verifies artefacts against their manifests, compares a second run byte by byte, and accepts artefacts after a harmless code change."""
 
 import json
 import shutil
@@ -29,11 +29,11 @@ NUMPY_DTYPES = {
     "F32": "<f4",
     "F64": "<f8",
 }
-"""How the numbers of a safetensors file are read; bf16 as its bits, which numpy has no type for."""
+"""numpy types of the safetensors dtypes. BF16 is read as raw bits, since numpy has no type for it."""
 
 
 def check(table: Table, stage: Stage) -> str:
-    """Check every file of an artefact against its manifest; raises `ArtifactError` with one line per fault."""
+    """Check every file of an artefact against its manifest; returns a message. Raises `ArtifactError` with one line per fault."""
     directory = table.project.root / stage.directory
     found = [line.replace(f"{table.project.root}/", "") for line in faults(directory)]
     if found:
@@ -48,7 +48,7 @@ def check(table: Table, stage: Stage) -> str:
 
 
 def rerun_and_compare(table: Table, stage: Stage, run: Runner, threads: int) -> str:
-    """Run a stage again in a scratch directory and compare bytes; raises `ArtifactError` that names the first difference."""
+    """Run a stage again in a scratch directory and compare all bytes; returns a message. Raises `ArtifactError` that names the first difference."""
     root = table.project.root
     directory = root / stage.directory
     check(table, stage)
@@ -71,7 +71,7 @@ def rerun_and_compare(table: Table, stage: Stage, run: Runner, threads: int) -> 
 
 
 def accept(table: Table, stage: Stage) -> str:
-    """Re-stamp the recipe of an artefact with the key computed now, and say so in the provenance."""
+    """Replace the key in the recipe of an artefact by the current key, and record this in the provenance; returns a message."""
     root = table.project.root
     directory = root / stage.directory
     check(table, stage)
@@ -102,7 +102,7 @@ def _first_difference(one: Path, other: Path, before: dict[str, Any], after: dic
 
 
 def first_tensor(one: Path, other: Path) -> str | None:
-    """The first tensor, by name, in which two safetensors files differ, and by how much; None where only their headers differ."""
+    """Description of the first tensor, by name, that differs between two safetensors files; None if only the headers differ."""
     before, after = _tensors(one), _tensors(other)
     for name in sorted(set(before) | set(after)):
         if name not in before or name not in after:
@@ -116,7 +116,7 @@ def first_tensor(one: Path, other: Path) -> str | None:
 
 
 def _tensors(path: Path) -> dict[str, dict[str, Any]]:
-    """dtype, shape and raw bytes of every tensor; numpy could not hold them all (bf16)."""
+    """dtype, shape and raw bytes of every tensor. Raw bytes, since numpy has no bf16."""
     from safetensors import SafetensorError, deserialize
 
     try:
@@ -139,7 +139,7 @@ def _largest_difference(one: dict[str, Any], other: dict[str, Any]) -> str:
 
 
 def differing_values(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two nested dictionaries differ: the dotted name, and the value in each (None where it is absent)."""
+    """Differences between two nested dictionaries: the dotted name and both values (None if the name is absent)."""
     for name in sorted(set(one) | set(other)):
         before, after = one.get(name), other.get(name)
         if isinstance(before, dict) and isinstance(after, dict):

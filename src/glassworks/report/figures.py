@@ -1,7 +1,7 @@
-"""Figures as SVG text, the same bytes every time: matplotlib without its dates, random ids and the user's style.
+"""Figures as reproducible SVG text: matplotlib without dates, random ids and the user's style.
 
-A figure is drawn once in placeholder colours. `on_page` turns them into the page's CSS variables, so that it follows
-light and dark; `standalone` gives them fixed colours on white, for Snakemake's report, DVC and slides.
+A figure is drawn once in placeholder colours. `on_page` replaces them by the CSS variables of the page, so that the figure
+follows light and dark mode. `standalone` replaces them by fixed colours on white, for Snakemake's report, DVC and slides.
 """
 
 import io
@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from glassworks.report.reading import Curves, Run, Scores
 
 INK, MUTED, RULE, FIRST, SECOND, QUIET, PAPER = (f"#{number:06x}" for number in range(0x0A0B01, 0x0A0B08))
-"""Placeholders; no one would choose these colours."""
+"""Placeholder colours, unlikely to occur otherwise."""
 VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", FIRST: "first", SECOND: "second", QUIET: "quiet"}
 FIXED = {
     INK: "#1d2023",
@@ -68,18 +68,18 @@ STYLE = {
     "legend.labelcolor": "linecolor",
 }
 WIDTH = 9.6
-"""Inches; the page scales figures to its own width."""
+"""Width of a figure in inches. The page scales figures to its own width."""
 BINS = 150
-"""Points of a training curve at most: each the mean of a run of steps, in a band from the smallest to the largest."""
+"""Maximum points of a training curve. Each point is the mean of consecutive steps, in a band from minimum to maximum."""
 GROUPS, DASHES = (MUTED, "#6d78d6", "#8a8020", "#c4609a"), ("-", "--", ":")
-"""Lines of parameter groups: grey for what no group matches, as in a run without groups; then tones that are readable
-on light and on dark, and are not those of the losses."""
+"""Line styles of parameter groups: grey for parameters in no group, as in a run without groups; then colours that are
+readable in light and dark mode and differ from those of the losses."""
 FAR_APART = 5
-"""Learning rates are drawn on a logarithmic scale when one peak is so many times another."""
+"""Ratio between peak learning rates above which the scale is logarithmic."""
 
 
 def loss_figure(runs: Sequence[Run]) -> str:
-    """Training and validation loss over steps, the learning rate beside it; one row for every run that has a log."""
+    """A figure of training and validation loss over steps, beside the learning rate. One row for each run with a log."""
     shown = {run.name: run.curves for run in runs if run.curves and run.curves.steps}
     with _style():
         if not shown:
@@ -95,7 +95,7 @@ def loss_figure(runs: Sequence[Run]) -> str:
 
 
 def metrics_figure(evaluations: Mapping[str, Scores]) -> str:
-    """Bars with 95 % intervals: every system beside its controls, one panel per metric, one row per evaluation, by its heading."""
+    """A bar chart with 95 % intervals of all systems and controls: one panel per metric, one row per evaluation. Keys are row headings."""
     drawn = {name: drawn_columns(scores) for name, scores in evaluations.items()}
     shown = {name: evaluations[name] for name, columns in drawn.items() if columns}
     with _style():
@@ -113,7 +113,7 @@ def metrics_figure(evaluations: Mapping[str, Scores]) -> str:
 
 
 def drawn_columns(scores: Scores) -> list[str]:
-    """Columns of an evaluation that have a panel."""
+    """Names of the columns of an evaluation that have a panel."""
     if scores.labels.table is None:
         return []
     return [
@@ -124,18 +124,18 @@ def drawn_columns(scores: Scores) -> list[str]:
 
 
 def on_page(svg: str, prefix: str, label: str) -> str:
-    """The figure for use inside an HTML page: the page's colours and font, ids that no other figure has, scaling."""
+    """The figure for embedding in an HTML page: colours and font of the page, ids unique by `prefix`, scalable."""
     for placeholder, name in VARIABLES.items():
         svg = svg.replace(placeholder, f"var(--{name})")
     svg = svg[svg.index("<svg") :].replace(PAPER, "none").replace(FONTS, "inherit")
     svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{prefix}-", svg)
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
-    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would hold for the whole page
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # a style element would apply to the whole page
     return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
 
 def standalone(svg: str) -> str:
-    """The figure as a file of its own: fixed colours on white."""
+    """The figure as a standalone file, with fixed colours on white."""
     for placeholder, colour in FIXED.items():
         svg = svg.replace(placeholder, colour)
     return svg
@@ -167,7 +167,7 @@ def _draw_losses(axes: Axes, curves: Curves) -> None:
 
 
 def _ring_lowest(axes: Axes, curves: Curves) -> None:
-    """A ring around the lowest validation loss, where there is one to find."""
+    """Draw a ring around the lowest validation loss, if there are at least two finite losses."""
     pairs = zip(curves.validation_losses, curves.validation_steps, strict=True)
     if len(found := [pair for pair in pairs if np.isfinite(pair[0])]) > 1:
         loss, step = min(found)
@@ -190,7 +190,7 @@ def _draw_rates(axes: Axes, curves: Curves) -> None:
 
 
 def _draw_groups(axes: Axes, curves: Curves) -> None:
-    """A line for each group, named beside its end, with gaps where it is frozen."""
+    """Draw a learning rate line for each group, labelled at its end, with gaps where the group is frozen."""
     lines = _named_rates(curves)
     peaks = [np.nanmax(rates) for _, rates in lines if not np.isnan(rates).all()] or [1.0]
     if max(peaks) > FAR_APART * min(peaks):
@@ -202,7 +202,7 @@ def _draw_groups(axes: Axes, curves: Curves) -> None:
         axes.set_ylim(0, 1.12 * max(peaks))
     ends: list[float] = []
     for number, (_, rates) in enumerate(lines):
-        shared = sum(np.mean(rates == other) > 1 / 3 for _, other in lines[:number])  # dashed, to show what lies below
+        shared = sum(np.mean(rates == other) > 1 / 3 for _, other in lines[:number])  # dashed, to show the line below
         dashes = (4 * shared, (4, 8)) if shared else DASHES[number // len(GROUPS) % len(DASHES)]
         axes.plot(curves.steps, rates, color=GROUPS[number % len(GROUPS)], linestyle=dashes)
         last = rates[rates > 0][-1] if (rates > 0).any() else axes.get_ylim()[0]
@@ -214,7 +214,7 @@ def _draw_groups(axes: Axes, curves: Curves) -> None:
 
 
 def _named_rates(curves: Curves) -> list[tuple[str, np.ndarray]]:
-    """The rates of what no group matches and of each group, by the name in the figure; none where frozen."""
+    """Labels and learning rates of the parameters in no group and of each group; NaN where the group is frozen."""
     lines = []
     for name, rates in {"default": curves.learning_rates, **curves.group_rates}.items():
         shown, trained = name if len(name) <= 16 else f"{name[:15]}…", np.where(np.array(rates) > 0, rates, np.nan)
@@ -224,7 +224,7 @@ def _named_rates(curves: Curves) -> list[tuple[str, np.ndarray]]:
 
 
 def _spread(heights: Sequence[float], apart: float) -> list[float]:
-    """The heights in the same order, inside a panel, which reaches from 0 to 1, and `apart` as far as there is room."""
+    """The heights moved at least `apart` from each other, in the same order, within a panel from 0 to 1. Less apart if there is no room."""
     lowest, highest = 0.03, 1.0
     apart = min(apart, (highest - lowest) / len(heights))
     order, moved = np.argsort(heights, kind="stable"), np.clip(heights, lowest, highest)
@@ -268,7 +268,7 @@ def _draw_bars(axes: Axes, scores: Scores, name: str, labelled: bool) -> None:
 
 
 def _binned(steps: Sequence[int], values: Sequence[float]) -> tuple[list[float], list[float], list[float], list[float]]:
-    """Step, mean, smallest and largest of at most `BINS` runs of steps; values that are no number are left out."""
+    """Mean step, mean, minimum and maximum of at most `BINS` bins of consecutive steps. Non-finite values are skipped."""
     pairs = [(step, value) for step, value in zip(steps, values, strict=True) if np.isfinite(value)]
     if not pairs:
         return [steps[-1]], [float("nan")], [float("nan")], [float("nan")]
@@ -288,9 +288,10 @@ def _rows(
     below: float,
     right: float = 0.985,
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure with a row of panels for each name, at fixed places, so that no font decides the layout.
+    """A figure with a row of panels for each name, at fixed positions, so that the layout does not depend on fonts.
 
-    Lengths are inches, but `left` and `right` (of the width) and `gap` (of a panel). Several names are written.
+    Lengths are in inches, except `left` and `right` (fractions of the width) and `gap` (a fraction of a panel). Names are
+    shown if there are several.
     """
     above = 0.42 if len(names) == 1 else 0.85
     height += above - 0.42
@@ -316,7 +317,7 @@ def _note(text: str) -> str:
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """matplotlib's own defaults, whatever the user's matplotlibrc says, with ours on top."""
+    """Use matplotlib's defaults and `STYLE`, and ignore the user's matplotlibrc."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)

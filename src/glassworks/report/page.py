@@ -1,7 +1,7 @@
-"""The page: templates, what they are given, and the marker where timings go.
+"""The HTML page of the report: templates, their data, and the marker for the timings.
 
-Captions, labels and settings come from outside, so everything is escaped; only our own CSS and figures are not. The
-page names nothing outside itself and needs no script.
+Captions, labels and settings are untrusted, so everything is escaped except our own CSS and figures. The page has no
+external references and needs no script.
 """
 
 import re
@@ -24,19 +24,19 @@ from glassworks.report.reading import Artefact, Interval, Run, Scores
 
 TEMPLATES = Path(__file__).parent / "templates"
 TIMINGS_START, TIMINGS_END = "<!-- glassworks:timings -->", "<!-- glassworks:end of timings -->"
-"""What stands between is replaced by `report.view`."""
+"""Markers of the timings section; `report.view` replaces the text between them."""
 
 
 @dataclass(frozen=True)
 class DataCard:
-    """What the page says of a data set."""
+    """Data of the page about a dataset."""
 
     name: str
     settings: dict[str, Any]
     shards: Artefact | None = None
     records: Artefact | None = None
     dropped: list[dict[str, str]] | None = None
-    """The first samples that could not be used, where the records were given."""
+    """The first dropped samples; None without records."""
 
     @property
     def attribution(self) -> Credit:
@@ -44,14 +44,14 @@ class DataCard:
 
     @property
     def samples(self) -> dict[str, int]:
-        """By split."""
+        """Number of samples by split."""
         found = (self.shards or self.records or _NOTHING).counts.get("samples", {})
         if not isinstance(found, dict):
             return {"all": found}
         return {split: found[split] for split in sorted(found, key=lambda split: (*SPLITS, split).index(split))}
 
     def count(self, name: str) -> int | None:
-        """A count of either artefact: captions, dropped, shards, bytes."""
+        """A count of the shards or the records, such as captions, dropped, shards or bytes; None if neither has it."""
         for artefact in (self.shards, self.records):
             if artefact and name in artefact.counts:
                 return artefact.counts[name]
@@ -63,7 +63,7 @@ _NOTHING = Artefact("", "", 0, 0, {}, {})
 
 @dataclass(frozen=True)
 class WeightsCard:
-    """What the page says of published weights."""
+    """Data of the page about published weights."""
 
     name: str
     settings: dict[str, Any]
@@ -76,20 +76,20 @@ class WeightsCard:
 
 @dataclass(frozen=True)
 class Scored:
-    """An evaluation with its figure, as SVG for the page."""
+    """An evaluation with its figure as embedded SVG."""
 
     scores: Scores
     figure: str | None = None
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """Headings over neighbouring columns, and how many columns each covers."""
+        """Group headings of the table, each with the number of columns it spans."""
         columns = self.scores.table.columns
         return [(group, len(list(some))) for group, some in groupby(column.group for column in columns)]
 
     @property
     def bodies(self) -> list[tuple[bool, list[Row]]]:
-        """The rows in parts: (whether these are controls, the rows)."""
+        """The rows of the table, grouped as (whether the rows are controls, the rows)."""
         rows = self.scores.table.rows
         return [(controls, list(some)) for controls, some in groupby(rows, key=lambda row: row.control)]
 
@@ -102,7 +102,7 @@ class Scored:
 
     @property
     def verdict(self) -> str | None:
-        """Whether the model is better than its best control, by intervals, on the column that matters most."""
+        """A sentence that compares the interval of the model with that of its best control, on the main column; None without values."""
         table, scores = self.scores.table, self.scores
         first = table.row(table.first)
         column = next((table.column(name) for name in table.verdict if scores.cell(first, name)), None)
@@ -131,7 +131,7 @@ class Scored:
 
     @property
     def marked(self) -> str | None:
-        """How many of the answers shown have a mark, where the evaluation counts one."""
+        """A sentence with the number of shown answers that have the counted mark; None if the evaluation counts none."""
         labels = self.scores.labels.items
         if not isinstance(labels, Gallery) or not labels.counted:
             return None
@@ -145,7 +145,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Section:
-    """An experiment with its figures, as SVG for the page."""
+    """An experiment with its figures as embedded SVG."""
 
     run: Run
     loss: str | None = None
@@ -153,7 +153,7 @@ class Section:
 
     @property
     def tiles(self) -> list[tuple[str, Tile, Interval | None]]:
-        """Numbers at the head of the experiment: name of the evaluation where there are several, label, value."""
+        """Numbers at the top of the section: name of the evaluation (empty if there is only one), tile, value."""
         several = len(self.evaluations) > 1
         return [
             (scored.scores.name if several else "", tile, scored.scores.value(tile.value))
@@ -163,7 +163,7 @@ class Section:
 
     @property
     def scored_on(self) -> str:
-        """The splits that were scored, as the end of a sentence."""
+        """The scored splits, as the end of a sentence."""
         found = []
         for scores in self.run.evaluations:
             dataset = scores.settings.get("dataset")
@@ -174,7 +174,7 @@ class Section:
 
     @property
     def validation(self) -> str | None:
-        """The last and the lowest validation loss."""
+        """A sentence with the last and the lowest validation loss; None without validation."""
         curves = self.run.curves
         pairs = list(zip(curves.validation_losses, curves.validation_steps, strict=True)) if curves else []
         if not pairs:
@@ -191,7 +191,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything the page shows."""
+    """All data of the page."""
 
     title: str
     params: dict[str, Any]
@@ -200,7 +200,7 @@ class Page:
     sections: Sequence[Section]
     artefacts: Sequence[Artefact]
     fingerprints: list[tuple[dict[str, Any], list[str]]] = field(init=False)
-    """Distinct environments, each with the stages that ran there."""
+    """Distinct environments, each with the stages that ran in it."""
 
     def __post_init__(self) -> None:
         distinct: dict[str, tuple[dict[str, Any], list[str]]] = {}
@@ -211,12 +211,12 @@ class Page:
 
 
 def render_page(page: Page) -> str:
-    """The page as HTML, with the marker where timings go."""
+    """The page as HTML, with the markers for the timings."""
     return _environment().get_template("page.html.j2").render(page=page)
 
 
 def render_timings(rows: Sequence[dict[str, Any]]) -> str:
-    """The section that takes the place of the marker; rows as `report.view` makes them."""
+    """The timings section as HTML, from the rows of `report.view.timing`."""
     seconds = [row["seconds"] for row in rows if row.get("seconds")]
     template = _environment().get_template("timings.html.j2")
     return template.render(rows=rows, longest=max(seconds, default=1), total=sum(seconds))
@@ -249,22 +249,22 @@ def _environment() -> jinja2.Environment:
 
 
 def _scaled(value: float, column: Column) -> str:
-    """A number as the labels of its column say."""
+    """A number in the scale and digits of its column."""
     return f"{column.scale * value:.{column.digits}f}"
 
 
 def _bounds(value: Interval) -> tuple[float, float]:
-    """The interval, or the value twice where it has none."""
+    """The bounds of the interval, or the value twice if there is no interval."""
     return (value.value, value.value) if value.low is None or value.high is None else (value.low, value.high)
 
 
 def _number(value: Any) -> str:
-    """Whole numbers with separators, others as they are."""
+    """Integers with thousands separators; other values unchanged."""
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _revision(commit: str) -> str:
-    """A commit in twelve digits, with its mark of uncommitted changes."""
+    """A commit shortened to twelve digits, with the suffix for uncommitted changes."""
     commit, mark, changes = commit.partition("+")
     return commit[:12] + mark + changes
 
@@ -274,6 +274,6 @@ def _yaml(value: Any) -> str:
 
 
 def _unmarked(svg: str) -> Markup:
-    """A figure of ours, not to be escaped; matplotlib has escaped the names in it."""
+    """A figure of ours, marked as safe HTML: matplotlib has already escaped the names in it."""
     assert not re.search(r"<script|<!--|\son\w+=", svg)
     return Markup(svg)

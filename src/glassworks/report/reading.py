@@ -1,6 +1,6 @@
-"""Reads the artefacts that the report shows: manifests, recipes, logs, scores, items, images.
+"""Reads the artefacts shown in the report: manifests, recipes, logs, scores, items, images.
 
-Optional pieces may be missing (an image, a log); a piece that is there and cannot be read is a `DataError`.
+Optional files (an image, a log) may be missing. An existing but unreadable file raises `DataError`.
 """
 
 import base64
@@ -21,7 +21,7 @@ from glassworks.pipeline.stage import stage_name
 
 REMEDY = "check it with `glassworks verify`, or delete the folder and make it again"
 RATE = "learning_rate"
-"""In a training log: what no parameter group matches; the rate of a group stands under `learning_rate.NAME`."""
+"""Column of a training log: the learning rate of parameters in no group. The rate of a group is `learning_rate.NAME`."""
 IMAGE_TYPES = {
     b"\x89PNG": "image/png",
     b"\xff\xd8\xff": "image/jpeg",
@@ -32,11 +32,11 @@ IMAGE_TYPES = {
 
 @dataclass(frozen=True)
 class Artefact:
-    """What a stage made, and how, in digests."""
+    """Summary of the artefact of a stage."""
 
     stage: str
     manifest: str
-    """sha256 of its manifest.json: equal content has an equal manifest."""
+    """sha256 of manifest.json. Artefacts with equal content have equal manifests."""
     files: int
     bytes: int
     counts: dict[str, Any]
@@ -44,7 +44,7 @@ class Artefact:
 
 
 class Interval(NamedTuple):
-    """A value, and its interval where it has one."""
+    """A value and its interval; None bounds if there is no interval."""
 
     value: float
     low: float | None
@@ -53,34 +53,34 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Curves:
-    """The log of one training run."""
+    """Curves from the log of a training run."""
 
     steps: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     learning_rates: list[float] = field(default_factory=list)
-    """Of what no parameter group matches."""
+    """Learning rate of parameters in no group."""
     group_rates: dict[str, list[float]] = field(default_factory=dict)
-    """Of each parameter group, by its name; 0 where it is frozen."""
+    """Learning rates by parameter group; 0 where the group is frozen."""
     validation_steps: list[int] = field(default_factory=list)
     validation_losses: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A medium of a gallery with its texts."""
+    """An item of a gallery: an image with its texts."""
 
     key: str
     image: str | None
-    """Data URI."""
+    """The image as a data URI, if it was kept."""
     truth: list[str]
     answers: dict[str, str]
-    """By the name of the answer."""
+    """Texts by the name of the answer."""
     marks: dict[str, dict[str, bool | None]]
-    """By the name of the answer, then of the mark."""
+    """Marks by the name of the answer, then by the name of the mark."""
 
     @property
     def distinct(self) -> dict[str, list[str]]:
-        """Names of the answers by their text: equal answers are shown once."""
+        """Names of the answers by text, so that equal answers are shown once."""
         found: dict[str, list[str]] = {}
         for name, text in self.answers.items():
             found.setdefault(text, []).append(name)
@@ -109,14 +109,14 @@ class Scores:
     texts: list[Text] = field(default_factory=list)
 
     def value(self, pointer: str) -> Interval | None:
-        """The value at a JSON pointer; None where it was not computed or is undefined."""
+        """The value at a JSON pointer into the metrics; None if it was not computed or is undefined."""
         found = look_up(self.metrics, pointer)
         if isinstance(found, int | float):
             return Interval(found, None, None)
         return Interval(**found) if found and found["value"] is not None else None
 
     def cell(self, row: Row, column: str) -> Interval | None:
-        """A cell of the table."""
+        """The value of a table cell; None if the cell is empty."""
         return self.value(row.cells[column]) if column in row.cells else None
 
     @property
@@ -127,7 +127,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Run:
-    """One experiment: its settings, the log of its training, its scores."""
+    """One experiment: settings, training curves and scores."""
 
     name: str
     settings: dict[str, Any]
@@ -137,7 +137,7 @@ class Run:
 
 
 def read_artefact(stage: str, directory: Path) -> Artefact:
-    """Digests and counts of an artefact; an `ArtifactError` when it has no manifest."""
+    """The summary of an artefact. Raises `ArtifactError` if it has no manifest."""
     manifest = read_manifest(directory)
     return Artefact(
         stage=stage,
@@ -150,7 +150,7 @@ def read_artefact(stage: str, directory: Path) -> Artefact:
 
 
 def read_run(name: str, settings: dict[str, Any], inputs: dict[str, Path], gallery: int) -> Run:
-    """Everything there is to show of one experiment, with the first `gallery` items of each evaluation."""
+    """All report data of one experiment, with the first `gallery` items of each evaluation."""
     model = inputs.get(f"train-{name}")
     evaluations = settings.get("evaluations", {})
     found = {part: inputs.get(stage_name("evaluate", name, part)) for part in evaluations}
@@ -166,7 +166,7 @@ def read_run(name: str, settings: dict[str, Any], inputs: dict[str, Path], galle
 
 
 def read_scores(experiment: str, name: str, settings: dict[str, Any], folder: Path, gallery: int) -> Scores:
-    """The results of an evaluation, checked as far as the report relies on them."""
+    """The results of an evaluation. Only values used by the report are validated."""
     labels, metrics = read_labels(folder / LABELS), read_json(folder / METRICS)
     if not isinstance(metrics.get("samples"), int):
         raise DataError(
@@ -204,7 +204,7 @@ def read_labels(path: Path) -> Labels:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A file with a JSON object."""
+    """The JSON object in a file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -217,7 +217,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_curves(path: Path) -> Curves:
-    """The curves in a training log; rows may be training steps or validations, and may hold more than is shown."""
+    """The curves in a training log. Rows are training steps or validations, and may have additional columns."""
     curves = Curves()
     for place, row in _rows(path):
         step = _number(row, "step", place)
@@ -240,7 +240,7 @@ def read_curves(path: Path) -> Curves:
 
 
 def read_gallery(results: Path, labels: Gallery, count: int) -> list[Picture]:
-    """The first `count` items, with their images where they were kept."""
+    """The first `count` items of a gallery, with their images if these were kept."""
     images = {path.name.partition(".")[0]: path for path in sorted((results / GALLERY).glob("*"))}
     pictures: list[Picture] = []
     for place, row in _rows(results / ITEMS):
@@ -259,7 +259,7 @@ def read_gallery(results: Path, labels: Gallery, count: int) -> list[Picture]:
 
 
 def read_texts(path: Path, labels: Texts) -> list[Text]:
-    """The texts that a model generated."""
+    """The generated texts in items.jsonl."""
     texts = []
     for place, row in _rows(path):
         found = [row.get(name, "") for name in (labels.prompt, labels.text)]
@@ -272,7 +272,7 @@ def read_texts(path: Path, labels: Texts) -> list[Text]:
 
 
 def _data_uri(path: Path) -> str:
-    """An image as a data URI; its bytes, not its name, say what kind it is."""
+    """An image as a data URI. The media type is detected from the bytes, not from the file name."""
     content = path.read_bytes()
     kind = next((kind for start, kind in IMAGE_TYPES.items() if content.startswith(start)), None)
     if kind is None:
@@ -281,7 +281,7 @@ def _data_uri(path: Path) -> str:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The lines of a JSONL file, each with its place for messages."""
+    """The rows of a JSONL file, each with its location (PATH:LINE) for messages."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:

@@ -1,7 +1,7 @@
-"""results/report.html: the report with the timings of this machine in it.
+"""results/report.html: the report with the timings of this machine.
 
-The artefact results/report/report.html is the same bytes wherever it is made; what varies between equal runs is kept in
-provenance/STAGE.json and shown here only. Nothing depends on this file, and it is made again whenever it is asked for.
+The artefact results/report/report.html has the same bytes on every machine. Facts that vary between equal runs are kept in
+provenance/STAGE.json and shown only here. No stage depends on results/report.html; each request writes it anew.
 """
 
 import json
@@ -31,9 +31,9 @@ SHOWN = {
 
 
 def write_view(root: Path, table: Table) -> Path | None:
-    """Write results/report.html, whole or not at all; None when there is no report to show.
+    """Write results/report.html atomically; returns its path, or None if there is no report.
 
-    Raises `ArtifactError` when the report holds no place for timings: it was altered, or is another version's.
+    Raises `ArtifactError` if the report lacks the markers for the timings: it was altered, or made by another version.
     """
     source = root / table["report"].directory / "report.html"
     if not source.is_file():
@@ -48,10 +48,10 @@ def write_view(root: Path, table: Table) -> Path | None:
 
 
 def timing(root: Path, stage: Stage) -> dict[str, Any]:
-    """What provenance says of the run that made an artefact.
+    """Provenance of the run that made the artefact of `stage`, as a row for `render_timings`.
 
-    `made` is "here" when the provenance speaks of the artefact that stands there, "elsewhere" when the artefact came
-    from another machine or another time (`dvc pull`, `dvc checkout`), and "missing" when there is no artefact.
+    `made` is "here" if the provenance describes the current artefact. It is "elsewhere" if the artefact is from another
+    machine or another time (`dvc pull`, `dvc checkout`). It is "missing" if there is no artefact.
     """
     recipe = read_recipe(root / stage.directory)
     row: dict[str, Any] = {"stage": stage.name, "made": "missing" if recipe is None else "elsewhere", "notes": []}

@@ -1,8 +1,8 @@
-"""How the report prints numbers."""
+"""Formats numbers for the report."""
 
 
 def size(count: int) -> str:
-    """Bytes as a person reads them: 812 B, 4.1 kB, 31.1 MB."""
+    """Human-readable size in bytes: 812 B, 4.1 kB, 31.1 MB."""
     if count < 1000:
         return f"{count} B"
     value, units = float(count), iter(("kB", "MB", "GB", "TB"))
@@ -13,7 +13,7 @@ def size(count: int) -> str:
 
 
 def magnitude(count: int) -> str:
-    """A large count in three digits: 812, 1.28 M, 31.1 k."""
+    """A count in three significant digits: 812, 1.28 M, 31.1 k."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= limit:
             return f"{count / limit:.3g} {unit}"
@@ -21,7 +21,7 @@ def magnitude(count: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person reads them: 0.4 s, 41 s, 3 min 05 s, 1 h 02 min."""
+    """Human-readable duration: 0.4 s, 41 s, 3 min 05 s, 1 h 02 min."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

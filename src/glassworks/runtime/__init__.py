@@ -1,1 +1,1 @@
-"""How a run is carried out: processes, nodes, devices, signals, loggers. Nothing here changes a byte of a result, so no stage's key covers it."""
+"""Execution of a run: processes, nodes, devices, signals, loggers. This code changes no byte of a result, so no stage's key covers it."""

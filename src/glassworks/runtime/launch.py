@@ -68,7 +68,7 @@ def device_kind(wanted: str, key: str = "determinism.device") -> str:
 
 
 def process_count(threads: int, device: str) -> int:
-    """How many processes the devices of this machine allow, or the cores granted."""
+    """The number of processes: one per CUDA device of this machine, or per granted core."""
     return torch.cuda.device_count() if device == "cuda" else max(1, min(threads, available_cores()))
 
 

@@ -130,7 +130,7 @@ class _WeightsAndBiases:
             disable_code=True,
             disable_git=True,
             x_disable_machine_info=True,
-            x_disable_stats=True,  # one process less that may outlive a killed run
+            x_disable_stats=True,  # its process might outlive a killed run
             x_save_requirements=False,
             init_timeout=WAIT,
             finish_timeout=WAIT,

@@ -44,7 +44,7 @@ class StopRequest:
         return [int(number in self.received) for number in SIGNALS]
 
     def check(self) -> None:
-        """End the process if a signal has come: for work that saves nothing on the way."""
+        """End the process if a signal was received. For work without checkpoints."""
         counts = dict(zip(SIGNALS, self.counts(), strict=True))
         name = next((number for number, count in counts.items() if count), None)
         if name == signal.SIGINT:

@@ -1,4 +1,4 @@
-"""Data sources: one folder per published data set or layout, named as `source:` in params.yaml names it.
+"""Data sources: one folder per published data set or layout, with the name that `source:` has in params.yaml.
 
 `settings.py` holds the settings (a subclass of `Dataset`) and `CREDIT`. `source.py` implements `protocol.Source` by two functions:
 
@@ -8,6 +8,6 @@
 Both read raw files from `context.inputs["raw"]` or `context.local_path`. `records` checks that every image decodes. `media` copies bytes unchanged
 (or renders drawn and composed data) and raises `DataError` when a file changed since it was fetched.
 
-A source with finished tars implements `protocol.TarSource`: instead of `media` it has `ready_made(context) -> Callable[[str], tuple[Path, str]]`, the path and
-sha256 of a tar by its name.
+A source with finished tars implements `protocol.TarSource`. Instead of `media`, it has `ready_made(context) -> Callable[[str], tuple[Path, str]]`,
+which returns a function from the name of a tar to its path and sha256.
 """

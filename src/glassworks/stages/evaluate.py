@@ -1,4 +1,4 @@
-"""The stage `evaluate`: one evaluation of a trained model, shared among workers on the device that it asks for."""
+"""The stage `evaluate`: one evaluation of a trained model, shared among workers on its configured device."""
 
 import shutil
 from typing import Any
@@ -27,8 +27,8 @@ def run(context: Context) -> dict[str, Any]:
 
 
 def _evaluate(workers: Workers, stop: StopRequest, context: Context) -> dict[str, Any]:
-    """The part of one worker."""
-    if workers.first:  # a killed run may have left files after this one had emptied the folder
+    """The counts and the fingerprint of the evaluation, which all workers share."""
+    if workers.first:  # workers of a killed run may write after this run emptied the folder
         for path in context.output.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     torch.set_num_threads(1)

@@ -1,6 +1,6 @@
-"""The stage `report`: one self-contained page and its figures, a pure function of the artefacts it is given.
+"""The stage `report`: one self-contained page and its figures, a pure function of its input artefacts.
 
-Durations, hosts and revisions differ between equal runs, so they are not here; `report.view` adds them to a copy.
+Durations, hosts and revisions differ between equal runs, so they are left out; `report.view` adds them to a copy.
 """
 
 import json
@@ -20,7 +20,7 @@ LISTED = 10
 
 
 def run(context: Context) -> dict[str, Any]:
-    """Write report.html, loss.svg and metrics.svg; returns how much they show."""
+    """Write report.html, loss.svg and metrics.svg. Returns the counts of their contents."""
     params, experiments = context.params["params"], context.params["experiments"]
     gallery = params["report"]["gallery"]
     runs = [read_run(name, settings, context.inputs, gallery) for name, settings in experiments.items()]
@@ -61,7 +61,10 @@ def _section(run: Run, number: int) -> Section:
 
 
 def _headings(runs: list[Run]) -> dict[str, Scores]:
-    """Every evaluation, by the name of its experiment and, where that has several, its own."""
+    """Every evaluation, by the name of its experiment.
+
+    Several evaluations of one experiment have their own names appended.
+    """
     return {
         run.name if len(run.evaluations) == 1 else f"{run.name}: {scores.name}": scores
         for run in runs

@@ -24,7 +24,7 @@ def run_job(context: Context, job: int) -> dict[str, Any]:
 
 
 def run(context: Context) -> dict[str, Any]:
-    """The counts of the artefact: shards that no job has built are built, and all are collected."""
+    """The counts of the artefact. Builds the shards that no job has built, and collects all."""
     plans = plan_shards(context)
     build(context, plans, context.stage.name)
     folder = context.work / "shards"

@@ -16,7 +16,7 @@ SPECIAL = {"pad_token": "<|pad|>", "bos_token": "<|bos|>", "eos_token": "<|eos|>
 
 
 def run(context: Context) -> dict[str, Any]:
-    """The counts of the trained tokenizer. Ids 0, 1 and 2 are padding, beginning and end of a text, three distinct tokens."""
+    """The counts of the trained tokenizer. Ids 0, 1 and 2 are padding, BOS and EOS, three distinct tokens."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     texts = [text for record in read_table(context.inputs["records"], "train") for text in record.captions]
     if not texts:

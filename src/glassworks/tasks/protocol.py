@@ -26,7 +26,7 @@ class TaskModule(Protocol):
         ...
 
     def load(self, inputs: Mapping[str, Path], data: Mapping[str, object], /) -> tuple[AnyTask, nn.Module]:
-        """The task of a trained model and the model in eval mode. `data` is that section of its experiment."""
+        """The task of a trained model and the model in eval mode. `data` is the section `data` of its experiment."""
         ...
 
 

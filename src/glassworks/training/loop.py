@@ -35,7 +35,7 @@ class Stop(Protocol):
     """An asynchronous request to stop, such as a signal (`glassworks.runtime.signals`)."""
 
     def counts(self) -> list[int]:
-        """For each reason to stop 1 if it applies to this rank, else 0. The loop sums them over ranks."""
+        """For each reason to stop, 1 if it applies to this rank, else 0. The loop sums the counts over ranks."""
         ...
 
     def end(self, counts: list[int], step: int) -> NoReturn:

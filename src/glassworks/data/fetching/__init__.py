@@ -1,1 +1,1 @@
-"""Bringing raw files here: downloads, the package index, archives, the user's own folders."""
+"""Fetching of raw files: downloads, the package index, archives, local folders."""

@@ -1,7 +1,7 @@
-"""Extracts zip and tar archives that others made: whole, inside the target folder, or not at all.
+"""Extraction of untrusted zip and tar archives: complete and inside the target folder, or not at all.
 
-Refuses members with absolute paths, members that point outside, links, devices, encrypted members, and archives that
-are damaged, cut short or larger than the free disk space.
+Refuses members with absolute paths, members that point outside, links, devices and encrypted members. Refuses archives
+that are damaged, truncated or larger than the free disk space.
 """
 
 import lzma
@@ -23,15 +23,15 @@ DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAE
 
 
 def is_archive(path: Path) -> bool:
-    """Whether the name of `path` is that of an archive we extract."""
+    """Whether `path` has the name of a supported archive."""
     return path.name.lower().endswith(SUFFIXES)
 
 
 def extract(archive: Path, target: Path) -> None:
     """Extract `archive` to the new folder `target`.
 
-    Raises `DataError` naming the member that is refused, `ResourceError` when the disk is too small; in both cases
-    `target` does not appear.
+    Raises `DataError` naming the refused member, and `ResourceError` when the disk is too small. After an error,
+    `target` does not exist.
     """
     beside = target.with_name(f".{target.name}.extracting")
     shutil.rmtree(beside, ignore_errors=True)
@@ -49,7 +49,7 @@ def extract(archive: Path, target: Path) -> None:
 
 
 def is_inside(name: str) -> bool:
-    """Whether a path that somebody else wrote stays inside the folder it is relative to, on every system."""
+    """Whether an untrusted relative path stays inside its base folder, on every operating system."""
     path, windows = PurePosixPath(name), PureWindowsPath(name)
     return not (
         path.is_absolute()
@@ -107,10 +107,10 @@ def _extract_tar(archive: Path, folder: Path) -> None:
             _room_for(archive, member.size, folder)
             opened.extract(member, folder, filter="data")
             progress.advance(raw.tell() // 1000 - progress.done)
-        opened.fileobj.seek(opened.offset)  # tarfile takes a file that stops between two members for a whole one
+        opened.fileobj.seek(opened.offset)  # tarfile accepts a file truncated between two members
         if opened.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
             raise tarfile.ReadError("it stops before its end mark")
-        while opened.fileobj.read(1 << 20):  # to the end of a compressed stream, where its checksum is
+        while opened.fileobj.read(1 << 20):  # the checksum is at the end of a compressed stream
             pass
 
 

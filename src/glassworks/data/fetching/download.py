@@ -1,7 +1,7 @@
-"""Downloads one file whose digest is known: what arrives is that file or an error, never something else.
+"""Download of one file with a known digest: delivers exactly that file, or raises.
 
-A cut or killed download leaves its part in the partial folder, and the next one asks only for the rest. Refuses private
-addresses unless asked for, other protocols than http and https, and files that are larger or slower than the limits.
+An interrupted download leaves its part in the partial folder, and the next attempt requests only the rest. Refuses private
+addresses unless allowed, protocols other than http and https, and files that are larger or slower than the limits.
 """
 
 import sys
@@ -19,13 +19,13 @@ from glassworks.progress import Progress
 
 CHUNK = 1 << 16
 DELAYS = (1.0, 2.0, 4.0, 8.0)
-"""Seconds before each further attempt. An attempt that brought new bytes starts the schedule again."""
+"""Seconds before each retry. An attempt that received new bytes resets the schedule."""
 PASSING = {408, 425, 429, 500, 502, 503, 504}
-"""Answers that may be different a moment later."""
+"""HTTP status codes worth a retry."""
 
 
 class _Passing(Exception):
-    """A failure worth another attempt; its text is the reason."""
+    """A failure worth a retry; the message is the reason."""
 
 
 def download(
@@ -44,8 +44,8 @@ def download(
 ) -> None:
     """Download `url` to `target`, through a file in the folder `partial` (on the same disk).
 
-    Raises `FetchError` when the network, the name, the server or the certificate fails, when the file's digest is not `digest`
-    (the bad part is deleted), and when a limit is reached; `ResourceError` when the disk is full.
+    Raises `FetchError` when the network, the name, the server or the certificate fails, and when a limit is reached. Raises it,
+    too, when the digest of the file differs from `digest`, and deletes the bad part. Raises `ResourceError` when the disk is full.
     """
     partial.mkdir(parents=True, exist_ok=True)
     part = partial / f"{digest[:16]}-{target.name}.part"
@@ -67,7 +67,7 @@ def download(
                 f"{target.name} ({shown(url)}): expected {kind} {digest}, found {found} ({size:,} bytes); "
                 f"the download was deleted: correct the pinned digest, or ask who publishes the file"
             )
-        continued = False  # the earlier part may have been of another file: once more from the start
+        continued = False  # the earlier part may belong to another file: restart once
 
 
 def _transfer(
@@ -80,7 +80,7 @@ def _transfer(
     stall: float,
     delays: tuple[float, ...],
 ) -> None:
-    """Bring `part` to its full length, in as many attempts as the schedule allows."""
+    """Complete `part`, with the retries that the schedule allows."""
     tries = 0
     while True:
         before = _size(part)
@@ -106,9 +106,7 @@ def _attempt(
             headers["If-Range"] = _mark(part).read_text()
     try:
         with session.get(url, headers=headers, stream=True, timeout=(min(stall, 15), stall)) as response:
-            if (
-                response.status_code == 416
-            ):  # the part is as long as the file, or belongs to another one: the digest tells
+            if response.status_code == 416:  # the part is complete or belongs to another file; the digest decides
                 _mark(part).unlink(missing_ok=True)
                 if _length_behind_slash(response) == have:
                     return
@@ -160,13 +158,13 @@ def _receive(
 
 
 def _length_behind_slash(response: requests.Response) -> int | None:
-    """The full length that `Content-Range: bytes */LENGTH` states."""
+    """The full length in `Content-Range: bytes */LENGTH`."""
     length = response.headers.get("Content-Range", "").rpartition("/")[2]
     return int(length) if length.isdigit() else None
 
 
 def _mark(part: Path) -> Path:
-    """Where the ETag of a part is kept, so that the rest is of the same file."""
+    """The path of a part's ETag, which ensures that the rest is of the same file."""
     return part.with_suffix(".etag")
 
 

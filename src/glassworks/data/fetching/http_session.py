@@ -1,9 +1,9 @@
-"""HTTP sessions that reach public addresses only, unless a private one is asked for.
+"""HTTP sessions that reach only public addresses, unless private ones are allowed.
 
-The address is checked on the socket itself, after the name is resolved and before anything is sent, and again for every
-redirect: a name that resolves to the inside of a network is refused like the number. Only http and https are spoken.
-Certificates come from the system and from certifi, or from `certificate`. Behind a proxy the proxy resolves names, so
-there only private numbers are refused.
+The address is checked on the socket, after name resolution and before any data is sent, and again for every redirect. A
+name that resolves to a private address is refused like the address. Only http and https are supported. Certificates
+come from the system and from certifi, or from `certificate`. A proxy resolves names itself, so behind a proxy only
+literal private addresses are refused.
 """
 
 import ipaddress
@@ -22,7 +22,7 @@ from urllib3.util.retry import Retry
 
 from glassworks.errors import FetchError
 
-# Not `ipaddress.is_private`: that counts the ranges reserved for documentation too, which are nobody's network.
+# Not `ipaddress.is_private`, which includes the ranges reserved for documentation.
 PRIVATE = tuple(
     ipaddress.ip_network(block)
     for block in (
@@ -63,8 +63,8 @@ def open_session(
     retries: Retry | None = None,
     proxy: str | None = None,
 ) -> requests.Session:
-    """A session for http and https. `trusted_hosts` (HOST or HOST:PORT, pip's trusted-host) are not asked for a valid
-    certificate.
+    """A session for http and https. Certificates of `trusted_hosts` (HOST or HOST:PORT, pip's trusted-host) are not
+    verified.
     """
     session = requests.Session()
     session.max_redirects = 10
@@ -79,7 +79,7 @@ def open_session(
 
 
 def plainly(error: Exception, url: str) -> str:
-    """What went wrong with a request, in a few words, with no credentials."""
+    """A short description of a failed request, without credentials."""
     place = shown(url)
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"{place}: the server answers {error.response.status_code} {error.response.reason}".rstrip()
@@ -103,13 +103,13 @@ def plainly(error: Exception, url: str) -> str:
 
 
 def shown(url: str) -> str:
-    """A URL as messages show it: without user, password, query and fragment."""
+    """A URL for messages: without user, password, query and fragment."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _root(error: BaseException) -> str:
-    """The innermost cause of a chain of wrapped network errors, in words."""
+    """The message of the innermost cause of a chain of network errors."""
     while True:
         wrapped = (getattr(error, "reason", None), error.__cause__, *error.args)
         inner = next((candidate for candidate in wrapped if isinstance(candidate, BaseException)), None)
@@ -119,7 +119,7 @@ def _root(error: BaseException) -> str:
 
 
 class _Guard:
-    """Mixed into urllib3's connections: looks at the other end of a new socket before anything is sent through it."""
+    """Mixin of urllib3's connections: checks the peer address of a new socket before any data is sent."""
 
     def _new_conn(self) -> socket.socket:
         connected = super()._new_conn()  # type: ignore[misc]
@@ -165,12 +165,12 @@ class _Adapter(HTTPAdapter):
         return super().proxy_manager_for(proxy, **options, **self._certificates())
 
     def _certificates(self) -> dict[str, Any]:
-        """The system's certificates; requests adds certifi's, or those that REQUESTS_CA_BUNDLE names."""
+        """The system's certificates; requests adds certifi's, or those of REQUESTS_CA_BUNDLE."""
         return {"ssl_context": ssl.create_default_context()} if self.certificate is None else {}
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         host = urlsplit(request.url or "").hostname or ""
-        if not self.allow_private and _is_private_literal(host):  # also when a proxy makes the connection
+        if not self.allow_private and _is_private_literal(host):  # also behind a proxy
             raise _refusal(host, host)
         if self.certificate is not None:
             options["verify"] = self.certificate

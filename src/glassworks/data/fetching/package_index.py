@@ -1,10 +1,10 @@
-"""Finds a pinned wheel (name, version, sha256) through the user's own index settings: those of pip and of uv.
+"""Lookup of a pinned wheel (name, version, sha256) through the user's index settings for pip and uv.
 
-Knows pip's index-url, extra-index-url, find-links, no-index, cert, trusted-host and proxy (files and environment) and
-uv's environment variables. Local folders, file:// indexes and indexes on a private network work, because the settings
-ask for them. Only the file with the pinned digest is ever picked.
+Supports pip's index-url, extra-index-url, find-links, no-index, cert, trusted-host and proxy (files and environment)
+and uv's environment variables. Local folders, file:// indexes and indexes on a private network work, because the
+settings name them. Only the file with the pinned digest is selected.
 
-`pip download` is not used: it starts a killed download again from the beginning, and its errors are not one line.
+`pip download` is not used: it restarts an interrupted download from the beginning, and its errors span several lines.
 """
 
 import ast
@@ -28,14 +28,14 @@ from glassworks.data.fetching.http_session import leads_inside, open_session, pl
 from glassworks.errors import FetchError
 
 DEFAULT_INDEX = "https://pypi.org/simple"
-"""Where pip looks when its settings name no index."""
+"""pip's index without settings."""
 TIMEOUT = (15, 60)
 RETRIES = Retry(total=3, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
 
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """Where the user's packages come from, in the order in which it is asked."""
+    """The user's package indexes, in the order of lookup."""
 
     indexes: tuple[str, ...] = (DEFAULT_INDEX,)
     find_links: tuple[str, ...] = ()
@@ -44,19 +44,19 @@ class IndexSettings:
     proxy: str | None = None
 
     def session(self, allow_private: bool, retries: Retry | None = None) -> requests.Session:
-        """A session that connects as these settings say."""
+        """A session with these settings."""
         return open_session(allow_private, self.certificate, self.trusted_hosts, retries, self.proxy)
 
 
 @dataclass(frozen=True)
 class Found:
-    """Where a pinned wheel is."""
+    """The location of a pinned wheel."""
 
     url: str
     """http, https or file."""
     filename: str
     allow_private: bool
-    """Whether the index is itself on a private network, and so may name addresses there."""
+    """Whether the index is on a private network, and may therefore link to private addresses."""
 
 
 def read_settings() -> IndexSettings:
@@ -78,7 +78,7 @@ def read_settings() -> IndexSettings:
 
 
 def _pip_settings() -> dict[str, str]:
-    """pip's options by name; the command's section goes before [global], the environment before both."""
+    """pip's options by name. The command's section overrides [global]; the environment overrides both."""
     run = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
     if run.returncode != 0:
         raise FetchError(f"pip cannot read its configuration: {' '.join(run.stderr.split())}")
@@ -96,14 +96,15 @@ def _yes(value: str | None) -> bool:
 
 
 def _without_name(url: str) -> str:
-    """uv allows NAME=URL in UV_INDEX."""
+    """The URL of an entry of UV_INDEX, which may be NAME=URL."""
     name, equals, rest = url.partition("=")
     return rest if equals and "/" not in name else url
 
 
 def find_wheel(name: str, version: str, sha256: str, settings: IndexSettings) -> Found:
-    """Where the wheel with that digest is. A `FetchError` says which of these it was: nothing reachable, no such
-    package, no such version, other files.
+    """The location of the wheel with that digest.
+
+    Raises `FetchError` with the reason: no index reachable, no such package, no such version, or other files only.
     """
     others: list[DistributionPackage] = []
     versions: set[str] = set()
@@ -136,25 +137,25 @@ def find_wheel(name: str, version: str, sha256: str, settings: IndexSettings) ->
 
 
 def _possible(wheels: list[DistributionPackage], sha256: str) -> list[DistributionPackage]:
-    """The wheel with the digest; or the one wheel of which the index states none (the download is checked anyway)."""
+    """The wheel with the digest, or the only wheel without a stated digest (the download is checked anyway)."""
     exact = [wheel for wheel in wheels if _digest(wheel) == sha256]
     unstated = [wheel for wheel in wheels if _digest(wheel) is None]
     return exact or (unstated if len(unstated) == 1 else [])
 
 
 def _digest(wheel: DistributionPackage) -> str | None:
-    """The sha256 that the index states; of a file in a local folder, the sha256 it has."""
+    """The sha256 stated by the index, or computed for a file in a local folder."""
     if "sha256" not in wheel.digests and wheel.url.startswith("file:") and (path := local_file(wheel.url)).is_file():
         wheel.digests["sha256"] = sha256_file(path)
     return wheel.digests.get("sha256")
 
 
 class _Unreachable(Exception):
-    """An index that does not answer; its text is the reason."""
+    """An unreachable index; the message is the reason."""
 
 
 def _packages(place: str, name: str, is_index: bool, settings: IndexSettings) -> list[DistributionPackage]:
-    """Files of the package `name` at an index, a find-links page or a folder; none when it is not there."""
+    """Files of the package `name` at an index, a find-links page or a folder; empty without such a package."""
     if not place.startswith(("http://", "https://")):
         return list(_local_packages(Path(local_file(place)), name, is_index))
     try:
@@ -191,12 +192,12 @@ def _is_of(package: DistributionPackage, name: str) -> bool:
 
 
 def local_file(url: str) -> Path:
-    """The path that a file:// URL or a plain path names."""
+    """The path of a file:// URL or a plain path."""
     return Path(unquote(urlsplit(url).path)) if url.startswith("file:") else Path(url).expanduser()
 
 
 def _with_credentials(url: str, place: str) -> str:
-    """The user and password of the index serve for its files on the same host, as in pip."""
+    """The URL with the user and password of its index, if both are on the same host, as in pip."""
     url, own = urljoin(place, url), urlsplit(place)
     parts = urlsplit(url)
     if (

@@ -1,8 +1,8 @@
-"""The raw files of a local dataset: where they are, and what the stage `fetch` found there.
+"""The raw files of a local data set: their folder and their inventory.
 
-The user's folder is never changed. inventory.parquet has one row per file (path, size, sha256), sorted by path; later
-stages hold every byte they read against it. Where `path` names an archive, its files are extracted into the artefact
-and read there.
+The user's folder is never changed. inventory.parquet has one row per file (path, size, sha256), sorted by path. Later
+stages check every file they read against the inventory. If `path` is an archive, its files are extracted into the
+artefact and read there.
 """
 
 import os
@@ -25,7 +25,7 @@ SCHEMA = pa.schema([("path", pa.string()), ("size", pa.int64()), ("sha256", pa.s
 
 @dataclass(frozen=True)
 class Entry:
-    """What a file was when it was fetched."""
+    """Size and digest of a file when it was fetched."""
 
     size: int
     """Bytes."""
@@ -33,8 +33,9 @@ class Entry:
 
 
 def take_stock(context: Context, description: str) -> dict[str, Any]:
-    """Write the inventory of the user's folder; extract the archive first where the path names one. `DataError` when
-    nothing usable is there, which says by `description` what was expected.
+    """Write the inventory of the user's folder. If the path is an archive, extract the archive first.
+
+    Raises `DataError` with the `description` of the expected files if the folder has no usable file.
     """
     dataset, given = context.stage.subject, context.local_path
     key = f"params.yaml: datasets.{dataset}.path: {context.stage.local_path}"
@@ -53,7 +54,7 @@ def take_stock(context: Context, description: str) -> dict[str, Any]:
         raise DataError(f"{key} holds no files; {expected}")
     digests = FileDigests(
         context.root / ".work/file-digests.json"
-    )  # the key of this stage has just been computed from them
+    )  # the key of this stage was just computed from these digests
     rows = [
         {"path": name, "size": (folder / name).stat().st_size, "sha256": digests.sha256(folder / name)}
         for name in track(files, f"digest {dataset}", len(files), "files")
@@ -70,19 +71,19 @@ def take_stock(context: Context, description: str) -> dict[str, Any]:
 
 
 def raw_folder(context: Context) -> Path:
-    """Where the files of a local dataset are: the user's folder, or what was extracted from the user's archive."""
+    """The folder with the files of a local data set: the user's folder, or the extracted archive."""
     extracted = context.inputs["raw"] / EXTRACTED
     return _top(extracted) if extracted.is_dir() else context.local_path
 
 
 def open_inventory(context: Context) -> dict[str, Entry]:
-    """The inventory that `fetch` took, by path relative to `raw_folder`."""
+    """The inventory written by `fetch`, by path relative to `raw_folder`."""
     rows = pq.read_table(context.inputs["raw"] / INVENTORY).to_pylist()
     return {row["path"]: Entry(row["size"], row["sha256"]) for row in rows}
 
 
 def _top(extracted: Path) -> Path:
-    """Archives often wrap everything in one folder: then that is where the files are."""
+    """The folder with the files: the only top-level folder of an archive, if all files are in it."""
     entries = list(extracted.iterdir())
     return entries[0] if len(entries) == 1 and entries[0].is_dir() else extracted
 

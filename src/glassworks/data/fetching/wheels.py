@@ -1,4 +1,4 @@
-"""Brings one pinned wheel here, through the user's own index settings; whole, with the pinned digest, or not at all."""
+"""Download of one pinned wheel through the user's index settings: complete, with the pinned digest, or not at all."""
 
 import shutil
 from collections.abc import Callable
@@ -11,7 +11,10 @@ from glassworks.errors import FetchError
 
 
 def fetch_wheel(folder: Path, read: Callable[[], IndexSettings], name: str, version: str, sha256: str) -> Path:
-    """The wheel, in its folder under `folder`; found there when an earlier run finished it. `read` asks for the settings, when they are needed."""
+    """The path of the wheel, in its folder under `folder`.
+
+    A wheel that an earlier run finished is reused. `read` returns the settings, and is called only if needed.
+    """
     folder = folder / sha256
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.whl"):

@@ -16,7 +16,7 @@ FILES = ("tokenizer.json", "tokenizer_config.json")
 class TextTokenizer:
     """A tokenizer directory in transformers' layout: `tokenizer.json` and `tokenizer_config.json`.
 
-    Without special tokens in the latter (GPT-2), their ids come from config.json. EOS stands in for a missing BOS (Qwen2.5) or padding token.
+    If tokenizer_config.json has no special tokens (GPT-2), their ids come from config.json. EOS replaces a missing BOS (Qwen2.5) or padding token.
     """
 
     def __init__(self, directory: Path) -> None:

@@ -1,1 +1,1 @@
-"""Composed scenes: which kinds of object appear, how they are laid out, and the language that describes them."""
+"""Composed scenes: their kinds of object, their layout and the language that describes them."""

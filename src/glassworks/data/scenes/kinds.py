@@ -1,6 +1,6 @@
-"""Which kinds of object appear in scenes, and which pairs of kinds meet in which split.
+"""The kinds of object in scenes, and the split of every pair of kinds.
 
-A kind is an emoji that one everyday, countable noun names, so that a scene can be described without doubt.
+A kind is an emoji named by one everyday, countable noun, so that descriptions are unambiguous.
 """
 
 from collections import defaultdict
@@ -37,7 +37,7 @@ flying saucer, parachute, satellite, motorcycle, locomotive, ambulance, fire eng
 scooter, delivery truck, fuel pump, ship, canoe, anchor, sailboat
 """
 NOUNS = frozenset(" ".join(WORDS.split()).split(", "))
-"""Names of emoji that are good nouns for drawings of 20 pixels: short, countable, concrete, unlike one another."""
+"""Emoji names suitable as nouns for drawings of 20 pixels: short, countable, concrete and distinct."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class Kind:
     """A kind of object."""
 
     key: str
-    """Key of its record, which is the code of its drawing in lower case."""
+    """Key of its record: the code of its drawing in lower case."""
     name: str
 
 
 def choose_kinds(sprites: Iterable[Record], count: int, seed: int, dataset: str) -> list[Kind]:
     """`count` kinds from the training split of the sprites, spread over the subcategories.
 
-    Fewer kinds are always a subset of more. Raises `ConfigError` when the sprites have too few.
+    A smaller count gives a subset. Raises `ConfigError` when the sprites have fewer than `count` kinds.
     """
     shelves: dict[str, list[Kind]] = defaultdict(list)
     for record in sprites:
@@ -71,7 +71,7 @@ def choose_kinds(sprites: Iterable[Record], count: int, seed: int, dataset: str)
 
 
 class Meetings:
-    """Which kinds may appear together in a split: every unordered pair of kinds belongs to exactly one split."""
+    """The pairs of kinds that may appear together in each split: every unordered pair belongs to exactly one split."""
 
     def __init__(self, kinds: list[Kind], held_out: dict[str, float], seed: int) -> None:
         self.pairs: dict[Split, list[tuple[int, int]]] = {split: [] for split in SPLITS}
@@ -82,8 +82,8 @@ class Meetings:
             self.partners[split][a].add(b)
             self.partners[split][b].add(a)
         self.closed = {split: [pair for pair in self.pairs[split] if self.third(split, pair)] for split in SPLITS}
-        """Pairs that at least one third kind may join."""
+        """Pairs with at least one possible third kind."""
 
     def third(self, split: Split, pair: tuple[int, int]) -> list[int]:
-        """Kinds that may join both of a pair."""
+        """Kinds that may appear with both kinds of a pair."""
         return sorted(self.partners[split][pair[0]] & self.partners[split][pair[1]])

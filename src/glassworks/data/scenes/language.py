@@ -1,7 +1,6 @@
-"""The language of scenes: a small regular grammar that describes a scene truly in five ways.
+"""The language of scenes: a small regular grammar with five true descriptions of every scene.
 
-It is small so that a little model learns it in minutes, and regular so that what a model wrote can be checked fact by
-fact: parser.py reads it back.
+A small model learns the grammar in minutes. parser.py parses generated text back, so every stated fact can be checked.
 """
 
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ COLORS = {
     "light green": (187, 230, 172), "green": (84, 176, 102), "yellow": (250, 232, 128), "orange": (247, 170, 86),
     "pink": (250, 183, 204), "purple": (172, 138, 214), "brown": (176, 132, 98), "turquoise": (104, 208, 200),
 }  # fmt: skip
-"""Colours of the ground by name, RGB."""
+"""RGB colours of the ground by name."""
 TEXTURES = ("plain", "striped", "dotted", "checkered", "speckled")
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 """The grammar uses the first three."""
@@ -65,25 +64,25 @@ class Thing:
 
 @dataclass(frozen=True)
 class View:
-    """What the grammar needs to know of a scene."""
+    """The facts of a scene that the grammar describes."""
 
     things: list[Thing]
-    """In a line, in order; or one that stands alone, then the other two in order."""
+    """The things of a line, in order; or the lone thing first, then the other two in order."""
     axis: str
-    """How each thing in the line stands to the next, 'left of' or 'above'; with a lone thing, the other two."""
+    """Relation of each thing in the line to the next, 'left of' or 'above'; with a lone thing, of the other two."""
     lone: str = ""
-    """How a lone thing stands to the other two: 'left of', 'right of', 'above' or 'below'; '' for a line."""
+    """Relation of a lone thing to the other two: 'left of', 'right of', 'above' or 'below'; '' for a line."""
     ground: tuple[str, str] = ("plain", "white")
     """Texture and colour."""
 
     def relation(self, a: int, b: int) -> str:
-        """How thing `a` clearly stands to thing `b`."""
+        """The unambiguous relation of thing `a` to thing `b`."""
         if self.lone and 0 in (a, b):
             return self.lone if a == 0 else OPPOSITE[self.lone]
         return self.axis if a < b else OPPOSITE[self.axis]
 
     def place(self, a: int) -> str | None:
-        """The place of a thing that stands on one side of all others."""
+        """The place of a thing that is on one side of all others, else None."""
         relations = {self.relation(a, b) for b in range(len(self.things)) if b != a}
         return PLACES[relations.pop()] if len(relations) == 1 else None
 
@@ -95,9 +94,9 @@ def background(ground: tuple[str, str]) -> str:
 
 
 def describe(view: View, order: list[int]) -> list[str]:
-    """Five captions, all true and no two worded alike.
+    """Five captions, all true and all worded differently.
 
-    `order`, a permutation of the things, decides which is named first where the grammar leaves it open.
+    `order`, a permutation of the things, fixes the order of mention where the grammar leaves a choice.
     """
     things, ground = view.things, background(view.ground)
     listed = _list([things[i].phrase() for i in order])

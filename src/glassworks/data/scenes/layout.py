@@ -1,7 +1,7 @@
-"""The composition of a scene: which things where, on what ground.
+"""The composition of a scene: its things, their boxes and its ground.
 
-It is a pure function of kinds, seed, split and index, and draws nothing. Each kind gets a part of the canvas of its
-own, so how two kinds stand to each other is never in doubt.
+Composition is a pure function of kinds, seed, split and index, and renders nothing. Each kind has its own part of the
+canvas, so the relation of two kinds is unambiguous.
 """
 
 import hashlib
@@ -24,33 +24,33 @@ Box = tuple[int, int, int, int]
 GRID = 72
 """Lengths below are in 72nds of the canvas."""
 SIZES = (10, 12, 14, 16, 18, 20, 22, 25, 28, 32)
-"""Sizes of a sprite: few, so that each drawing is scaled few times. A sprite's rank is its place here."""
+"""Sizes of a sprite. They are few, to scale each drawing few times. The rank of a sprite is an index into SIZES."""
 SMALL = SIZES.index(16)
-"""Rank below which a sprite is drawn only for want of room."""
+"""Lower ranks are used only if space is short."""
 GRIDS = {1: [(1, 1)], 2: [(2, 1), (1, 2)], 3: [(3, 1), (1, 3), (2, 2)]}
-"""Columns and rows in which so many objects of one kind may stand."""
+"""Possible columns and rows of the objects of one kind, by their number."""
 MARGIN, GAP, CLOSE = 2, 5, 1
-"""Between things and the edge, between two kinds (at least), and between things of one kind."""
+"""Distances: of things to the edge, of two kinds (at least), and of things of one kind."""
 VARIANTS = 4
-"""Different drawings of each texture."""
+"""Variants of each texture."""
 
 
 class Dice:
-    """Random draws from a stream of their own, which starts at a digest of `seed`; the same on every machine."""
+    """Random draws from a stream seeded by a digest of `seed`, identical on every machine."""
 
     def __init__(self, *seed: object) -> None:
         digest = hashlib.sha256("\0".join(map(str, seed)).encode()).digest()
         self.random = random.Random(int.from_bytes(digest, "big")).random
 
     def below(self, count: int) -> int:
-        """A whole number in [0, count)."""
+        """An integer in [0, count)."""
         return int(self.random() * count)
 
     def choose(self, items: Sequence[T]) -> T:
         return items[self.below(len(items))]
 
     def between(self, low: int, high: int) -> int:
-        """A whole number in [low, high]; `low` where high is less."""
+        """An integer in [low, high]; `low` if `high` is less."""
         return low + self.below(max(high - low, 0) + 1)
 
     def shuffled(self, items: Sequence[T]) -> list[T]:
@@ -65,7 +65,7 @@ class Group:
 
     kind: Kind
     ranks: list[int]
-    """Size of each sprite, as a place in SIZES."""
+    """Size of each sprite, as an index into SIZES."""
     boxes: list[Box]
     """Tight box of each sprite."""
 
@@ -91,7 +91,7 @@ class Scene:
 def compose(
     kinds: list[Kind], meetings: Meetings, canvas: int, measure: Measure, seed: int, split: Split, index: int
 ) -> Scene:
-    """Scene number `index` of a split, on a square canvas of so many pixels."""
+    """Scene number `index` of a split, on a square canvas with a side of `canvas` pixels."""
     dice = Dice(seed, "scene", split, index)
     chosen = dice.shuffled(_who(dice, len(kinds), meetings, split))
     counts = _counts(dice, len(chosen))
@@ -111,7 +111,7 @@ def compose(
 
 
 def relations(groups: list[Group]) -> list[tuple[str, str, str]]:
-    """Every (a, 'left of' or 'above', b) that holds: the boxes of the two kinds do not overlap on that axis."""
+    """Every true (a, 'left of' or 'above', b): the boxes of the two kinds do not overlap on that axis."""
     found = []
     for a in groups:
         for b in groups:
@@ -134,7 +134,7 @@ def _who(dice: Dice, kinds: int, meetings: Meetings, split: Split) -> list[int]:
 
 
 def _counts(dice: Dice, kinds: int) -> list[int]:
-    """One to three of each, five at most together."""
+    """One to three objects of each kind, at most five in total."""
     while True:
         counts = [1 + dice.below(3) for _ in range(kinds)]
         if sum(counts) <= 5:
@@ -157,7 +157,7 @@ def _cells(dice: Dice, counts: list[int], axis: str, lone: str, canvas: int) -> 
 
 
 def _cut(dice: Dice, box: Box, weights: list[int], along_x: bool, gap: int) -> list[Box]:
-    """Cut a box along x or y in parts with a gap between them; more weight, a larger part, with some jitter."""
+    """A box cut along x or y into parts with gaps. Part sizes follow the weights, with some jitter."""
     start, end = (box[0], box[2]) if along_x else (box[1], box[3])
     room = end - start - gap * (len(weights) - 1)
     shares = [1 + 0.45 * (weight - 1) + 0.1 * dice.random() for weight in weights]
@@ -170,11 +170,11 @@ def _cut(dice: Dice, box: Box, weights: list[int], along_x: bool, gap: int) -> l
 
 
 def _place(dice: Dice, kind: Kind, count: int, cell: Box, canvas: int, measure: Measure) -> Group:
-    """Objects of one kind in a grid of equal slots, somewhere in their cell, nearly as large as it allows."""
+    """Objects of one kind in a grid of equal slots, at a random position of a cell and nearly as large as it allows."""
     close, sizes = round(CLOSE * canvas / GRID), measure(kind.key)
 
     def block(grid: tuple[int, int], rank: int) -> list[int]:
-        """Width and height of so many columns and rows of slots."""
+        """Width and height of a grid of slots."""
         return [many * side + close * (many - 1) for many, side in zip(grid, sizes[rank], strict=True)]
 
     def largest(grid: tuple[int, int]) -> int:
@@ -191,7 +191,7 @@ def _place(dice: Dice, kind: Kind, count: int, cell: Box, canvas: int, measure: 
     chosen, boxes = [], []
     for place in range(count):
         row, column = divmod(place, grid[0])
-        indent = (wide + close) // 2 if (row + 1) * grid[0] > count else 0  # the third of three, under the middle
+        indent = (wide + close) // 2 if (row + 1) * grid[0] > count else 0  # the third of three, centred below
         smaller = _shrunk(rank, dice.below(3) == 0)
         width, height = sizes[smaller]
         left = x + column * (wide + close) + indent + dice.between(0, wide - width)
@@ -202,14 +202,14 @@ def _place(dice: Dice, kind: Kind, count: int, cell: Box, canvas: int, measure: 
 
 
 def _shrunk(rank: int, by: int) -> int:
-    """A rank less `by`, but no smaller than small."""
+    """A rank reduced by `by`, but not below SMALL."""
     return max(rank - by, min(rank, SMALL))
 
 
 def _somewhere(dice: Dice, start: int, end: int, length: int, canvas: int) -> int:
-    """Where a block of some length begins between `start` and `end`.
+    """The start of a block of some length between `start` and `end`.
 
-    Where they span most of the canvas it reaches across the middle: what stands beside is then neither above nor below.
+    If they span most of the canvas, the block covers the middle. A thing beside it is then neither above nor below.
     """
     low, high = start, end - length
     if end - start > 0.8 * canvas:

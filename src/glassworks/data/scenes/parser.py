@@ -1,7 +1,6 @@
-"""Reads descriptions of scenes back into facts, so that what a model wrote can be held against the labels.
+"""Parser of scene descriptions into facts, to compare generated captions with the labels.
 
-It understands every caption of the grammar (language.py) and takes any text: what it cannot read is not a fact,
-and it never raises.
+Parses every caption of the grammar (language.py). Accepts any text and never raises; unparsed text states no fact.
 """
 
 import re
@@ -30,13 +29,13 @@ PLACE = re.compile(rf"<(\d+)> {BE}({'|'.join(PLACES.values())})")
 
 @dataclass(frozen=True)
 class SceneFacts:
-    """What a description says. Relations are (a, 'left of' or 'above', b)."""
+    """The facts that a description states. Relations are (a, 'left of' or 'above', b)."""
 
     objects: dict[str, int] = field(default_factory=dict)
-    """How many there are of each kind."""
+    """Count of each kind."""
     relations: frozenset[tuple[str, str, str]] = frozenset()
     ground: tuple[str, str] | None = None
-    """Texture and colour, when they are mentioned."""
+    """Texture and colour, if mentioned."""
 
     @classmethod
     def of_labels(cls, labels: dict[str, Any]) -> "SceneFacts":
@@ -54,16 +53,16 @@ def names_in(labels: Iterable[dict[str, Any]]) -> list[str]:
 
 
 class SceneParser:
-    """Reads descriptions of scenes whose nouns are `names`.
+    """Parses descriptions of scenes with the nouns `names`.
 
-    Other nouns are objects too, under the words as they stand, so that what a model makes up counts against it.
+    Other nouns are objects too, under their literal words, so that invented objects lower the score.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = {form: name for name in names for form in (name, plural(name))}
 
     def parse(self, text: str) -> SceneFacts:
-        """The facts that a description states. A kind that is mentioned twice ("a cat and a cat") counts twice."""
+        """The facts that a description states. A kind mentioned twice ("a cat and a cat") counts twice."""
         text = re.sub(r"[^a-z,' -]", " ", text.lower())
         text = re.sub(r"\s+(?=,)", "", re.sub(r"\s+", " ", text)).strip()
         ground = GROUND.search(text)
@@ -92,7 +91,7 @@ class SceneParser:
 
 
 def _relations(text: str, mentions: int) -> Iterator[tuple[int, str, int]]:
-    """Relations between mentions, each written as its number in angle brackets: '<0> above <1>'."""
+    """Relations between mentions. `text` has each mention as its number in angle brackets: '<0> above <1>'."""
     for match in RELATION.finditer(text):
         a, phrase, *others = match.groups()
         relation = next(name for name, words in PHRASES.items() if words == phrase)
@@ -107,5 +106,5 @@ def _relations(text: str, mentions: int) -> Iterator[tuple[int, str, int]]:
 
 
 def _normal(a: int, relation: str, b: int) -> tuple[int, str, int]:
-    """'right of' and 'below' as 'left of' and 'above' the other way round."""
+    """The relation with 'right of' and 'below' inverted to 'left of' and 'above'."""
     return (a, relation, b) if relation in SWEEPS else (b, OPPOSITE[relation], a)

@@ -1,1 +1,1 @@
-"""Published weights: fetched or copied, converted once to the hub's layout."""
+"""Published weights, fetched or copied, and converted once to the hub's layout."""

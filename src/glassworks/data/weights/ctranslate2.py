@@ -1,4 +1,4 @@
-"""Reads model.bin of CTranslate2: a list of named arrays. Nothing in it is code."""
+"""Reader of CTranslate2's model.bin, a list of named arrays without code."""
 
 from math import prod
 
@@ -7,11 +7,11 @@ import numpy as np
 from glassworks.data.weights.cursor import Cursor
 
 TYPES = [np.dtype(code) for code in ("<f4", "i1", "<i2", "<i4", "<f2")]
-"""By the number that stands for them."""
+"""Array types, indexed by their code in the file."""
 
 
 def read_variables(data: bytes, name: str) -> tuple[str, dict[str, np.ndarray]]:
-    """The kind of model and its arrays, an alias as the array it stands for; a `DataError` says where the file is not one of version 6."""
+    """The kind of model and its arrays, with aliases resolved. Raises `DataError` for a file that is not of version 6."""
     cursor = Cursor(data, name)
     if (version := cursor.number("I")) != 6:
         raise cursor.fault(f"version {version} of CTranslate2's format, where 6 is read")

@@ -1,4 +1,4 @@
-"""Reads a binary format from front to back and never past its end."""
+"""Sequential reader of binary formats that never reads past the end."""
 
 import struct
 
@@ -6,7 +6,7 @@ from glassworks.errors import DataError
 
 
 class Cursor:
-    """A position in `data` (little-endian); a `DataError` names the file when it ends too early."""
+    """A position in `data` (little-endian). Raises `DataError` naming a truncated file."""
 
     def __init__(self, data: bytes, name: str) -> None:
         self.data, self.name, self.position = memoryview(data), name, 0
@@ -20,16 +20,16 @@ class Cursor:
         return part
 
     def number(self, code: str) -> int | float | bool:
-        """The next number; `code` as in the module struct."""
+        """The next number, with a format `code` of the module struct."""
         return struct.unpack(f"<{code}", self.bytes(struct.calcsize(code)))[0]
 
     def text(self, length_code: str) -> str:
-        """The next text in UTF-8, which its length in bytes precedes."""
+        """The next UTF-8 text, preceded by its length in bytes."""
         try:
             return str(self.bytes(self.number(length_code)), "utf-8")
         except UnicodeDecodeError:
             raise self.fault("a name in it is not UTF-8") from None
 
     def fault(self, what: str) -> DataError:
-        """The error that says what is wrong with the file."""
+        """An error that names the file and its fault."""
         return DataError(f"{self.name}: {what} (at byte {self.position:,} of {len(self.data):,})")

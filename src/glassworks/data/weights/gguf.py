@@ -1,6 +1,6 @@
-"""Reads GGUF, the format of llama.cpp: metadata and tensors, the quantised ones as float32.
+"""Reader of GGUF, the format of llama.cpp: metadata and tensors, with quantised tensors as float32.
 
-Of its many types of blocks those are read that the supported models have; any other is an error that names it.
+Only the block types of the supported models are read. Any other type raises an error that names it.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from glassworks.data.weights.cursor import Cursor
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 BLOCK = 32
-"""Weights that share a scale."""
+"""Weights per scale."""
 Q4_1 = np.dtype([("scale", "<f2"), ("minimum", "<f2"), ("nibbles", "u1", BLOCK // 2)])
 Q8_0 = np.dtype([("scale", "<f2"), ("values", "i1", BLOCK)])
 TYPES: dict[int, tuple[np.dtype, int]] = {
@@ -23,12 +23,12 @@ TYPES: dict[int, tuple[np.dtype, int]] = {
     3: (Q4_1, BLOCK),
     8: (Q8_0, BLOCK),
 }
-"""The layout of each type of tensor and how many weights one item of it holds."""
+"""The item layout of each tensor type, and the number of weights per item."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a tensor is; its shape as PyTorch writes it, the fastest dimension last."""
+    """The location of a tensor, and its shape in PyTorch's order, the fastest dimension last."""
 
     shape: tuple[int, ...]
     kind: int
@@ -36,7 +36,7 @@ class Entry:
 
 
 class Gguf:
-    """A GGUF file; a `DataError` says where it is not one."""
+    """A GGUF file. Raises `DataError` for an invalid file."""
 
     def __init__(self, data: bytes, name: str) -> None:
         self.cursor = cursor = Cursor(data, name)

@@ -1,8 +1,8 @@
-"""Files of a repository on the Hugging Face hub, at one commit, by our own downloader: resumed, and held against the digests that the hub states.
+"""Download of a repository's files at one commit of the Hugging Face hub: resumable, and checked against the hub's digests.
 
-huggingface_hub is not used for this: it compares sizes, not digests, and its downloads do not pass through the checks of `http_session`.
+huggingface_hub is not used: it compares sizes, not digests, and its downloads bypass the checks of `http_session`.
 
-HF_ENDPOINT names another hub (a mirror), HF_TOKEN gives access to what is not public. The token goes to the hub alone, never to where it redirects.
+HF_ENDPOINT sets a mirror, HF_TOKEN the token for private repositories. The token is sent to the hub only, never to a redirect target.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ ENDPOINT = "https://huggingface.co"
 
 
 def fetch(context: Context) -> None:
-    """Fill the output with the files that the entry names; those that an interrupted run finished are not downloaded again."""
+    """Fill the output with the files of the entry. Files finished by an interrupted run are not downloaded again."""
     repository, revision = context.params["repository"], context.params["revision"]
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or ENDPOINT
     settings, allow_private = read_settings(), leads_inside(endpoint)
@@ -48,7 +48,7 @@ def fetch(context: Context) -> None:
 
 
 def git_digest(path: Path) -> str:
-    """The sha1 by which git knows a file, which the hub states for small files."""
+    """Git's sha1 of a file, which the hub states for small files."""
     digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -62,7 +62,7 @@ def _authorise(session: requests.Session) -> None:
 
 
 def _files(session: requests.Session, endpoint: str, repository: str, revision: str) -> dict[str, dict[str, Any]]:
-    """What the hub says of each file, by its name."""
+    """The hub's metadata of each file, by name."""
     url = f"{endpoint}/api/models/{repository}/revision/{revision}?blobs=true"
     try:
         answer = session.get(url, timeout=TIMEOUT)

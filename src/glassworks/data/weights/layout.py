@@ -1,4 +1,4 @@
-"""Which files make a model in the hub's layout; writing them, copying them, counting what they hold."""
+"""The files of a model in the hub's layout: selection, writing, copying and counting of tensors."""
 
 import math
 import pickle
@@ -30,9 +30,9 @@ BESIDES = (
     "sentence_bert_config.json",
     "1_Pooling/config.json",
 )
-"""Files that are taken along where they are: the tokenizer's, and how outputs and inputs are made."""
+"""Optional files that are copied if present: the tokenizer's, and the settings of generation and preprocessing."""
 CHECKPOINT = "pytorch_model.bin"
-"""PyTorch's own format, which older repositories have; read as tensors only, and kept as safetensors."""
+"""PyTorch's own format in older repositories, read as tensors only and stored as safetensors."""
 
 
 def write_model(directory: Path, config: dict[str, Any], tensors: "dict[str, Tensor]") -> None:
@@ -44,7 +44,7 @@ def write_model(directory: Path, config: dict[str, Any], tensors: "dict[str, Ten
 
 
 def wanted(names: list[str], where: str) -> list[str]:
-    """Those of a model's files that are taken: its config, its weights (one file rather than shards), and what goes with them."""
+    """The selected files of a model: config, weights (one file if there is one, else shards) and optional files."""
     if CONFIG not in names:
         raise DataError(f"{where}: no {CONFIG} there; a model in the hub's layout has one")
     if WEIGHTS in names:
@@ -74,7 +74,7 @@ def copy_local(context: Context) -> None:
 
 
 def convert_checkpoint(directory: Path) -> None:
-    """Replace pytorch_model.bin, where there is one, by model.safetensors; a `DataError` when it holds anything but tensors by name."""
+    """Replace pytorch_model.bin, if present, by model.safetensors. Raises `DataError` unless it is a dict of tensors."""
     file = directory / CHECKPOINT
     if not file.is_file():
         return
@@ -96,7 +96,7 @@ def convert_checkpoint(directory: Path) -> None:
 
 
 def check(directory: Path) -> dict[str, Any]:
-    """Counts of a model in this layout; an `ArtifactError` or `DataError` names the file that is not what it should be."""
+    """Counts of tensors and parameters. Raises `ArtifactError` or `DataError` naming an invalid file."""
     read_hub_config(directory)
     shapes = [shape for file in weight_files(directory) for shape in _shapes(file)]
     return {"tensors": len(shapes), "parameters": sum(map(math.prod, shapes))}

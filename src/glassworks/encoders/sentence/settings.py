@@ -13,4 +13,4 @@ class Sentence(Encoder):
     kind: Literal["sentence"] = "sentence"
     """The folder under encoders/."""
     max_tokens: Annotated[int, Field(ge=2)] = 128
-    """Texts are cut to this many tokens."""
+    """Maximum tokens of a text; longer texts are truncated."""

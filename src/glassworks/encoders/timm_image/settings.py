@@ -7,11 +7,11 @@ from glassworks.models.settings.numbers import Count
 
 
 class TimmImage(Encoder):
-    """An image encoder of timm: patch tokens of a ViT, or the places of a convolutional network's feature map."""
+    """An image encoder of timm. Tokens are the patches of a ViT, or the positions of a convolutional feature map."""
 
     kind: Literal["timm_image"] = "timm_image"
     """The folder under encoders/."""
     image_size: Count = 224
     """Side of the square input in pixels; images are resized to it."""
     layer: int = -1
-    """Feature map that gives the tokens, as timm counts them."""
+    """Feature map that gives the tokens, by timm's index."""

@@ -25,7 +25,7 @@ class WhisperFeatures:
         self.tokens, self.width = network.config.frames // 2, network.config.width
 
     def read(self, sample: Sample) -> dict[str, Tensor]:
-        """Log-mel frames [M, F], and how many tokens are sound."""
+        """Log-mel frames [M, F], and the number of tokens before the end of the sound."""
         sound = audio_of(sample, RATE)
         frames = -(-len(sound) // HOP)
         return {
@@ -40,7 +40,7 @@ class WhisperFeatures:
         return values, torch.arange(self.tokens, device=values.device) < batch["length"][:, None]
 
     def to(self, device: torch.device) -> "WhisperFeatures":
-        """Move the network to a device; frames are computed on the CPU, where samples are read."""
+        """Move the network to a device. Frames are computed on the CPU, in `read`."""
         self.network.to(device)
         return self
 

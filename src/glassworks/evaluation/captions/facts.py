@@ -1,7 +1,7 @@
-"""Captions held to exact labels: does a caption name the right objects, count them, and place them as they are?
+"""Checks captions against exact labels: objects, counts, relations and background.
 
-N-gram scores reward a caption for sounding right. Composed scenes say what is in the image, so what a caption states
-can be parsed and checked. Only labels of that kind are used; other data sets have none, and get no such scores.
+N-gram scores reward similar wording, right or wrong. Labels of composed scenes list the objects in the image, so the
+statements of a caption can be parsed and checked. Other datasets have no such labels and get no such scores.
 """
 
 from collections.abc import Mapping
@@ -13,16 +13,16 @@ from glassworks.data.scenes.parser import SceneFacts, SceneParser, names_in
 
 @dataclass(frozen=True)
 class Judgement:
-    """What one caption gets right; None where the question does not arise."""
+    """Correctness of one caption by kind of fact; None if the caption cannot be judged on it."""
 
     objects: bool
-    """Whether it names exactly the kinds of object in the image, none more and none less."""
+    """Whether the caption names exactly the kinds of object in the image."""
     counts: bool | None
-    """Whether it also counts them all right; None unless `objects`."""
+    """Whether all counts are right, too; None unless `objects`."""
     relations: bool | None
-    """Whether every relation it states holds; None when it states none, which many true captions do."""
+    """Whether every stated relation holds; None if the caption states none, as many correct captions do."""
     ground: bool | None
-    """Whether the background is as it says; None when it says nothing about it."""
+    """Whether the stated background is right; None if the caption does not mention the background."""
 
     def as_json(self) -> dict[str, bool | None]:
         return {fact: getattr(self, fact) for fact in FACTS}
@@ -32,7 +32,7 @@ FACTS = ("objects", "counts", "relations", "ground")
 
 
 def judge(parser: SceneParser, labels: Mapping[str, Any], caption: str) -> Judgement:
-    """Hold one caption to the labels of its image."""
+    """The judgement of one caption against the labels of its image."""
     truth, stated = SceneFacts.of_labels(dict(labels)), parser.parse(caption)
     objects = stated.objects.keys() == truth.objects.keys()
     return Judgement(
@@ -44,14 +44,14 @@ def judge(parser: SceneParser, labels: Mapping[str, Any], caption: str) -> Judge
 
 
 def judge_all(labels: Mapping[str, Mapping[str, Any]], captions: Mapping[str, str]) -> dict[str, Judgement]:
-    """A judgement for every image whose labels are those of a composed scene, by key; empty when none are."""
+    """Judgements by key, for all images with labels of a composed scene; empty if there are none."""
     scenes = {key: one for key, one in labels.items() if describes_scene(one)}
     parser = SceneParser(names_in(map(dict, scenes.values())))
     return {key: judge(parser, one, captions[key]) for key, one in scenes.items()}
 
 
 def describes_scene(labels: Mapping[str, Any]) -> bool:
-    """Whether labels are those of a composed scene: objects with names and counts, relations, a ground."""
+    """Whether labels describe a composed scene: objects with names and counts, relations, a ground."""
     objects, relations, ground = (labels.get(name) for name in ("objects", "relations", "ground"))
     return (
         isinstance(objects, list)

@@ -1,4 +1,4 @@
-"""How the report shows the scores and captions of a captioner."""
+"""Report labels for the scores and captions of a captioner."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ SYSTEMS = [
     ("shuffled", "shuffled images", "every image gets the caption of another one", True),
     ("most_frequent", "most frequent", "one training caption for every image", True),
 ]
-"""Name, title, explanation, and whether it is a control."""
+"""Name, title, explanation, and whether the system is a control."""
 FIRST = "beam"
 TILES = ("cider", "bleu4", "objects", "relations")
 

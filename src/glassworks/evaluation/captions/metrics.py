@@ -1,8 +1,8 @@
-"""BLEU, ROUGE-L, CIDEr-D and METEOR of captions against all references, with what a bootstrap needs per image.
+"""BLEU, ROUGE-L, CIDEr-D and METEOR of captions against all references, with per-image statistics for the bootstrap.
 
-The scorers are pycocoevalcap's. METEOR is a Java program, and left out where there is no Java; SPICE needs a download, so
-it is not here. Scores are fractions as pycocoevalcap returns them (papers print them times 100): BLEU, ROUGE-L and METEOR
-in [0, 1], CIDEr-D in [0, 10].
+The scorers are pycocoevalcap's. METEOR is a Java program and is skipped without Java. SPICE needs a download and is not
+supported. Scores are fractions as pycocoevalcap returns them (papers print them times 100): BLEU, ROUGE-L and METEOR in
+[0, 1], CIDEr-D in [0, 10].
 """
 
 import shutil
@@ -21,16 +21,16 @@ from glassworks.watchdog import unwatched
 ORDERS = 4
 """BLEU-1 to BLEU-4."""
 SMALL, TINY = 1e-9, 1e-15
-"""The constants with which pycocoevalcap keeps BLEU's quotients finite."""
+"""Constants of pycocoevalcap that keep the quotients of BLEU finite."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one system over one split; rows of the arrays stand in the order of `keys`."""
+    """Scores of one system on one split. The rows of the arrays are in the order of `keys`."""
 
     keys: list[str]
     bleu: list[float]
-    """Corpus BLEU-1 to BLEU-4: one brevity penalty for the corpus, against the closest reference lengths.
+    """Corpus BLEU-1 to BLEU-4, with one brevity penalty for the corpus against the closest reference lengths.
 
     Papineni et al. 2002, aclanthology.org/P02-1040.
     """
@@ -40,10 +40,10 @@ class Scores:
     Lin 2004, aclanthology.org/W04-1013.
     """
     cider: float
-    """Mean over images of CIDEr-D (sigma 6), whose document frequencies come from the references of exactly these
-    images.
+    """Mean over images of CIDEr-D (sigma 6).
 
-    Vedantam et al. 2015, arXiv 1411.5726. So scores over different sets of images are not comparable.
+    Vedantam et al. 2015, arXiv 1411.5726. The document frequencies come from the references of exactly these images, so
+    scores on different sets of images are not comparable.
     """
     bleu_statistics: np.ndarray
     """[images, 10]: matched n-grams for n = 1..4, proposed n-grams for n = 1..4, length, closest reference length."""
@@ -52,17 +52,17 @@ class Scores:
     image_cider: np.ndarray
     """[images]."""
     image_meteor: np.ndarray | None = None
-    """[images]: METEOR 1.5 of each image (Denkowski and Lavie 2014, aclanthology.org/W14-3348); None if not asked for."""
+    """[images]: METEOR 1.5 of each image (Denkowski and Lavie 2014, aclanthology.org/W14-3348); None if not requested."""
 
 
 def java_is_there() -> bool:
-    """Whether METEOR can be computed."""
+    """Whether Java is installed, so that METEOR can be computed."""
     return shutil.which("java") is not None
 
 
 @contextmanager
 def meteor_scorer() -> Iterator[Any]:
-    """pycocoevalcap's METEOR, a Java program that runs meanwhile."""
+    """pycocoevalcap's METEOR scorer; its Java process runs inside the context."""
     from pycocoevalcap.meteor.meteor import Meteor
 
     scorer = Meteor()
@@ -71,14 +71,14 @@ def meteor_scorer() -> Iterator[Any]:
     finally:
         scorer.meteor_p.kill()
         scorer.meteor_p.communicate()
-        # An interrupted score still holds the scorer's own lock, for which the scorer's end would wait for ever.
+        # An interrupted score still holds the lock of the scorer; the scorer's destructor would wait for it forever.
         scorer.lock = threading.Lock()
 
 
 def score(references: Mapping[str, list[str]], hypotheses: Mapping[str, str], meteor: Any = None) -> Scores:
-    """Score one caption per image against all references of that image; METEOR, too, with what `meteor_scorer` gives.
+    """The scores of one caption per image against all references of the image. `meteor` is a `meteor_scorer`, or None.
 
-    Raises `DataError` when the keys differ, an image has no reference, or no reference holds a word.
+    Raises `DataError` if the keys differ, an image has no reference, or no reference contains a word.
     """
     from pycocoevalcap.bleu.bleu_scorer import BleuScorer
     from pycocoevalcap.cider.cider import Cider
@@ -109,7 +109,7 @@ def score(references: Mapping[str, list[str]], hypotheses: Mapping[str, str], me
 
 
 def corpus_bleu(sums: np.ndarray, order: int) -> np.ndarray:
-    """BLEU-`order` [...] of summed statistics [..., 10]; equal to pycocoevalcap's to rounding."""
+    """BLEU-`order` [...] of summed statistics [..., 10]. Equals pycocoevalcap's up to rounding."""
     product = np.ones(sums.shape[:-1])
     for n in range(order):
         product = product * (sums[..., n] + TINY) / (sums[..., ORDERS + n] + SMALL)
@@ -118,7 +118,7 @@ def corpus_bleu(sums: np.ndarray, order: int) -> np.ndarray:
 
 
 def _bleu_row(counts: dict[str, Any]) -> list[int]:
-    """One image of pycocoevalcap's BleuScorer as a row of `bleu_statistics`."""
+    """A row of `bleu_statistics` from the counts of pycocoevalcap's BleuScorer for one image."""
     length = counts["testlen"]
     closest = min((abs(other - length), other) for other in counts["reflen"])[1]
     return [*counts["correct"], *counts["guess"], length, closest]

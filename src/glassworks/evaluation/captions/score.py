@@ -1,4 +1,4 @@
-"""The evaluation `captions`: captions of a held-out split beside controls, perplexity, and a gallery."""
+"""The evaluation `captions`: scores of captions and controls on a held-out split, perplexity, and a gallery."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -48,11 +48,14 @@ class CaptionTask(Protocol):
         """Decode a sample."""
 
     def reference_loss(self, model: Captioner, example: Any, device: torch.device) -> tuple[float, int]:
-        """Sum of the losses of the tokens of all references of one image, and their number."""
+        """Sum of the token losses over all references of one image, and the number of tokens."""
 
 
 def run(scoring: Scoring, config: CaptionsEvaluation, task: CaptionTask, model: Captioner) -> int:
-    """Caption the split greedily and by beam search, and score both beside three controls: a blank image, another sample's image, one caption for all."""
+    """Caption the split greedily and by beam search, and score both and three controls; returns the number of samples.
+
+    The controls are a blank image, another sample's image, and one caption for all images.
+    """
     dataset, count = scoring.scored(config)
     tokenizer, device = task.tokenizer, scoring.workers.device
     decodings = {
@@ -114,7 +117,7 @@ def run(scoring: Scoring, config: CaptionsEvaluation, task: CaptionTask, model: 
 
 
 def _others(keys: Sequence[str], seed: int) -> dict[str, str]:
-    """For every sample another one, each used once: neighbours in an order drawn by hash."""
+    """A derangement of the samples: each maps to its neighbour in a hash order."""
     order = sorted(keys, key=lambda key: share(seed, "shuffled images", key))
     return {key: order[index - 1] for index, key in enumerate(order)}
 

@@ -1,4 +1,4 @@
-"""The evaluation `captions`."""
+"""Settings of the evaluation `captions`."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -8,17 +8,17 @@ from glassworks.config.evaluation import Evaluation
 
 
 class CaptionsEvaluation(Evaluation):
-    """Captions of a held-out split, greedy and by beam search, scored against all references and against controls."""
+    """Captions a held-out split, greedily and by beam search. Scores against all references, beside controls."""
 
     scores: ClassVar[tuple[str, ...]] = ("captioning",)
 
     kind: Literal["captions"] = "captions"
-    """The folder under evaluation/ that scores; the name of the evaluation by default."""
+    """Evaluation to run: the name of a folder under evaluation/. Defaults to the name of the section."""
     batch_size: Annotated[int, Field(ge=1)] = 64
-    """Images captioned at a time; never changes a caption."""
+    """Images captioned at a time. Does not affect the captions."""
     beams: Annotated[int, Field(ge=1, le=32)] = 3
-    """Beams of the beam search."""
+    """Number of beams of the beam search."""
     length_penalty: float = 0.7
-    """Beam scores are divided by length to this power."""
+    """Exponent of the length by which beam scores are divided."""
     meteor: bool = True
-    """Compute METEOR, too. Its Java program takes seconds to start; without Java it is left out."""
+    """Also compute METEOR. METEOR is a Java program that takes seconds to start; it is skipped without Java."""

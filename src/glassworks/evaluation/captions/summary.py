@@ -1,8 +1,8 @@
-"""Scores of captioning systems beside controls, as metrics.json holds them.
+"""Scores of captioning systems and controls, in the format of metrics.json.
 
-A system is a way of answering with one caption per image. "greedy" and "beam" decode the model; the controls bound what
-a score means: "blank" captions an empty image, "shuffled" gives every image the caption of another, "most_frequent"
-says the same training caption to all. A model that does not look at its image scores no better than they do.
+A system gives one caption per image. "greedy" and "beam" decode the model. The controls do not use the image: "blank"
+captions an empty image, "shuffled" gives each image the caption of another image, "most_frequent" gives all images the
+same training caption. A model that ignores the image scores no better than the controls.
 """
 
 from collections import Counter
@@ -26,11 +26,12 @@ def summarise(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Every score of every system, each with its 95 % interval over images, as JSON.
+    """All scores of all systems with their 95 % intervals over images, as JSON.
 
-    `predictions` maps a system's name to its captions by key. Where labels hold "objects", captions are also held to
-    them (`evaluation.facts`). Returns {"samples": n, "systems": {name: {metric: {"value", "low", "high"}}}}; metrics
-    are cider, bleu1 to bleu4, rouge_l, meteor if asked for (it needs Java), and objects, counts, relations. Raises `DataError` when keys do not agree.
+    Returns {"samples": n, "systems": {name: {metric: {"value", "low", "high"}}}}. `predictions` maps the name of a system
+    to its captions by key. The metrics are cider, bleu1 to bleu4, rouge_l, and meteor if requested (it needs Java). Labels
+    of composed scenes add objects, counts, relations and ground (`evaluation.captions.facts`). Raises `DataError` if the
+    keys differ.
     """
     systems: dict[str, dict[str, Any]] = {}
     with caption_metrics.meteor_scorer() if meteor else nullcontext() as scorer:
@@ -58,10 +59,10 @@ def caption_rows(
     labels: Mapping[str, dict[str, Any]],
     predictions: Mapping[str, Mapping[str, str]],
 ) -> Iterator[dict[str, Any]]:
-    """The lines of items.jsonl, one per image in order: what each system said, what is true, and which facts it got.
+    """The rows of items.jsonl, one per image in order: captions of all systems, references, labels and judged facts.
 
-    {"key", one caption under the name of each system, "references", "labels"}, and for composed scenes "facts"
-    {system: {objects, counts, relations, ground}}, each true, false or null (`evaluation.facts.Judgement`).
+    A row is {"key", "references", "labels"} plus one caption under the name of each system. Composed scenes also have
+    "facts": {system: {objects, counts, relations, ground}}, each true, false or null (`evaluation.captions.facts.Judgement`).
     """
     judged = {name: judge_all(labels, captions) for name, captions in predictions.items()}
     for key, captions in references.items():
@@ -72,7 +73,7 @@ def caption_rows(
 
 
 def _fact_intervals(judged: list[Judgement], resamples: int, seed: int) -> dict[str, Any]:
-    """For every kind of fact the share that is right, of those images where it can be asked."""
+    """For each kind of fact, the share of correct captions among those that can be judged, with its interval."""
     row = {}
     for fact in FACTS:
         asked = [getattr(judgement, fact) is not None for judgement in judged]
@@ -82,10 +83,10 @@ def _fact_intervals(judged: list[Judgement], resamples: int, seed: int) -> dict[
 
 
 def most_frequent_caption(train_captions: Iterable[str]) -> str:
-    """The caption that stands most often in the training split: the best one can say without looking.
+    """The most frequent caption of the training split: the best answer without looking at the image.
 
-    Among equals (where every caption is its own) the one whose words are the most common, then the first by alphabet,
-    so the order of the captions never matters. Raises `DataError` when there is none.
+    Ties, such as all captions being distinct, go to the caption with the most common words, then to the first in
+    alphabetical order. The order of the captions does not matter. Raises `DataError` if there is no caption.
     """
     counts = Counter(caption.strip() for caption in train_captions)
     counts.pop("", None)

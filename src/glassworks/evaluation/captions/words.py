@@ -1,13 +1,12 @@
-"""Words of a caption, for scoring: lower-case, Penn-Treebank tokens, punctuation removed.
+"""Tokenizes captions for scoring: lower-case Penn-Treebank tokens without punctuation.
 
-COCO's evaluation runs Stanford's PTBTokenizer, which needs Java, and drops punctuation; scores over other tokens are
-not comparable with it. This is the part of that tokenizer which captions exercise, as one regular expression:
-contractions and possessives are split (`ca n't`, `dog 's`), hyphenated words, numbers, clock times, abbreviations and
-addresses stay whole, quotes and dashes are brought to ASCII, brackets become `-lrb-` and so on, emoji vanish. On 5,000
-captions of Flickr8k it gives the words of the Java program for every one; the test holds recorded output of that
-program.
+COCO's evaluation runs Stanford's PTBTokenizer, which needs Java, and drops punctuation. Scores over other tokens are not
+comparable with it. This module implements the part of that tokenizer that captions exercise, as one regular expression.
+Contractions and possessives are split (`ca n't`, `dog 's`). Hyphenated words, numbers, clock times, abbreviations and
+addresses stay whole. Quotes and dashes become ASCII, brackets become `-lrb-` and so on, emoji are removed. The words of
+5,000 captions of Flickr8k all equal those of the Java program; the test holds recorded output of that program.
 
-What it does not do: abbreviations beyond the list below, mixed fractions (`1 1/2` is two words here), `y'all` and
+Not supported: abbreviations beyond the list below, mixed fractions (`1 1/2` is two words here), `y'all` and
 `rock'n'roll`, HTML entities, languages other than English. Runs such as `!!!`, which the Java pipeline happens to keep
 as a word, are dropped here.
 """
@@ -15,8 +14,8 @@ as a word, are dropped here.
 import re
 
 PUNCTUATION = frozenset(['"', "'", "`", ".", "?", "!", ",", ":", "-", ";"])
-"""What pycocoevalcap drops. It lists brackets too, but in upper case, after lower-casing: `-lrb-` stays, there and
-here.
+"""Punctuation that pycocoevalcap drops. It also lists brackets, but in upper case and after lower-casing, so `-lrb-`
+stays in pycocoevalcap and here.
 """
 
 _TO_ASCII = str.maketrans(
@@ -77,7 +76,7 @@ _TOKEN = re.compile(
 
 
 def words(caption: str) -> list[str]:
-    """The scored words of a caption, in order; empty when it holds nothing but punctuation."""
+    """The scored words of a caption, in order; empty if the caption is only punctuation."""
     found: list[str] = []
     for match in _TOKEN.finditer(caption.translate(_TO_ASCII).lower()):
         if match.lastgroup == "dropped":

@@ -1,4 +1,4 @@
-"""How the report shows the scores and samples of a language model."""
+"""Report labels for the scores and samples of a language model."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ BASELINES = {
 
 
 def labels(metrics: dict[str, Any]) -> Labels:
-    """Labels for the metrics of one evaluation; baselines stand in the order of their scores."""
+    """Labels for the metrics of one evaluation; baselines are ordered by score."""
     ordered = sorted(metrics["baselines"], key=lambda name: metrics["baselines"][name])
     return Labels(
         unit="texts",

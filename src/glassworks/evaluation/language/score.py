@@ -1,7 +1,7 @@
-"""The evaluation `language`: perplexity and bits per byte of a held-out split beside baselines, and generated samples.
+"""The evaluation `language`: perplexity and bits per byte of a held-out split, baselines, and generated samples.
 
-Bits per byte do not depend on the tokenizer, so models with different ones, and compressors, can be compared. A text counts its bytes and one more, which
-ends it (the model's EOS, a newline for the compressors).
+Bits per byte do not depend on the tokenizer, so models with different tokenizers and compressors can be compared. The length of a text is its bytes
+plus one for its end (EOS for the model, a newline for the compressors).
 """
 
 import math
@@ -42,7 +42,7 @@ class TextTask(Protocol):
 
 
 def run(scoring: Scoring, config: LanguageEvaluation, task: TextTask, model: LanguageModel) -> int:
-    """Score the split, and continue every prompt at every temperature."""
+    """Score the split, and continue every prompt at every temperature; returns the number of samples scored."""
     dataset, count = scoring.scored(config)
     tokenizer, seed = task.tokenizer, scoring.seed
     rows = task.arrange(dataset, scoring.work / "tokens")
@@ -50,7 +50,7 @@ def run(scoring: Scoring, config: LanguageEvaluation, task: TextTask, model: Lan
 
     @torch.inference_mode()
     def score(batch: range) -> list[Item]:
-        """For each row of packed texts: the texts in it, and the sum and number of their losses."""
+        """For each row of packed texts: its texts, and the sum and the number of the losses of each text."""
         collated = to_device(task.collate([rows[index] for index in batch]), scoring.workers.device)
         logits = model(collated.inputs, collated.documents).float()
         losses = next_token_losses(logits, collated.targets)
@@ -88,7 +88,7 @@ def run(scoring: Scoring, config: LanguageEvaluation, task: TextTask, model: Lan
 
 
 def samples(model: LanguageModel, tokenizer: TextTokenizer, config: LanguageEvaluation, seed: int) -> Iterator[Item]:
-    """A text for every temperature and prompt."""
+    """One generated text for every temperature and prompt."""
     prompts = [tokenizer.encode(prompt, model.config.max_tokens)[:-1] for prompt in config.prompts]
     for temperature in config.temperatures:
         decoding = Decoding(temperature=temperature, max_new_tokens=config.new_tokens, seed=seed)
@@ -97,7 +97,7 @@ def samples(model: LanguageModel, tokenizer: TextTokenizer, config: LanguageEval
 
 
 def _by_text(texts: np.ndarray, losses: np.ndarray) -> Item:
-    """The texts of a row, and the sum and the number of the losses of each; `losses` may be longer, by padding."""
+    """The texts of a row, and the sum and the number of the losses of each text. `losses` may be padded."""
     names, inverse = np.unique(texts, return_inverse=True)
     sums, counts = np.zeros(len(names)), np.zeros(len(names))
     np.add.at(sums, inverse, losses[: len(texts)].astype(np.float64))

@@ -1,1 +1,1 @@
-"""Published weights in the hub's layout, mapped onto our networks and back. No code of a repository is ever run, no pickle read."""
+"""Mappings of published weights in the hub's layout to our networks and back. No code of a repository is run, and no pickle is read."""

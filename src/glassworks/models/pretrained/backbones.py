@@ -1,4 +1,4 @@
-"""Weights of timm in the hub's layout, for a backbone: the state dict as it is, less what lies behind the chosen layers."""
+"""timm weights in the hub's layout for a backbone: the state dict without the modules after the chosen layers."""
 
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from glassworks.models.pretrained.mapping import read_tensors
 
 
 def load_backbone(backbone: Backbone, directory: Path) -> None:
-    """Give `backbone` the weights of the same model of timm in a directory, and the mean and deviation they were trained with.
+    """Load weights, mean and standard deviation of the same timm model from a directory into `backbone`.
 
-    An `ArtifactError` says which other model it is, or lists missing, extra and misshapen tensors; a classifier may be missing, or of other classes.
+    Raises `ArtifactError` naming a different model, or listing missing, extra and misshapen tensors. The classifier may be
+    missing or have other classes.
     """
     import timm
 
@@ -52,7 +53,7 @@ def _is_in(name: str, modules: list[str]) -> bool:
 
 
 def _resized(name: str, tensor: Tensor, backbone: Backbone) -> Tensor:
-    """Positions of a ViT that was trained with images of another size, by bicubic interpolation."""
+    """A ViT's positions for another image size, by bicubic interpolation; other tensors unchanged."""
     from timm.layers import resample_abs_pos_embed
 
     network: Any = backbone.network

@@ -1,4 +1,4 @@
-"""A captioner that begins with parts that were trained before: a backbone, a language model, or both."""
+"""A captioner initialised from trained parts: a backbone, a language model, or both."""
 
 from pathlib import Path
 
@@ -13,11 +13,11 @@ from glassworks.models.settings.captioner import Captioner as Config
 from glassworks.models.settings.text_decoder import TextDecoder
 
 NEW = frozenset({"cross_norm", "cross_attention", "gate"})
-"""Parts of a block that a language model does not have."""
+"""Parts of a decoder block that a language model lacks."""
 
 
 def read_decoder(directory: Path) -> tuple[TextDecoder, int]:
-    """The shape of the decoder of a language model in a directory, and how many token embeddings it has; nothing large is read."""
+    """The decoder shape and the number of token embeddings of a language model in a directory. Reads no tensors."""
     config = read_hub_config(directory)
     if config.get("model") == KIND:
         return TextDecoder.model_validate({name: config[name] for name in TextDecoder.model_fields}), config[
@@ -29,7 +29,7 @@ def read_decoder(directory: Path) -> tuple[TextDecoder, int]:
 def begin_captioner(
     config: Config, vocabulary: int, language_model: Path | None = None, backbone: Path | None = None
 ) -> Captioner:
-    """A fresh captioner with the weights of its parts; the decoder of a language model is, until its gates open, that language model."""
+    """A new captioner with the weights of its parts. While all gates are 0, the decoder computes the original language model."""
     model = Captioner(config, vocabulary)
     if backbone is not None:
         assert isinstance(model.encoder, Backbone)

@@ -1,7 +1,7 @@
 """GPT-2, Llama (SmolLM2) and Qwen2.5 in transformers' layout, as our language model and back.
 
-Traps that are kept in mind: GPT-2 stores matrices as [in, out] and, on the hub, its causal masks as if they were weights; with tied embeddings a file has
-no lm_head, or one that does not count; what GPT-2 calls ln_2 is the norm before the feed-forward part.
+Pitfalls: GPT-2 stores matrices as [in, out], and its files on the hub store causal masks among the weights. With tied embeddings, a file has
+no lm_head, or one to ignore. GPT-2's ln_2 is the norm before the feed-forward part.
 """
 
 from collections.abc import Mapping
@@ -20,15 +20,15 @@ from glassworks.models.settings.text_decoder import TextDecoder as Config
 
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
 PREFIXES = {"gpt2": "transformer.", "llama": "model.", "qwen2": "model."}
-"""What transformers puts before the names of a decoder by architecture; GPT-2's files on the hub go without."""
+"""transformers' name prefix of the decoder by architecture. GPT-2's files on the hub omit it."""
 BUFFERS = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")
-"""Ends of names that are constants and no weights."""
+"""Name suffixes of constants, which are not weights."""
 
 
 def load_language_model(directory: Path) -> LanguageModel:
-    """The language model in a directory: one in transformers' layout, or one of ours. In float32, laid out for decoding.
+    """The language model in a directory in transformers' layout or ours, in float32 and in the memory layout for decoding.
 
-    An `ArtifactError` lists missing, extra and misshapen tensors; a `ConfigError` says which setting our decoder does not have.
+    Raises `ArtifactError` listing missing, extra and misshapen tensors, and `ConfigError` naming a setting that our decoder lacks.
     """
     hub = read_hub_config(directory)
     if hub.get("model") == KIND:
@@ -42,7 +42,7 @@ def load_language_model(directory: Path) -> LanguageModel:
 
 
 def decoder_config(hub: Mapping[str, Any], where: Path | str = CONFIG) -> Config:
-    """The shape of our decoder that is the published model's, from its config.json."""
+    """The shape of our decoder that computes the published model, from its config.json."""
     kind = hub.get("model_type")
     if kind not in PREFIXES:
         raise ArtifactError(f"{where}: a model of type {kind!r}; language models are read of {', '.join(PREFIXES)}")
@@ -55,7 +55,7 @@ def decoder_config(hub: Mapping[str, Any], where: Path | str = CONFIG) -> Config
 def export_language_model(model: LanguageModel, directory: Path, **settings: Any) -> None:
     """Write a model in transformers' layout, as GPT-2, Llama or Qwen2; `settings` (such as eos_token_id) are added to config.json.
 
-    A `ConfigError` says so when transformers has no architecture with this model's settings.
+    Raises `ConfigError` when transformers has no architecture with this model's settings.
     """
     hub = hub_config(model.config, model.vocabulary)
     kind = hub["model_type"]
@@ -65,7 +65,7 @@ def export_language_model(model: LanguageModel, directory: Path, **settings: Any
 
 
 def hub_config(config: Config, vocabulary: int) -> dict[str, Any]:
-    """config.json of the architecture in transformers that our settings make."""
+    """config.json of the transformers architecture that matches our settings."""
     form = (config.position, config.norm, config.feed_forward, config.biases)
     common = {"vocab_size": vocabulary, "tie_word_embeddings": config.tied, "dtype": "float32"}
     if form in (("learned", "layer", "gelu", "all"), ("learned", "layer", "gelu_tanh", "all")) and not config.kv_heads:
@@ -163,7 +163,7 @@ def _refuse(where: Path | str, name: str, given: Any, known: list[Any]) -> None:
 
 
 def _without_prefix(tensors: Mapping[str, Tensor], kind: str, tied: bool) -> dict[str, Tensor]:
-    """The weights by their names inside the decoder; constants, and the output matrix of a tied model, are none."""
+    """The weights by their names inside the decoder, without constants and without the output matrix of a tied model."""
     return {
         name.removeprefix(PREFIXES[kind]): tensor
         for name, tensor in tensors.items()

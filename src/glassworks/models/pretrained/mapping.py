@@ -1,6 +1,7 @@
-"""How our tensors are made of published ones: one list that serves both directions.
+"""Mapping between our tensors and published tensors: one list for both directions.
 
-Ours fuses what is computed together (queries, keys and values; gate and up), so a tensor of ours may be several published ones below each other.
+Our networks fuse projections that are computed together (queries, keys and values; gate and up). One of our tensors may therefore concatenate several
+published tensors along the rows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,20 +17,20 @@ from glassworks.models import saving
 
 @dataclass(frozen=True)
 class Piece:
-    """One tensor of ours, and what it is made of."""
+    """One of our tensors, and the published tensors it is built from."""
 
     ours: str
     theirs: tuple[str, ...]
-    """Names of the published tensors, in the order in which they stand below each other; "" for rows that are not published because they are 0."""
+    """Names of the published tensors, in the order of their rows; "" for unpublished rows of zeros."""
     rows: tuple[int, ...] = ()
-    """Rows of each, where there are several."""
+    """Rows of each published tensor, if there are several."""
     transposed: bool = False
-    """Whether the published one is [in, out], as GPT-2's are, and not [out, in]."""
+    """Whether the published tensor is [in, out], as in GPT-2, instead of [out, in]."""
     shape: tuple[int, ...] = ()
-    """Shape of the published one where its numbers are the same but its shape is not."""
+    """Shape of the published tensor, if only the shape differs."""
 
     def shapes(self, ours: Sequence[int]) -> list[tuple[int, ...]]:
-        """Shapes of the published tensors, from that of ours."""
+        """Shapes of the published tensors, from the shape of our tensor."""
         shapes = [(rows, *ours[1:]) for rows in self.rows or ours[:1]]
         return [self.shape or (shape[::-1] if self.transposed else shape) for shape in shapes]
 
@@ -39,7 +40,7 @@ class Piece:
         return torch.cat(parts).reshape(tuple(ours)).contiguous()
 
     def cut(self, ours: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """The published tensors of ours, by name."""
+        """The published tensors cut from our tensor, with their names."""
         parts = ours.split(self.rows) if self.rows else [ours]
         for name, part in zip(self.theirs, parts, strict=True):
             if name:
@@ -47,7 +48,7 @@ class Piece:
 
 
 def layer(ours: str, theirs: str, parts: tuple[str, ...] = ("weight", "bias"), transposed: bool = False) -> list[Piece]:
-    """Weight and bias of a layer that is called something else; `transposed` where its matrix is [in, out]."""
+    """Weight and bias of a layer with another published name; `transposed` if its matrix is [in, out]."""
     return [
         Piece(f"{ours}.{part}", (f"{theirs}.{part}",), transposed=transposed and part == "weight") for part in parts
     ]
@@ -56,7 +57,7 @@ def layer(ours: str, theirs: str, parts: tuple[str, ...] = ("weight", "bias"), t
 def fused(
     ours: str, theirs: Sequence[str], rows: Sequence[int], parts: tuple[str, ...] = ("weight", "bias")
 ) -> list[Piece]:
-    """Layers that are one of ours."""
+    """Several published layers that are one of our layers."""
     return [Piece(f"{ours}.{part}", tuple(f"{name}.{part}" for name in theirs), tuple(rows)) for part in parts]
 
 
@@ -67,7 +68,10 @@ def load(
     where: Path | str,
     for_decoding: bool = False,
 ) -> None:
-    """As `saving.assign` with published tensors; an `ArtifactError` lists, by their published names, the missing, extra and misshapen ones."""
+    """Assign published tensors to `module`, as `saving.assign` does.
+
+    Raises `ArtifactError` listing missing, extra and misshapen tensors by published name.
+    """
     ours = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     expected = {
         name: shape
@@ -93,5 +97,5 @@ def published(module: torch.nn.Module, pieces: Sequence[Piece]) -> dict[str, Ten
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
-    """All tensors of a model in the hub's layout, its shards together."""
+    """All tensors of a model in the hub's layout, merged from its shards."""
     return {name: tensor for file in weight_files(directory) for name, tensor in saving.read_tensors(file).items()}

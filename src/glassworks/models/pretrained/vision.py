@@ -1,6 +1,6 @@
 """CLIP's image tower in transformers' layout and timm's ViT, as our Vision Transformer and back.
 
-Of CLIP the features that language models read are those of the last but one block, without the final norm: `encoder.layers(images, [-2])`.
+Language models usually read CLIP's features of the penultimate block, without the final norm: `encoder.layers(images, [-2])`.
 """
 
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ from glassworks.models.vision_transformer import VisionTransformer
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
 TOWER = "vision_model."
-"""What precedes the names of the image tower in files on the hub; transformers 5 leaves it away."""
+"""Name prefix of the image tower in files on the hub. transformers 5 omits it."""
 
 
 def load_vision_transformer(directory: Path) -> VisionTransformer:
-    """The image encoder in a directory: CLIP's (alone or beside its text tower) or a ViT of timm. In float32.
+    """The image encoder in a directory, in float32: CLIP's (with or without its text tower) or a ViT of timm.
 
-    An `ArtifactError` lists missing, extra and misshapen tensors; a `ConfigError` says which setting our network does not have.
+    Raises `ArtifactError` listing missing, extra and misshapen tensors, and `ConfigError` naming a setting that our network lacks.
     """
     hub = read_hub_config(directory)
     config = vision_config(hub, directory)
@@ -42,7 +42,7 @@ def load_vision_transformer(directory: Path) -> VisionTransformer:
 
 
 def vision_config(hub: Mapping[str, Any], where: Path | str = CONFIG) -> Config:
-    """The shape of our network that is the published model's, from its config.json."""
+    """The shape of our network that computes the published model, from its config.json."""
     if "architecture" in hub:
         return _timm_config(hub, where)
     if hub.get("model_type") not in ("clip", "clip_vision_model"):
@@ -71,7 +71,7 @@ def vision_config(hub: Mapping[str, Any], where: Path | str = CONFIG) -> Config:
 
 
 def export_vision_transformer(encoder: VisionTransformer, directory: Path) -> None:
-    """Write an image encoder as transformers' CLIPVisionModel or as timm's ViT; a `ConfigError` when it is neither."""
+    """Write an image encoder as transformers' CLIPVisionModel or as timm's ViT. Raises `ConfigError` when it matches neither."""
     config = encoder.config
     if config.stem != "linear" or not config.class_token or config.first_norm == config.patch_bias:
         raise ConfigError(
@@ -118,7 +118,7 @@ def export_vision_transformer(encoder: VisionTransformer, directory: Path) -> No
 
 
 def _timm_config(hub: Mapping[str, Any], where: Path | str) -> Config:
-    """timm's names stand for shapes, so the network is asked; it is built without memory."""
+    """The shape of a ViT of timm, read from the network, which is built on the meta device. timm's config has only its name."""
     import timm
     from timm.models.vision_transformer import VisionTransformer as TimmViT
 
@@ -149,7 +149,7 @@ def _timm_config(hub: Mapping[str, Any], where: Path | str) -> Config:
 
 
 def _is_plain(network: Any) -> bool:
-    """Whether a ViT of timm has a class token, all positions, exact GELU, and nothing that ours has not."""
+    """Whether a ViT of timm has a class token, all positions, exact GELU, and no part that ours lacks."""
     block = network.blocks[0]
     return (
         network.cls_token is not None
@@ -164,7 +164,7 @@ def _is_plain(network: Any) -> bool:
 
 
 def _tower(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the image tower alone: no text tower, no projections, no constants."""
+    """The weights of the image tower, without text tower, projections and constants."""
     if any(name.startswith(TOWER) for name in tensors):
         tensors = {name.removeprefix(TOWER): tensor for name, tensor in tensors.items() if name.startswith(TOWER)}
     return {name: tensor for name, tensor in tensors.items() if not name.endswith("embeddings.position_ids")}
@@ -176,7 +176,7 @@ def _clip_pieces(config: Config) -> list[Piece]:
         Piece("class_token", ("embeddings.class_embedding",)),
         Piece("stem.project.weight", ("embeddings.patch_embedding.weight",), shape=patch),
         Piece("positions", ("embeddings.position_embedding.weight",)),
-        *layer("first_norm", "pre_layrnorm"),  # spelt like this in every file
+        *layer("first_norm", "pre_layrnorm"),  # misspelt so in every file
         *layer("norm", "post_layernorm"),
     ]
     for index in range(config.depth):

@@ -1,4 +1,4 @@
-"""Whisper in transformers' layout, as our encoder and back. The decoder, where a file has one, is left alone."""
+"""Whisper in transformers' layout, as our encoder and back. The decoder of a file is ignored."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from glassworks.models.whisper_encoder import WhisperEncoder
 
 
 def load_whisper_encoder(directory: Path) -> WhisperEncoder:
-    """The encoder of the Whisper in a directory, in float32; an `ArtifactError` lists missing, extra and misshapen tensors."""
+    """The encoder of a Whisper model in a directory, in float32. Raises `ArtifactError` listing missing, extra and misshapen tensors."""
     config = whisper_config(read_hub_config(directory), directory)
     with torch.device("meta"):
         encoder = WhisperEncoder(config)
@@ -45,7 +45,7 @@ def whisper_config(hub: Mapping[str, Any], where: Path | str = CONFIG) -> Config
 
 
 def export_whisper_encoder(encoder: WhisperEncoder, directory: Path) -> None:
-    """Write the encoder in transformers' layout (its class WhisperEncoder reads it)."""
+    """Write the encoder in the layout of transformers' class WhisperEncoder."""
     config = encoder.config
     hub = {
         "architectures": ["WhisperEncoder"],

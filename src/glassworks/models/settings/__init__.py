@@ -1,1 +1,1 @@
-"""Shapes of the networks, one file per network. Importing them loads no torch."""
+"""Shapes of the networks, one file per network. Their import does not load torch."""

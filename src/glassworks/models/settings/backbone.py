@@ -1,4 +1,4 @@
-"""A backbone of timm and the weights it starts from."""
+"""Settings of a timm backbone and its initial weights."""
 
 from typing import Annotated
 
@@ -12,10 +12,10 @@ class Backbone(Settings):
     """An image encoder of timm, by name."""
 
     name: str
-    """A model of timm, such as vit_base_patch16_224 or tf_efficientnet_lite0."""
+    """A timm model, such as vit_base_patch16_224 or tf_efficientnet_lite0."""
     weights: str | None = None
-    """An entry under `weights` in params.yaml, for the network to begin with; null begins with random weights."""
+    """Initial weights: an entry under `weights` in params.yaml; null is random."""
     image_size: Count = 224
-    """Side of the square input in pixels; images are resized to it when they differ."""
+    """Side of the square input in pixels. Other images are resized to it."""
     layers: Annotated[tuple[int, ...], Field(strict=False, min_length=1)] = (-1,)
-    """Which of the backbone's feature maps give tokens, counted as timm counts them (blocks of a ViT, stages of a convolutional network)."""
+    """Feature maps that give the tokens, by timm's index (blocks of a ViT, stages of a convolutional network)."""

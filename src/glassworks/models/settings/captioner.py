@@ -1,4 +1,4 @@
-"""Shape of an image captioner, and the trained parts it starts from."""
+"""Shape of an image captioner, and its trained parts."""
 
 from typing import Annotated
 
@@ -16,16 +16,17 @@ class Captioner(Settings):
     encoder: VisionTransformer | None = None
     """An image encoder trained from scratch."""
     backbone: Backbone | None = None
-    """Instead: an image encoder of timm."""
+    """Instead of `encoder`: an image encoder of timm."""
     decoder: TextDecoder | None = None
     """A text decoder trained from scratch."""
     language_model: str | None = None
-    """Instead: a text decoder to begin with, an experiment of task language_modelling or an entry under `weights` in params.yaml. Its new gated
-    cross-attention is closed at first, so that it begins as the language model it was."""
+    """Instead of `decoder`: a trained text decoder, from an experiment of the task language_modelling or an entry under `weights` in params.yaml. The
+    gates of its new cross-attention are 0 at first, so it starts as the original language model.
+    """
     lock_step: bool = False
-    """Whether decoder block i attends to layer i of the encoder (as many layers as blocks) and not all of them to the same tokens."""
+    """Whether decoder block i attends only to encoder layer i. Needs as many layers as blocks. If false, all blocks attend to the same tokens."""
     max_tokens: Annotated[int, Field(ge=4)] | None = None
-    """Longest caption in tokens, BOS and EOS included; null is the decoder's limit."""
+    """Longest caption in tokens, BOS and EOS included; null uses the decoder's limit."""
 
     @model_validator(mode="after")
     def _one_of_each(self) -> "Captioner":
@@ -38,12 +39,12 @@ class Captioner(Settings):
 
     @property
     def vision(self) -> VisionTransformer | Backbone:
-        """What looks at the image."""
+        """The settings of the image encoder."""
         return self.backbone or self.encoder or VisionTransformer()
 
     @property
     def text(self) -> TextDecoder:
-        """Shapes of the decoder; those of `language_model` stand in its own config."""
+        """The shape of the decoder. The shape of a `language_model` is in its own config."""
         return self.decoder or TextDecoder()
 
     @property

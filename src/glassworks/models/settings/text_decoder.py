@@ -9,7 +9,7 @@ from glassworks.models.settings.numbers import Count, Dropout, Positive
 
 
 class TextDecoder(Settings):
-    """A decoder: GPT-2, Llama, SmolLM2 or Qwen2.5, by its settings."""
+    """A text decoder. Its settings select GPT-2, Llama, SmolLM2 or Qwen2.5."""
 
     width: Count = 128
     """Model dimension."""
@@ -18,11 +18,11 @@ class TextDecoder(Settings):
     heads: Count = 4
     """Attention heads; divides width."""
     kv_heads: Count | None = None
-    """Heads of keys and values, shared by groups of heads; null is as many as heads."""
+    """Key-value heads, shared by groups of query heads; null is `heads`."""
     max_tokens: Annotated[int, Field(ge=4)] = 48
     """Longest text in tokens, BOS and EOS included."""
     position: Literal["learned", "rotary"] = "learned"
-    """Positions: one learned vector each (GPT-2), or rotated queries and keys (Llama, Qwen)."""
+    """Positions: learned vectors (GPT-2), or rotated queries and keys (Llama, Qwen)."""
     rope_theta: Positive = 10_000.0
     """Base of the rotary angles."""
     norm: Literal["layer", "rms"] = "layer"
@@ -30,13 +30,13 @@ class TextDecoder(Settings):
     norm_eps: Positive = 1e-5
     """Added to the variance."""
     feed_forward: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu"
-    """Non-linearity of the feed-forward part: exact GELU, GPT-2's, or SwiGLU (Llama, Qwen)."""
+    """Non-linearity of the feed-forward part: exact GELU, its tanh approximation (GPT-2), or SwiGLU (Llama, Qwen)."""
     feed_forward_width: Count | None = None
     """Inner features of the feed-forward part; null is four times the width."""
     biases: Literal["all", "qkv", "none"] = "all"
-    """Which linear maps and norms have biases: all (GPT-2), those to queries, keys and values (Qwen), none (Llama)."""
+    """Linear maps and norms with biases: all (GPT-2), only queries, keys and values (Qwen), or none (Llama)."""
     tied: bool = True
-    """Whether the output reads logits with the token embedding."""
+    """Whether the output projection shares the weights of the token embedding."""
     dropout: Dropout = 0.0
     """Dropout of the residual branches."""
 

@@ -14,11 +14,11 @@ class VisionTransformer(Settings):
     """A ViT encoder."""
 
     image_size: Count = 72
-    """Side of the square input in pixels; images are resized to it when they differ."""
+    """Side of the square input in pixels. Other images are resized to it."""
     patch_size: Count = 8
     """Side of a patch in pixels; divides image_size."""
     stem: Literal["linear", "convolutional"] = "linear"
-    """How a patch becomes a token: one linear map (ViT), or three overlapping convolutions, which learn faster from scratch (patch_size a multiple of 4)."""
+    """Map from a patch to a token: linear (ViT), or three overlapping convolutions, which learn faster from scratch (patch_size a multiple of 4)."""
     width: Count = 128
     """Model dimension."""
     depth: Count = 4
@@ -28,7 +28,7 @@ class VisionTransformer(Settings):
     dropout: Dropout = 0.0
     """Dropout of the residual branches."""
     class_token: bool = False
-    """Whether a learned token goes before those of the patches (ViT, CLIP)."""
+    """Whether a learned token precedes the patch tokens (ViT, CLIP)."""
     first_norm: bool = False
     """Whether the tokens are normalised before the first block (CLIP)."""
     patch_bias: bool = True
@@ -40,9 +40,9 @@ class VisionTransformer(Settings):
     feed_forward_width: Count | None = None
     """Inner features of the feed-forward part; null is four times the width."""
     mean: Colour = (0.5, 0.5, 0.5)
-    """What is taken from red, green and blue (0 to 1) before the stem."""
+    """Mean of red, green and blue (0 to 1), subtracted before the stem."""
     std: Colour = (0.5, 0.5, 0.5)
-    """What they are divided by then."""
+    """Standard deviation of red, green and blue, by which the difference is divided."""
 
     @property
     def inner_width(self) -> int:

@@ -9,12 +9,12 @@ from glassworks.models.settings.numbers import Count, Dropout, Positive
 
 
 class WhisperEncoder(Settings):
-    """The encoder of Whisper: log-mel spectrograms to features; tiny's shape by default."""
+    """The encoder of Whisper: log-mel spectrograms to features. The default shape is tiny's."""
 
     mels: Count = 80
     """Mel bands of a frame."""
     frames: Annotated[int, Field(ge=2, multiple_of=2)] = 3000
-    """Frames of every spectrogram; one is 10 ms, and Whisper hears 30 s, shorter sounds with silence after them."""
+    """Frames of every spectrogram, 10 ms each. Whisper uses 30 s; shorter sounds are padded with silence."""
     width: Count = 384
     """Model dimension."""
     depth: Count = 4

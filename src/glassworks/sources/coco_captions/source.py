@@ -1,7 +1,7 @@
 """The source `coco_captions`, as published: annotations/captions_{train,val}YEAR.json, trainYEAR/ and valYEAR/.
 
-The published val images are our test split; `splits` holds out shares of the training images. Images are named by the
-file_name that the JSON gives (2017: %012d.jpg; 2014: COCO_train2014_%012d.jpg). Annotations are counted from 1.
+The published val images are our test split; `splits` holds out shares of the training images. The name of an image
+is its file_name in the JSON (2017: %012d.jpg; 2014: COCO_train2014_%012d.jpg). Annotations are counted from 1.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ LAYOUT = '{"images": [{"id", "file_name", …}, …], "annotations": [{"id", "im
 
 
 def records(context: Context) -> Iterator[Record | Dropped]:
-    """Every image of both files, in their order, train before val."""
+    """Every image of both annotation files, in file order, train before val."""
     images, year = ImageFiles(context), context.params["year"]
     samples: list[Captioned] = []
     for part in ("train", "val"):
@@ -37,7 +37,7 @@ def media(context: Context) -> Callable[[Record], dict[str, bytes]]:
 
 
 def _read(folder: Path, name: str, images: str) -> tuple[list[Captioned], list[Dropped]]:
-    """The captioned images of one annotation file, and what of it cannot be used."""
+    """The captioned images and the unusable entries of one annotation file."""
     content = read_json(folder / name, f"COCO's {name}: {LAYOUT}")
     samples: dict[int, Captioned] = {}
     dropped: list[Dropped] = []

@@ -17,6 +17,6 @@ class Flickr30k(LocalDataset):
 
     source: Literal["flickr30k"]
     karpathy: str | None = None
-    """Karpathy's dataset_flickr30k.json inside `path`; its image-level split is used when given."""
+    """Karpathy's dataset_flickr30k.json inside `path`, which gives an image-level split; null splits by `splits`."""
     splits: Splits = Splits(validation=0.03, test=0.03)
     """Held-out shares of the images (without `karpathy`)."""

@@ -2,9 +2,9 @@
 images.
 
 results.csv has the header `image_name| comment_number| comment` and no quoting: a quotation mark is part of a caption.
-One published row lacks its second delimiter and is repaired; any other row that cannot be read is dropped. With
-Karpathy's dataset_flickr30k.json its images and its split are the dataset: images that it does not list (769 of the
-published ones) are left out, and said so. Rows are counted from 1, without the header.
+One published row lacks its second delimiter and is repaired. Any other unreadable row is dropped. Karpathy's
+dataset_flickr30k.json defines the images and their split. Images that it does not list (769 of the published ones)
+are left out, and their number is reported. Rows are counted from 1, without the header.
 """
 
 import sys
@@ -55,7 +55,7 @@ def media(context: Context) -> Callable[[Record], dict[str, bytes]]:
 
 
 def _lines(table: Path) -> Iterator[str]:
-    """The rows of results.csv as text. Only a line feed ends a row: captions may hold other separators."""
+    """The rows of results.csv as text. Only a line feed ends a row, because captions may contain other separators."""
     expected = f"Kaggle's {TABLE} with the header {'| '.join(HEADER)}"
     header, *lines = read_text(table, expected).split("\n")
     found = [cell.strip() for cell in header.split("|")]
@@ -67,7 +67,7 @@ def _lines(table: Path) -> Iterator[str]:
 def _karpathy_samples(
     folder: Path, name: str, samples: dict[str, Captioned]
 ) -> tuple[dict[str, Captioned], list[Dropped]]:
-    """The images that Karpathy's split lists, with their split; and those that results.csv does not have."""
+    """The images of Karpathy's split, with their split, and its images that are missing in results.csv."""
     path = folder / inside(name, "params.yaml: karpathy")
     listed, unknown = {}, []
     try:

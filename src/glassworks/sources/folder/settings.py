@@ -13,10 +13,10 @@ CREDIT = Credit(
 
 
 class Folder(LocalDataset):
-    """Your own images with a CSV (columns file, caption) or JSONL (keys file, caption or captions) beside them."""
+    """Your own images with a CSV (columns file, caption) or JSONL (keys file, caption or captions)."""
 
     source: Literal["folder"]
     captions: str = "captions.csv"
-    """CSV or JSONL inside `path`; several rows of one file are several captions of it. An optional `split` column or key fixes the split."""
+    """CSV or JSONL inside `path`. Several rows with one file are several captions of that image. An optional `split` column or key fixes the split."""
     splits: Splits = Splits()
-    """Held-out shares of the images (where the rows name no split)."""
+    """Held-out shares of the images without a split in the table."""

@@ -1,9 +1,8 @@
-"""The source `folder`: your own images, with a CSV (columns file, caption) or JSONL (keys file, caption or captions)
-beside them.
+"""The source `folder`: your own images, with a CSV (columns file, caption) or JSONL (keys file, caption or captions).
 
-Several rows of one file are several captions of it. An optional `split` (train, validation or val, test) fixes the
-split of a file. Rows are counted from 1, without the header. A row that names a file outside the folder, an unknown
-split or two splits for one file is refused; a row that cannot be used is dropped.
+Several rows with one file are several captions of that image. An optional `split` (train, validation or val, test)
+fixes the split of a file. Rows are counted from 1, without the header. A file outside the folder, an unknown split or
+two splits for one file raise an error; other unusable rows are dropped.
 """
 
 import csv
@@ -25,7 +24,7 @@ EXPECTED = "a CSV with the columns file and caption, or a .jsonl with the keys f
 
 
 def records(context: Context) -> Iterator[Record | Dropped]:
-    """Every image that the table names, in the order of its first row."""
+    """Every image of the table, in the order of its first row."""
     images = ImageFiles(context)
     name = inside(context.params["captions"], f"params.yaml: datasets.{context.stage.subject}.captions")
     samples: dict[str, Captioned] = {}
@@ -56,7 +55,7 @@ def media(context: Context) -> Callable[[Record], dict[str, bytes]]:
 
 
 def _rows(table: Path) -> Iterator[dict[str, Any] | str]:
-    """Rows by column; a row that cannot be read is the reason why, as text."""
+    """Rows by column. An unreadable row is replaced by the reason, as text."""
     text = read_text(table, EXPECTED)
     yield from _json_rows(text) if table.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows(table, text)
 
@@ -91,7 +90,7 @@ def _json_rows(text: str) -> Iterator[dict[str, Any] | str]:
 
 
 def _captions(row: dict[str, Any]) -> list[str]:
-    """The captions of a row that hold any text."""
+    """The non-blank captions of a row."""
     several = row.get("captions")
     given = several if isinstance(several, list) else [row.get("caption")]
     return [caption.strip() for caption in given if isinstance(caption, str) and caption.strip()]

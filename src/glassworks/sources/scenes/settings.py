@@ -26,7 +26,7 @@ class Scenes(Dataset):
     size: Annotated[int, Field(ge=32, le=1024)] = 72
     """Side of the square canvas in pixels."""
     kinds: Annotated[int, Field(ge=6, le=500)] = 60
-    """How many kinds of object appear over the whole dataset."""
+    """Number of kinds of object in the whole data set."""
     samples: dict[Split, Annotated[int, Field(ge=1)]]
     """Scenes in each split."""
     held_out_pairs: Splits = Splits(validation=0.15, test=0.15)

@@ -1,8 +1,9 @@
 """Scenes composed from OpenMoji sprites: a pure function of sprites, parameters and seed, with exact labels.
 
-In the spirit of CLEVR: kinds of object that meet in validation or test never meet in training, so what is measured
-there is composition. Labels: `objects` [{name, key, count, boxes [[x0, y0, x1, y1]]}], `relations` [[a, 'left of' or
-'above', b]] (all that hold), `ground` {kind (its texture), color, variant}. Boxes are in pixels and tight.
+As in CLEVR, held-out scores measure composition: pairs of kinds in validation or test never occur in training.
+
+Labels: `objects` [{name, key, count, boxes [[x0, y0, x1, y1]]}], `relations` [[a, 'left of' or 'above', b]] (all true
+ones), `ground` {kind (its texture), color, variant}. Boxes are in pixels and tight.
 """
 
 import io
@@ -23,11 +24,11 @@ from glassworks.progress import track
 from glassworks.sources.openmoji.source import Drawings, render
 
 FAINT = 24
-"""Opacity (of 255) below which a sprite's edge counts as nothing, so that boxes are tight around what can be seen."""
+"""Opacity (of 255) below which a pixel counts as transparent, so that boxes are tight around visible pixels."""
 
 
 def records(context: Context) -> Iterator[Record]:
-    """Every scene of every split. Scene number i of a split does not depend on how many are asked for."""
+    """Every scene of every split. Scene number i of a split does not depend on the number of scenes."""
     params, name = context.params, context.stage.subject
     seed, size = params["seed"], params["size"]
     kinds = choose_kinds(read_table(context.inputs["sprites"]), params["kinds"], seed, name)
@@ -48,7 +49,7 @@ def records(context: Context) -> Iterator[Record]:
 
 
 def media(context: Context) -> Callable[[Record], dict[str, bytes]]:
-    """Draws a scene from its record: {"png": bytes}, RGB, `size` pixels square."""
+    """A function that draws a scene from its record: {"png": bytes}, RGB, `size` pixels square."""
     size = context.params["size"]
     sprites, grounds = Sprites(Drawings(context.inputs["raw"]), size), Grounds(size)
 
@@ -83,14 +84,17 @@ def _media(scene: Scene) -> dict[str, Any]:
 
 
 class Sprites:
-    """Drawings as sprites: cut to what can be seen, scaled to every size that scenes use, and kept."""
+    """Drawings as sprites: cropped to visible pixels, scaled to every size in SIZES, and cached."""
 
     def __init__(self, drawings: Drawings, canvas: int) -> None:
         self.drawings, self.canvas = drawings, canvas
         self.drawn: dict[str, list[Image.Image]] = {}
 
     def draw(self, key: str) -> list[Image.Image]:
-        """A drawing as RGBA in each of SIZES: of about that square's area, a slender one at most 1.4 times as long."""
+        """A drawing as RGBA in each of SIZES, with about the area of that square.
+
+        A slender sprite is at most 1.4 times as long.
+        """
         if key not in self.drawn:
             whole = render(self.drawings.svg(key.upper()), 2 * self.canvas)
             large = whole.crop(whole.getbbox())
@@ -118,7 +122,7 @@ class Grounds:
         self.drawn: dict[tuple[str, str, int], Image.Image] = {}
 
     def draw(self, texture: str, color: str, variant: int) -> Image.Image:
-        """RGB, the size of the canvas; not to be painted on."""
+        """The RGB ground in the size of the canvas. It is cached, so do not modify it."""
         key = (texture, color, variant)
         if key not in self.drawn:
             shade = np.array(COLORS[color], dtype=np.float64)
@@ -128,7 +132,7 @@ class Grounds:
         return self.drawn[key]
 
     def _mask(self, texture: str, variant: int) -> np.ndarray:
-        """(size, size), boolean: where the second shade shows."""
+        """(size, size), boolean: the pixels of the second shade."""
         y, x = np.mgrid[: self.size, : self.size] * (GRID / self.size)
         if texture == "striped":
             along = (x, y, (x + y) / 2**0.5, (x - y) / 2**0.5)[variant]

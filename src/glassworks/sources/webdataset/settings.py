@@ -13,7 +13,7 @@ CREDIT = Credit(
 
 
 class WebDatasetTars(LocalDataset):
-    """Existing WebDataset tars (img2dataset's included), taken as they are: one pass builds the sidecars."""
+    """Existing WebDataset tars (img2dataset's included), used unchanged. One pass builds the sidecars."""
 
     source: Literal["webdataset"]
     tars: dict[Split, str]

@@ -1,10 +1,9 @@
-"""The source `webdataset`: existing WebDataset tars, img2dataset's included, taken as they are.
+"""The source `webdataset`: existing WebDataset tars, img2dataset's included, used unchanged.
 
-Each split names its tars by a glob inside `path`, or by webdataset's braces ({00000..00010}.tar). Other files there,
-such as img2dataset's 00000.parquet and 00000_stats.json, are left alone. A sample is used when it has a caption (json
-or txt) and every image in it decodes; the tars themselves are never changed. Where the file system allows it the
-shards are hard links to them, so a tar that is later written over in place (and not replaced) changes the shard too,
-which its readers notice by the digest.
+Each split selects its tars by a glob inside `path`, or by webdataset's braces ({00000..00010}.tar). Other files, such
+as img2dataset's 00000.parquet and 00000_stats.json, are ignored. A sample is used if it has a caption (json or txt) and
+all of its images decode. Shards are hard links to the tars if the file system allows links. A tar overwritten in place
+therefore changes its shard, too; readers detect the change by the digest.
 """
 
 import json
@@ -30,7 +29,7 @@ from glassworks.progress import track
 
 
 def records(context: Context) -> Iterator[Record | Dropped]:
-    """Every sample of every tar, in the order of the names of the tars and of the samples in them."""
+    """Every sample of every tar: tars by name, samples in the order of the tar."""
     find, taken = ready_made(context), set()
     for split, names in _tars(context).items():
         for name in names:
@@ -49,7 +48,7 @@ def records(context: Context) -> Iterator[Record | Dropped]:
 
 
 def ready_made(context: Context) -> Callable[[str], tuple[Path, str]]:
-    """Where a tar is, by its path relative to the folder of the data set, and its sha256 when it was fetched."""
+    """A function from a tar's path in the data set's folder to its full path and its sha256 at the time of `fetch`."""
     folder, inventory = raw_folder(context), open_inventory(context)
     return lambda name: (folder / name, inventory[name].sha256)
 
@@ -89,7 +88,7 @@ def _samples(path: Path, name: str, split: Split, entries: list[Entry], threads:
 
 
 def _sample(view: memoryview, tar: str, split: Split, entry: Entry) -> Record | Dropped:
-    # here, as it brings torch, which the jobs of shards can do without
+    # imported here because it loads torch, which jobs of `shards` do not need
     from glassworks.data.reading.images import EXTENSIONS, decode_image
 
     where = f"{tar}: sample {entry.key!r}"
@@ -110,6 +109,6 @@ def _sample(view: memoryview, tar: str, split: Split, entry: Entry) -> Record | 
 
 
 def _labels(members: dict[str, memoryview]) -> dict[str, Any]:
-    """The labels in a sample that glassworks wrote; other tools have none."""
+    """The labels of a sample written by glassworks; empty for other tools."""
     labels = json.loads(bytes(members["json"])).get("labels") if "json" in members else None
     return labels if isinstance(labels, dict) else {}

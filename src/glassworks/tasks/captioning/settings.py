@@ -18,7 +18,7 @@ class Captioning(Experiment):
     task: Literal["captioning"]
     """The objective."""
     data: TextData
-    """What the experiment is trained and scored on."""
+    """The data of training and evaluation."""
     model: Captioner = Captioner()
     """The network."""
 

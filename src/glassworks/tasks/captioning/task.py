@@ -1,4 +1,4 @@
-"""Image captioning: the next token of a caption, given the image and the tokens before.
+"""Image captioning: the next token of a caption, given the image and the previous tokens.
 
 A sequence is BOS, the caption, EOS. Targets are the inputs shifted by one. Padding is masked out. EOS is a target, so the model learns to stop.
 """
@@ -69,7 +69,7 @@ class CaptioningTask:
         self.model, self.tokenizer, self.one_length, self.begin = model, tokenizer, one_length, begin
 
     def build(self) -> Captioner:
-        """The model before the first step: random weights from torch's generator, and pretrained ones where configured."""
+        """The initial model: random weights from torch's generator, and pretrained weights if configured."""
         return self.begin() if self.begin else Captioner(self.model, self.tokenizer.size)
 
     def save(self, model: Captioner, folder: Path) -> None:

@@ -11,7 +11,9 @@ class PackedData(TextData):
     """Training data of a language model."""
 
     packing: Literal["documents", "stream"] = "documents"
-    """How texts fill rows of max_tokens: whole texts that do not see each other, with positions of their own; or one stream, cut wherever a row ends."""
+    """Packing of texts into rows of max_tokens. "documents" packs whole texts, with separate attention and positions. "stream" concatenates texts and
+    cuts at every row end.
+    """
 
 
 class LanguageModelling(Experiment):

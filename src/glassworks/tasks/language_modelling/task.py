@@ -1,7 +1,7 @@
-"""Language modelling: the next token of a text, given the tokens before.
+"""Language modelling: the next token of a text, given the previous tokens.
 
-A row holds packed texts. Targets are the inputs shifted by one; EOS is a target like any token. Loss sums and weights stay separate, so a token has the same
-weight in any micro-batch.
+A row holds packed texts. Targets are the inputs shifted by one; EOS is a target like any token. Loss sums and weights stay separate, so a token has
+the same weight in any micro-batch.
 """
 
 from collections.abc import Mapping
@@ -92,7 +92,7 @@ def make(
 
 
 def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[LanguageModellingTask, LanguageModel]:
-    """The task of a trained language model, and the model in eval mode. `data` is that section of its experiment."""
+    """The task of a trained language model, and the model in eval mode. `data` is the section `data` of its experiment."""
     model = LanguageModel.load(inputs["model"]).eval()
     packing = cast(Packing, data["packing"])
     return LanguageModellingTask(model.config, TextTokenizer(inputs["tokenizer"]), packing), model

