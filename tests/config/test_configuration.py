@@ -209,3 +209,9 @@ def test_what_an_experiment_reads_must_be_there_and_fit(tmp_path, first, second,
     with pytest.raises(ConfigError) as error:
         load_two(tmp_path, first, second)
     assert line in str(error.value)
+
+
+def test_a_faulty_experiment_that_others_read_is_one_line(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        load_two(tmp_path, READING.replace("NAME", "second"), LANGUAGE.replace("steps: 4", "stepz: 4, steps: 4"))
+    assert str(error.value) == "experiments/second.yaml: training.stepz: unknown key; did you mean 'steps'?"

@@ -111,12 +111,15 @@ def evaluate(
 
 def _only_evaluation(experiment: str) -> str:
     """The name of an experiment's only evaluation. Raises `ConfigError` unless the experiment has exactly one."""
-    names = [stage.part for stage in open_table() if (stage.kind, stage.subject) == ("evaluate", experiment)]
-    if len(names) != 1:
-        some = (
-            f"has several evaluations; name one: {', '.join(names)}" if names else "is no experiment with an evaluation"
-        )
-        raise ConfigError(f"{experiment} {some}")
+    from glassworks.config.base import nearest
+
+    stages = [stage for stage in open_table() if stage.kind == "evaluate"]
+    names = [stage.part for stage in stages if stage.subject == experiment]
+    if not names:
+        known = nearest(experiment, sorted({stage.subject for stage in stages}))
+        raise ConfigError(f"no experiment with an evaluation is called {experiment!r}{known}")
+    if len(names) > 1:
+        raise ConfigError(f"{experiment} has several evaluations; name one: {', '.join(names)}")
     return names[0]
 
 

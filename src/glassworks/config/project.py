@@ -135,8 +135,8 @@ def _reading_faults(params: Params, experiments: dict[str, Experiment], name: st
     """Faults in the references of an experiment to other experiments or published weights: unknown names and cycles."""
     faults = []
     for need in experiment.needs().values():
-        if isinstance(need, Shards):
-            continue
+        if isinstance(need, Shards) or (need.name in params.experiments and need.name not in experiments):
+            continue  # an experiment with faults of its own has been reported
         allowed = [other for other, one in experiments.items() if other != name and _fits(need, one)]
         allowed += list(params.weights)
         where = f"experiments/{name}.yaml: {need.key}"
