@@ -77,9 +77,9 @@ def test_the_loss_is_a_sum_and_its_weight_the_number_of_target_tokens(task):
     torch.manual_seed(0)
     model = task.build().eval()
     parts = [task.loss(model, batch(task, caption)) for caption in ("ab", "abcdef")]
-    whole, count = task.loss(model, batch(task, "ab", "abcdef"))
-    assert count == sum(weight for _, weight in parts) == 10
-    torch.testing.assert_close(whole, sum(loss for loss, _ in parts))
+    whole = task.loss(model, batch(task, "ab", "abcdef"))
+    assert whole.weight == sum(part.weight for part in parts) == 10
+    torch.testing.assert_close(whole.total, sum(part.total for part in parts))
 
 
 def test_which_caption_is_used_depends_on_the_seed_alone(task):

@@ -60,13 +60,13 @@ def test_defect_003_5_1_labels_are_shifted_and_padding_is_masked_by_place_not_by
     assert batch.inputs.tolist()[1][:3] == [0, 5, 4]
     torch.manual_seed(0)
     model = task.build().eval()
-    total, count = task.loss(model, batch)
-    assert count == 7
+    loss = task.loss(model, batch)
+    assert loss.weight == 7
     expected = sum(
         -model(torch.tensor([text[:-1]]))[0].log_softmax(-1)[range(len(text) - 1), text[1:]].sum()
         for text in (ONE, OTHER)
     )
-    torch.testing.assert_close(total, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loss.total, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_defect_003_5_1_perplexity_weighs_tokens_not_batches(task):

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from glassworks.models import saving
@@ -45,7 +44,7 @@ class LanguageModel(nn.Module):
         """The model written by `save`. Raises `ArtifactError` listing missing, extra and misshapen tensors."""
         config, vocabulary = saving.read_settings(directory, KIND, Config)
         tensors = saving.read_tensors(directory / saving.WEIGHTS)
-        with torch.device("meta"):
+        with saving.without_weights():
             model = cls(config, vocabulary)
         saving.assign(model, tensors, directory / saving.WEIGHTS, for_decoding=True)
         return model

@@ -20,7 +20,7 @@ from glassworks.models.language_model import LanguageModel
 from glassworks.models.losses import IGNORED, count_targets, next_token_losses, next_token_metrics
 from glassworks.models.settings.text_decoder import TextDecoder as ModelConfig
 from glassworks.tasks.language_modelling.settings import LanguageModelling
-from glassworks.training.task import Task
+from glassworks.training.task import Loss, Task
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class LanguageModellingTask:
 
     metrics = ("loss", "accuracy")
     """Per target token."""
+    passes = 1
 
     def __init__(self, model: ModelConfig, tokenizer: TextTokenizer, packing: Packing = "documents") -> None:
         self.model, self.tokenizer, self.packing = model, tokenizer, packing
@@ -74,10 +75,10 @@ class LanguageModellingTask:
                 documents[index, : len(row.inputs)] = torch.from_numpy(row.documents)
         return Batch([row.key for row in rows], inputs, targets, documents)
 
-    def loss(self, model: LanguageModel, batch: Batch) -> tuple[Tensor, int]:
-        """The *sum* of the losses of all target tokens, and their number."""
+    def loss(self, model: LanguageModel, batch: Batch, carry: tuple[Tensor, ...] = ()) -> Loss:
+        """The loss of all target tokens."""
         logits = model(batch.inputs, batch.documents)  # [B, T, V]
-        return next_token_losses(logits, batch.targets, "sum"), count_targets(batch.targets)
+        return Loss(next_token_losses(logits, batch.targets, "sum"), count_targets(batch.targets))
 
     def validate(self, model: LanguageModel, batch: Batch) -> dict[str, tuple[float, int]]:
         """Loss and accuracy of the next token, summed over target tokens."""
