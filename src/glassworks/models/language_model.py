@@ -23,8 +23,14 @@ class LanguageModel(nn.Module):
         self.apply(initialise)
         shrink_residual_outputs(self.decoder, 2 * config.depth)
 
-    def forward(self, ids: Tensor, documents: Tensor | None = None) -> Tensor:
-        return self.decoder(ids, documents=documents)
+    def forward(
+        self,
+        ids: Tensor,
+        documents: Tensor | None = None,
+        branches: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        return self.decoder(ids, documents=documents, branches=branches, positions=positions)
 
     def blocks(self) -> Iterator[nn.Module]:
         """The transformer blocks, which hold nearly all activations (for gradient checkpointing)."""

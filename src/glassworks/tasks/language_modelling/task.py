@@ -56,8 +56,9 @@ class LanguageModellingTask:
         self.tokenizer.save(folder)
 
     def arrange(self, dataset: Samples, folder: Path | None = None) -> PackedTexts:
-        """The texts of a split as packed rows. `folder` caches their tokens."""
-        return PackedTexts(dataset, tokenize(dataset, self.tokenizer, folder), self.model.max_tokens, self.packing)
+        """The texts of a split as packed rows. `folder` caches their tokens and the plan."""
+        tokens = tokenize(dataset, self.tokenizer, folder)
+        return PackedTexts(dataset, tokens, self.model.max_tokens, self.packing, folder and folder / "plan")
 
     def example(self, row: Row, seed: int) -> Row:
         """The row itself: nothing is random."""
