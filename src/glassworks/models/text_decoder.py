@@ -223,5 +223,10 @@ class TextDecoder(nn.Module):
         """Features [..., C] to logits [..., V]."""
         return F.linear(hidden, self.tokens.weight) if self.head is None else self.head(hidden)
 
+    @property
+    def head_weight(self) -> Tensor:
+        """The weight [V, C] of the output layer, for a loss that takes `hidden`."""
+        return self.tokens.weight if self.head is None else self.head.weight
+
     def _rotation(self, positions: Tensor) -> Rotation:
         return rotation(positions, self.config.width // self.config.heads, self.config.rope_theta)
