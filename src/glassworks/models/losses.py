@@ -3,8 +3,10 @@
 Shapes: B rows, T tokens, V vocabulary.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,6 +21,11 @@ def next_token_losses(logits: Tensor, targets: Tensor, reduction: Literal["none"
     """
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction=reduction)
     return losses.view_as(targets) if reduction == "none" else losses
+
+
+def loss_weights(factors: Sequence[float]) -> Tensor | None:
+    """float32 [B]: the factor of the loss of each row; None if all are 1."""
+    return None if all(factor == 1 for factor in factors) else torch.tensor(factors, dtype=torch.float32)
 
 
 def count_targets(targets: Tensor) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from glassworks.config.evaluation import evaluation_of
+from glassworks.config.experiment import data_of
 from glassworks.evaluation.protocol import load_evaluation
 from glassworks.evaluation.scoring import Scoring
 from glassworks.pipeline.execution import Context
@@ -34,6 +35,7 @@ def _evaluate(workers: Workers, stop: StopRequest, context: Context) -> dict[str
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     config = evaluation_of(context.params["evaluation"])
+    data = data_of(context.params["task"], context.params["data"])
     task, model = load_task_module(context.params["task"]).load(context.inputs, context.params["data"])
     scoring = Scoring(
         name=context.stage.name,
@@ -43,6 +45,7 @@ def _evaluate(workers: Workers, stop: StopRequest, context: Context) -> dict[str
         seed=context.params["seed"],
         workers=workers,
         stop=stop,
+        part=data.options_of(config.dataset or data.datasets[0]),
     )
     samples = load_evaluation(config.kind).run(scoring, config, task, model.to(workers.device))
     return {"samples": samples, "fingerprint": scoring.fingerprint}
