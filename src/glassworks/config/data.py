@@ -38,7 +38,8 @@ class _Generic(Settings):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        cls.__doc__ = cls.__doc__ or (cls.__base__ and cls.__base__.__doc__)  # a description in the JSON Schema
+        if cls.__doc__ is None and cls.__base__ is not None:  # the description in the JSON Schema
+            cls.__doc__ = cls.__base__.__doc__
 
 
 class Part(_Generic, Generic[O_co]):
