@@ -193,7 +193,7 @@ class BareLoop:
             last = number == len(batches) - 1
             with contextlib.nullcontext() if last or size == 1 else self.module.no_sync():
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.training.precision == "bf16"):
-                    loss, _ = self.task.loss(self.module, to_device(batch, device))
+                    loss = self.task.loss(self.module, to_device(batch, device)).total
                 (loss * (size / tokens)).backward()  # DDP takes the mean over workers
             total += loss.detach()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
@@ -411,8 +411,8 @@ def rest_and_see(workers: Workers, experiment: Experiment) -> tuple[int, int]:
     side = Engine(experiment, task, workers)
     moments = [torch.ones_like(parameter) for parameter in side.model.parameters() for _ in range(2)]
     batches = next(read_batches(experiment, task, workers.part(experiment.training.micro_batches)))
-    loss, _ = task.loss(side.model, to_device(batches[0], workers.device))
-    assert loss.requires_grad
+    loss = task.loss(side.model, to_device(batches[0], workers.device))
+    assert loss.total.requires_grad
     return peak_bytes(workers.device), sum(moment.nbytes for moment in moments) // 2
 
 

@@ -40,9 +40,10 @@ def test_two_nodes_train_the_bytes_of_one_worker_whatever_happens(training, toge
     killed = time.monotonic()
     wait_for(lambda: fact(first, "JobState") == "FAILED", BOUND)
     print(f"the job ended {time.monotonic() - killed:.1f} s after its worker")
+    wait_for(lambda: run.job != first and run.fact("JobState") == "RUNNING")
     run.wait_for_steps()
-    assert run.job != first
-    ask("scontrol", "requeue", run.job)
+    second = run.job
+    print(ask("scontrol", "requeue", second))
+    wait_for(lambda: fact(second, "Restarts") == "1")
     assert run.end() == 0, run.command.output
-    assert run.fact("Restarts") == "1"
     assert run.manifest.read_bytes() == wanted

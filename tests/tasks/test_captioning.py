@@ -80,9 +80,9 @@ def test_the_loss_is_a_sum_and_its_weight_the_number_of_target_tokens(task):
     torch.manual_seed(0)
     model = task.build().eval()
     parts = [task.loss(model, batch(task, caption)) for caption in ("ab", "abcdef")]
-    whole, count = task.loss(model, batch(task, "ab", "abcdef"))
-    assert count == sum(weight for _, weight in parts) == 10
-    torch.testing.assert_close(whole, sum(loss for loss, _ in parts))
+    whole = task.loss(model, batch(task, "ab", "abcdef"))
+    assert whole.weight == sum(part.weight for part in parts) == 10
+    torch.testing.assert_close(whole.total, sum(part.total for part in parts))
 
 
 def test_a_loss_weight_scales_the_loss_of_its_row_and_not_its_weight(task):
@@ -93,10 +93,10 @@ def test_a_loss_weight_scales_the_loss_of_its_row_and_not_its_weight(task):
         for caption, factor in (("ab", 0.5), ("abcdef", 1.0))
     ]
     assert task.collate(examples[1:]).loss_weights is None
-    whole, count = task.loss(model, task.collate(examples))
-    (first, _), (second, _) = (task.loss(model, batch(task, caption)) for caption in ("ab", "abcdef"))
-    assert count == 10
-    torch.testing.assert_close(whole, 0.5 * first + second)
+    whole = task.loss(model, task.collate(examples))
+    first, second = (task.loss(model, batch(task, caption)) for caption in ("ab", "abcdef"))
+    assert whole.weight == 10
+    torch.testing.assert_close(whole.total, 0.5 * first.total + second.total)
 
 
 def test_which_caption_is_used_depends_on_the_seed_alone(task):

@@ -61,23 +61,23 @@ def test_defect_003_5_1_labels_are_shifted_and_padding_is_masked_by_place_not_by
     assert batch.inputs.tolist()[1][:3] == [0, 5, 4]
     torch.manual_seed(0)
     model = task.build().eval()
-    total, count = task.loss(model, batch)
-    assert count == 7
+    loss = task.loss(model, batch)
+    assert loss.weight == 7
     expected = sum(
         -model(torch.tensor([text[:-1]]))[0].log_softmax(-1)[range(len(text) - 1), text[1:]].sum()
         for text in (ONE, OTHER)
     )
-    torch.testing.assert_close(total, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loss.total, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_loss_weight_scales_the_loss_of_its_row_and_not_its_weight(task):
     torch.manual_seed(0)
     model = task.build().eval()
     rows = [task.example(row(ONE), LossOptions(loss_weight=3.0), 0), task.example(row(OTHER), LossOptions(), 0)]
-    whole, count = task.loss(model, task.collate(rows))
-    (first, _), (second, _) = (task.loss(model, task.collate([row(text)])) for text in (ONE, OTHER))
-    assert count == 7
-    torch.testing.assert_close(whole, 3 * first + second)
+    whole = task.loss(model, task.collate(rows))
+    first, second = (task.loss(model, task.collate([row(text)])) for text in (ONE, OTHER))
+    assert whole.weight == 7
+    torch.testing.assert_close(whole.total, 3 * first.total + second.total)
 
 
 def test_defect_003_5_1_perplexity_weighs_tokens_not_batches(task):

@@ -21,7 +21,7 @@ class Stopped(Exception):
 
 def sha256(fitted: Fitted) -> str:
     """Of the final weights."""
-    return hashlib.sha256(save(fitted.weights)).hexdigest()
+    return hashlib.sha256(save(fitted.model.state_dict())).hexdigest()
 
 
 def train(folder: Path, task: Any, workers: int = 1, **settings: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from glassworks.config.optimization import Optimization
 from glassworks.config.training import Execution, Training
 from glassworks.training.loop import Run
+from glassworks.training.task import Loss
 from glassworks.training.validation import HeldOut
 
 SIDE, CLASSES = 6, 3
@@ -54,6 +55,7 @@ class Regression:
     """Predict y from x; a target that is not positive is padding, so micro-batches differ in weight."""
 
     metrics = ("loss",)
+    passes = 1
 
     def __init__(self, dropout: float = 0.2) -> None:
         self.dropout = dropout
@@ -61,13 +63,39 @@ class Regression:
     def build(self) -> nn.Module:
         return _blocks(Tower(SIDE, self.dropout))
 
-    def loss(self, model: Any, batch: Pairs) -> tuple[Tensor, int]:
+    def loss(self, model: Any, batch: Pairs, carry: tuple[Tensor, ...] = ()) -> Loss:
         real = batch.y > 0
-        return F.mse_loss(model(batch.x)[real].float(), batch.y[real], reduction="sum"), int(real.sum())
+        return Loss(F.mse_loss(model(batch.x)[real].float(), batch.y[real], reduction="sum"), int(real.sum()))
 
-    def validate(self, model: Any, batch: Pairs) -> dict[str, tuple[float, int]]:
-        loss, weight = self.loss(model, batch)
-        return {"loss": (loss.item(), weight)}
+    def validate(self, model: Any, batch: Pairs) -> dict[str, tuple[float, float]]:
+        loss = self.loss(model, batch)
+        return {"loss": (loss.total.item(), loss.weight)}
+
+
+class Refinement(Regression):
+    """Predict y in three passes, each from the answer of the one before (deep supervision), with the parts of the loss by sign of the target."""
+
+    metrics = ("loss", "loss.positive", "loss.negative")
+    passes = 3
+
+    def loss(self, model: Any, batch: Pairs, carry: tuple[Tensor, ...] = ()) -> Loss:
+        before = carry[0] if carry else torch.zeros_like(batch.x)
+        assert not before.requires_grad
+        answer = before + model(batch.x - before).float()
+        losses = F.mse_loss(answer, batch.y, reduction="none")
+        parts = {
+            name: (losses[chosen].detach().sum(), int(chosen.sum()))
+            for name, chosen in (("positive", batch.y > 0), ("negative", batch.y <= 0))
+        }
+        return Loss(losses.sum(), losses.numel(), parts, (answer,))
+
+    def validate(self, model: Any, batch: Pairs) -> dict[str, tuple[float, float]]:
+        carry: tuple[Tensor, ...] = ()
+        for _ in range(self.passes):
+            loss = self.loss(model, batch, carry)
+            carry = loss.carry
+        parts = {f"loss.{name}": (part.item(), weight) for name, (part, weight) in loss.parts.items()}
+        return {"loss": (loss.total.item(), loss.weight), **parts}
 
 
 class TwoTowers(nn.Module):
@@ -86,6 +114,7 @@ class Contrastive:
     """CLIP's symmetric cross-entropy (Radford et al., 2021) over the global batch."""
 
     metrics = ("loss",)
+    passes = 1
 
     def __init__(self, dropout: float = 0.2) -> None:
         self.dropout = dropout
@@ -97,15 +126,15 @@ class Contrastive:
         left, right = model(batch.x, batch.y)
         return {"left": left, "right": right}
 
-    def coupled_loss(self, model: Any, embeddings: dict[str, Tensor]) -> tuple[Tensor, int]:
+    def coupled_loss(self, model: Any, embeddings: dict[str, Tensor]) -> Loss:
         logits = model.scale.exp() * embeddings["left"] @ embeddings["right"].T
         own = torch.arange(len(logits))
         both = F.cross_entropy(logits, own, reduction="sum") + F.cross_entropy(logits.T, own, reduction="sum")
-        return both / 2, len(logits)
+        return Loss(both / 2, len(logits))
 
-    def validate(self, model: Any, batch: Pairs) -> dict[str, tuple[float, int]]:
-        loss, weight = self.coupled_loss(model, self.embed(model, batch))
-        return {"loss": (loss.item(), weight)}
+    def validate(self, model: Any, batch: Pairs) -> dict[str, tuple[float, float]]:
+        loss = self.coupled_loss(model, self.embed(model, batch))
+        return {"loss": (loss.total.item(), loss.weight)}
 
 
 def a_run(folder: Path, task: Any, *, poison: int | None = None, **settings: Any) -> Run:

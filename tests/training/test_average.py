@@ -10,7 +10,7 @@ from glassworks.training.average import WeightAverage
 def test_it_is_the_weighted_mean_of_all_weights_so_far():
     model = nn.Linear(1, 1, bias=False)
     values, wanted = [3.0, -1.0, 4.0, 1.0, 5.0], model.weight.item()
-    average = WeightAverage(model, decay=0.3)
+    average = WeightAverage(dict(model.named_parameters()), decay=0.3)
     for step, value in enumerate(values):
         with torch.no_grad():
             model.weight.fill_(value)
@@ -23,7 +23,7 @@ def test_it_is_the_weighted_mean_of_all_weights_so_far():
 def test_swapping_twice_is_as_before():
     model = nn.Linear(3, 3)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    average = WeightAverage(model, 0.9)
+    average = WeightAverage(dict(model.named_parameters()), 0.9)
     with torch.no_grad():
         model.weight.add_(1.0)
     average.swap()

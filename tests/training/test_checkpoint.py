@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from glassworks.config.optimization import Optimization
 from glassworks.config.training import Training
+from glassworks.errors import ArtifactError
 from glassworks.training import checkpoint
 from glassworks.training.checkpoint import Checkpoints, damage, load, snapshot
 from glassworks.training.step import Trainer, seed_generators
@@ -38,6 +39,49 @@ def everything(one: Trainer) -> dict[str, Any]:
         for name, tensor in named.items()
     }
     return {**tensors, **state.scalars}
+
+
+FROZEN = {"still": {"parameters": ["inner.*", "block.*"], "frozen": True}}
+
+
+@pytest.mark.parametrize("by", ["group", "model"])
+def test_a_checkpoint_holds_what_is_trained_and_the_digest_of_the_rest(tmp_path, by):
+    """The answer's layer only, whether a group is frozen or the model freezes its own parts."""
+
+    def make(seed: int) -> Trainer:
+        seed_generators(seed, "initial weights")
+        task = Regression()
+        model = task.build()
+        if by == "model":
+            for part in (model.inner, model.block):
+                part.requires_grad_(False)
+        groups = FROZEN if by == "group" else {}
+        optimization = Optimization.model_validate({"warmup_steps": 2, "groups": groups})
+        config = Training(steps=10, batch_size=8, micro_batches=2, ema_decay=0.9)
+        return Trainer(model, task, optimization, config, 7, Workers())
+
+    straight, before = make(0), make(0)
+    start = {name: tensor.clone() for name, tensor in straight.model.state_dict().items()}
+    steps(straight, 0, 6)
+    steps(before, 0, 3)
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(snapshot(before, 3))
+    checkpoints.wait()
+    saved = checkpoints.newest().directory
+    assert load_file(saved / "model.safetensors").keys() == {"out.weight", "out.bias"}
+    assert load_file(saved / "average.safetensors").keys() == {"out.weight", "out.bias"}
+    assert {name.rpartition("/")[0] for name in load_file(saved / "optimizer.safetensors")} == {
+        "out.weight",
+        "out.bias",
+    }
+    after = make(0)
+    load(checkpoints.newest(), after)
+    steps(after, 3, 6)
+    for name, tensor in after.model.state_dict().items():
+        assert torch.equal(tensor, straight.model.state_dict()[name])
+        assert torch.equal(tensor, start[name]) != name.startswith("out.")
+    with pytest.raises(ArtifactError, match="step-00000003: trained over other frozen weights; remove"):
+        load(checkpoints.newest(), make(1))
 
 
 SETTINGS = [{}, {"precision": "bf16"}, {"precision": "fp16"}, {"ema_decay": 0.9}]

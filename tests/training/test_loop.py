@@ -1,6 +1,7 @@
 """A run ends the same whatever happened on the way, and ends when it should."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from glassworks.training.validation import HeldOut, ValidationHistory, validate
 from glassworks.training.workers import Workers
 
 from .engine import train, train_until
-from .objectives import Contrastive, Regression, a_run
+from .objectives import Contrastive, Refinement, Regression, a_run
 
 STAGED = {"late": {"parameters": ["*block*"], "train_from": 2, "train_until": 5, "learning_rate": 0.01}}
 EACH = {
@@ -33,7 +34,7 @@ EACH = {
 }
 
 
-@pytest.mark.parametrize("task", [Regression(), Contrastive()], ids=lambda task: type(task).__name__)
+@pytest.mark.parametrize("task", [Regression(), Contrastive(), Refinement()], ids=lambda task: type(task).__name__)
 @pytest.mark.parametrize("name", EACH)
 def test_a_run_that_was_killed_and_resumed_with_more_workers_has_the_same_bytes(tmp_path, task, name):
     settings = {key: value for key, value in EACH[name].items() if value is not None}
@@ -88,6 +89,35 @@ def test_patience_ends_a_run_early_also_when_it_is_resumed(tmp_path):
     assert ended["step"] == ended["published"] + 3 < 40
     again = train(tmp_path / "a", Regression(), workers=2, **settings)
     assert again == {**ended, "resumed": ended["step"]}
+
+
+def test_every_part_of_a_loss_is_logged_and_validated_under_its_name(tmp_path):
+    train(tmp_path, Refinement(), workers=2)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    for prefix in ("", "validation_"):
+        found = [row for row in rows if f"{prefix}loss" in row]
+        assert len(found) == (2 if prefix else 6)
+        for row in found:
+            assert 0 < min(row[f"{prefix}loss.positive"], row[f"{prefix}loss.negative"]) < row[f"{prefix}loss"]
+
+
+def test_a_part_without_targets_has_no_mean(tmp_path):
+    class Nothing(Refinement):
+        def loss(self, model: Any, batch: Any, carry: Any = ()) -> Any:
+            loss = super().loss(model, batch, carry)
+            return replace(loss, parts={**loss.parts, "none": (loss.total.detach() * 0, 0)})
+
+    train(tmp_path, Nothing())
+    assert read_metrics(tmp_path / "metrics.jsonl")[0]["loss.none"] is None
+
+
+def test_a_global_batch_without_a_target_is_named(tmp_path):
+    class Blind(Regression):
+        def loss(self, model: Any, batch: Any, carry: Any = ()) -> Any:
+            return replace(super().loss(model, batch), weight=0)
+
+    with pytest.raises(DataError, match="step 0: no sample of the global batch has a target"):
+        train(tmp_path, Blind())
 
 
 def test_a_log_that_lost_rows_makes_the_run_start_again(tmp_path, capfd):

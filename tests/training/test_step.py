@@ -49,11 +49,11 @@ def test_defect_003_5_3_a_target_counts_the_same_in_whichever_micro_batch_it_is(
     before = {name: parameter.detach().clone() for name, parameter in engine.model.named_parameters()}
     parts, parameters = batches(0, 4), list(engine.model.parameters())
     whole = Pairs([], torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
-    loss, weight = task.loss(engine.model, whole)
-    wanted = torch.autograd.grad(loss / weight, parameters)
+    loss = task.loss(engine.model, whole)
+    wanted = torch.autograd.grad(loss.total / loss.weight, parameters)
     means = [task.loss(engine.model, part) for part in parts]
-    assert len({count for _, count in means}) > 1, "the micro-batches must differ in weight"
-    of_means = torch.autograd.grad(sum(total / count for total, count in means) / 4, parameters)
+    assert len({part.weight for part in means}) > 1, "the micro-batches must differ in weight"
+    of_means = torch.autograd.grad(sum(part.total / part.weight for part in means) / 4, parameters)
     engine.step(parts, 0)
     for (name, parameter), gradient, other in zip(engine.model.named_parameters(), wanted, of_means, strict=True):
         torch.testing.assert_close(before[name] - parameter, gradient, rtol=1e-4, atol=1e-6)

@@ -93,11 +93,17 @@ class CrossAttention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
-def document_mask(documents: Tensor) -> Tensor:
-    """[B, 1, T, T] from the document of every token [B, T]: causal within a document, and no attention between packed documents."""
+def document_mask(documents: Tensor, branches: Tensor | None = None) -> Tensor:
+    """[B, 1, T, T] from the document of every token [B, T]: causal within a document, and no attention between packed documents.
+
+    `branches` [B, T] numbers the branches of a message tree from 1. A token attends only to its own branch and to the shared context, which has number 0.
+    """
     length = documents.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()
-    return (documents[:, :, None] == documents[:, None, :]).logical_and_(causal)[:, None]
+    allowed = (documents[:, :, None] == documents[:, None, :]).logical_and_(causal)
+    if branches is not None:
+        allowed.logical_and_((branches[:, :, None] == branches[:, None, :]).logical_or_(branches[:, None, :] == 0))
+    return allowed[:, None]
 
 
 def document_positions(documents: Tensor) -> Tensor:

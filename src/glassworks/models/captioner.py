@@ -1,6 +1,7 @@
 """An image captioner: an encoder (our ViT, or any backbone of timm) and a text decoder that attends to its tokens."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -95,7 +96,8 @@ class Captioner(nn.Module):
         """The model written by `save`. Raises `ArtifactError` listing missing, extra and misshapen tensors."""
         config, vocabulary = saving.read_settings(directory, KIND, Config)
         tensors = saving.read_tensors(directory / saving.WEIGHTS)
-        with torch.device("meta" if config.backbone is None else "cpu"):  # timm models have unsaved buffers
+        # timm models have unsaved buffers
+        with saving.without_weights() if config.backbone is None else nullcontext():
             model = cls(config, vocabulary)
         saving.assign(model, tensors, directory / saving.WEIGHTS, for_decoding=True)
         return model

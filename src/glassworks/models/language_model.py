@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from glassworks.models import saving
@@ -24,8 +23,14 @@ class LanguageModel(nn.Module):
         self.apply(initialise)
         shrink_residual_outputs(self.decoder, 2 * config.depth)
 
-    def forward(self, ids: Tensor, documents: Tensor | None = None) -> Tensor:
-        return self.decoder(ids, documents=documents)
+    def forward(
+        self,
+        ids: Tensor,
+        documents: Tensor | None = None,
+        branches: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        return self.decoder(ids, documents=documents, branches=branches, positions=positions)
 
     def blocks(self) -> Iterator[nn.Module]:
         """The transformer blocks, which hold nearly all activations (for gradient checkpointing)."""
@@ -45,7 +50,7 @@ class LanguageModel(nn.Module):
         """The model written by `save`. Raises `ArtifactError` listing missing, extra and misshapen tensors."""
         config, vocabulary = saving.read_settings(directory, KIND, Config)
         tensors = saving.read_tensors(directory / saving.WEIGHTS)
-        with torch.device("meta"):
+        with saving.without_weights():
             model = cls(config, vocabulary)
         saving.assign(model, tensors, directory / saving.WEIGHTS, for_decoding=True)
         return model

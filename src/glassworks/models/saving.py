@@ -1,13 +1,16 @@
 """Saving and loading of models as config.json and model.safetensors. Errors list every tensor that does not match."""
 
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from glassworks.artifacts.digests import write_json
 from glassworks.config.base import Settings
@@ -18,6 +21,25 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 S = TypeVar("S", bound=Settings)
 LISTED = 12
 """Maximum faults of each kind that an error lists."""
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Build modules on the meta device: parameters have a shape, but no memory and no initial values."""
+    with torch.device("meta"), _NoInitialisation():
+        yield
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Leaves out in-place draws and fills. On the meta device they change nothing, and torch imports its compiler for them."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
+    ) -> Any:
+        options = options or {}
+        if getattr(function, "__name__", "") in ("normal_", "uniform_", "fill_", "zero_"):
+            return arguments[0] if arguments else options["tensor"]
+        return function(*arguments, **options)
 
 
 def save(module: nn.Module, directory: Path, config: dict[str, Any]) -> None:

@@ -170,23 +170,39 @@ class TextDecoder(nn.Module):
         return Cache(kept, padding, 0, rotations, self.max_tokens - 1)
 
     def forward(
-        self, ids: Tensor, memory: Memory | None = None, cache: Cache | None = None, documents: Tensor | None = None
+        self,
+        ids: Tensor,
+        memory: Memory | None = None,
+        cache: Cache | None = None,
+        documents: Tensor | None = None,
+        branches: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
-        return self.logits(self.hidden(ids, memory, cache, documents))
+        return self.logits(self.hidden(ids, memory, cache, documents, branches, positions))
 
     def hidden(
-        self, ids: Tensor, memory: Memory | None = None, cache: Cache | None = None, documents: Tensor | None = None
+        self,
+        ids: Tensor,
+        memory: Memory | None = None,
+        cache: Cache | None = None,
+        documents: Tensor | None = None,
+        branches: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """The normalised features [B, T, C], the input of `logits`.
 
-        `documents` [B, T] numbers the packed texts of a row. Attention is masked between them, and positions restart. `cache` holds the preceding
-        tokens.
+        `documents` [B, T] numbers the packed documents of a row. Attention is masked between them, and positions restart. `branches` [B, T] numbers the
+        branches of message trees (`document_mask`); it needs `positions` [B, T], the position of every token in its document. `cache` holds the
+        preceding tokens and excludes all three.
         """
         new, past, mask, rotated = ids.shape[1], 0, None, None
         if cache is not None:
             past, mask, positions = cache.length, cache.mask(new), cache.positions(new)
         elif documents is not None:
-            mask, positions = document_mask(documents), document_positions(documents)
+            if branches is not None and positions is None:
+                raise ValueError("branches need positions: those of a branch continue from the end of its context")
+            mask = document_mask(documents, branches)
+            positions = document_positions(documents) if positions is None else positions
         else:
             positions = torch.arange(new, device=ids.device)
         x = self.tokens(ids)

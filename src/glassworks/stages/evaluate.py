@@ -3,8 +3,6 @@
 import shutil
 from typing import Any
 
-import torch
-
 from glassworks.config.evaluation import evaluation_of
 from glassworks.config.experiment import data_of
 from glassworks.evaluation.protocol import load_evaluation
@@ -13,6 +11,7 @@ from glassworks.pipeline.execution import Context
 from glassworks.runtime.launch import device_kind, process_count, run_workers
 from glassworks.runtime.signals import StopRequest
 from glassworks.tasks.protocol import load_task_module
+from glassworks.training.determinism import make_deterministic
 from glassworks.training.workers import Workers
 
 
@@ -32,8 +31,7 @@ def _evaluate(workers: Workers, stop: StopRequest, context: Context) -> dict[str
     if workers.first:  # workers of a killed run may write after this run emptied the folder
         for path in context.output.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
+    make_deterministic()
     config = evaluation_of(context.params["evaluation"])
     data = data_of(context.params["task"], context.params["data"])
     task, model = load_task_module(context.params["task"]).load(context.inputs, context.params["data"])

@@ -65,11 +65,9 @@ def _train(workers: Workers, stop: StopRequest, context: Context) -> dict[str, A
     fitted = fit(_run(context, task), workers, stop)
     if not workers.first:
         return {}
-    model = task.build()
-    model.load_state_dict(fitted.weights)
-    task.save(model, context.output)
+    task.save(fitted.model, context.output)
     return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in fitted.model.parameters()),
         "steps": fitted.step,
         "published_step": fitted.published_step,
         "resumed_after_step": fitted.resumed_step,

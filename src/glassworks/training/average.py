@@ -1,4 +1,6 @@
-"""An exponential moving average of the weights (Polyak averaging), which often validates better than the last weights."""
+"""An exponential moving average of the trained weights (Polyak averaging), which often validates better than the last weights."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,17 +12,15 @@ class WeightAverage:
     The smaller d of early steps reduces the influence of the initial weights.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay, self.model = decay, model
-        self.tensors: dict[str, Tensor] = {
-            name: parameter.detach().clone() for name, parameter in model.named_parameters()
-        }
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+        self.decay, self.parameters = decay, parameters
+        self.tensors: dict[str, Tensor] = {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Update the average with the weights after step `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        weights = [parameter.detach() for parameter in self.model.parameters()]
+        weights = [parameter.detach() for parameter in self.parameters.values()]
         torch._foreach_lerp_(list(self.tensors.values()), weights, 1 - decay)
 
     @torch.no_grad()
@@ -31,8 +31,8 @@ class WeightAverage:
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Swap the model's weights with the average; a second call restores both."""
-        for name, parameter in self.model.named_parameters():
+        """Swap the trained weights with their average; a second call restores both."""
+        for name, parameter in self.parameters.items():
             kept = parameter.detach().clone()
             parameter.copy_(self.tensors[name])
             self.tensors[name].copy_(kept)

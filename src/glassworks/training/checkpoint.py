@@ -1,6 +1,7 @@
 """Atomic checkpoints of a run in progress.
 
-The state of a run is its weights, optimizer moments, fp16 loss scale, weight average and step. Tensors are saved as safetensors, the rest as JSON. A
+The state of a run is its trained weights, optimizer moments, fp16 loss scale, weight average and step. Frozen weights are not saved: building the
+model restores them, and `state.json` holds their digest. Tensors are saved as safetensors, the rest as JSON. A
 checkpoint is written to a temporary directory, flushed and renamed. `state.json` is written last and holds the digests of all files, its own included.
 Tensors are saved unsharded, so a run may resume with another number of workers or another reduction.
 """
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from glassworks.artifacts.digests import digest_json, disk_errors, flush_to_disk, sha256_file, write_json
+from glassworks.errors import ArtifactError
 from glassworks.training.sharding import like, whole
 from glassworks.training.step import Trainer
 from glassworks.training.task import B, M
@@ -46,16 +48,15 @@ class Checkpoint:
 
 def snapshot(trainer: Trainer[M, B], step: int) -> Snapshot | None:
     """The state copied to the CPU on rank 0, None on other ranks. Gathers sharded tensors: every rank must call this."""
-    model = trainer.model.state_dict()
     moments: dict[str, Tensor] = {}
     numbers: dict[str, dict[str, object]] = {}
-    for name, parameter in trainer.groups.parameters.items():
+    for name, parameter in trainer.groups.trainable.items():
         for key, value in trainer.optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 moments[f"{name}/{key}"] = value
             else:
                 numbers.setdefault(name, {})[key] = value
-    files = {WEIGHTS: model, MOMENTS: moments}
+    files: dict[str, dict[str, Tensor]] = {WEIGHTS: dict(trainer.groups.trainable), MOMENTS: moments}
     if trainer.average:
         files[AVERAGE] = trainer.average.tensors
     if not trainer.workers.first:
@@ -64,13 +65,15 @@ def snapshot(trainer: Trainer[M, B], step: int) -> Snapshot | None:
                 whole(tensor)
         return None
     copied = {file: {name: _copy(tensor) for name, tensor in tensors.items()} for file, tensors in files.items()}
-    return Snapshot(step, copied, {"optimizer": numbers, "precision": trainer.precision.state()})
+    return Snapshot(
+        step, copied, {"optimizer": numbers, "precision": trainer.precision.state(), "frozen": trainer.frozen}
+    )
 
 
 def load(checkpoint: Checkpoint, trainer: Trainer[M, B]) -> None:
     """Restore a saved state into a trainer built from the same configuration."""
     state = json.loads((checkpoint.directory / STATE).read_text())
-    load_weights(checkpoint, trainer.model)
+    load_weights(checkpoint, trainer)
     trainer.optimizer.state.clear()
     for key, tensor in load_file(checkpoint.directory / MOMENTS).items():
         name, _, field = key.rpartition("/")
@@ -86,13 +89,16 @@ def load(checkpoint: Checkpoint, trainer: Trainer[M, B]) -> None:
 
 
 @torch.no_grad()
-def load_weights(checkpoint: Checkpoint, model: torch.nn.Module, averaged: bool = False) -> None:
-    """Restore saved weights, or their moving average, into a model."""
-    saved = load_file(checkpoint.directory / WEIGHTS)
-    if averaged:
-        saved |= load_file(checkpoint.directory / AVERAGE)
-    for name, tensor in model.state_dict().items():
-        tensor.copy_(like(saved[name], tensor))
+def load_weights(checkpoint: Checkpoint, trainer: Trainer[M, B], averaged: bool = False) -> None:
+    """Restore the trained weights, or their moving average. Raises `ArtifactError` if the frozen weights differ from those of the run."""
+    state = json.loads((checkpoint.directory / STATE).read_text())
+    if trainer.workers.first and state["frozen"] != trainer.frozen:
+        raise ArtifactError(
+            f"{checkpoint.directory}: trained over other frozen weights; remove {checkpoint.directory.parent} to start again"
+        )
+    saved = load_file(checkpoint.directory / (AVERAGE if averaged else WEIGHTS))
+    for name, parameter in trainer.groups.trainable.items():
+        parameter.copy_(like(saved[name], parameter))
 
 
 class Checkpoints:

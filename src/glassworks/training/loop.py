@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Generic, NoReturn, Protocol, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.profiler import record_function
 from torch.utils.checkpoint import checkpoint as recomputed
 
@@ -19,9 +19,10 @@ from glassworks.config.optimization import Optimization
 from glassworks.config.training import Execution, Training
 from glassworks.progress import Progress
 from glassworks.training.checkpoint import Checkpoints, load, load_weights, snapshot
+from glassworks.training.determinism import make_deterministic
 from glassworks.training.digests import DigestLog
 from glassworks.training.metrics_log import Logger, LogRow, MetricsLog, read_metrics, step_of
-from glassworks.training.sharding import whole
+from glassworks.training.sharding import to_cpu, whole
 from glassworks.training.step import StepResult, Trainer, seed_generators
 from glassworks.training.task import B, M, Network, Trainable
 from glassworks.training.validation import HeldOut, ValidationHistory, validate
@@ -66,11 +67,11 @@ class Run(Generic[M, B]):
 
 
 @dataclass(frozen=True)
-class Fitted:
+class Fitted(Generic[M]):
     """A finished run."""
 
-    weights: dict[str, Tensor]
-    """The weights to publish, by name, on the CPU; empty on other ranks than 0."""
+    model: M
+    """The model with the weights to publish, on the CPU."""
     step: int
     """Steps taken; fewer than configured after an early stop."""
     published_step: int
@@ -80,20 +81,17 @@ class Fitted:
     samples_per_second: float
 
 
-def fit(run: Run[M, B], workers: Workers, stop: Stop) -> Fitted:
-    """The trained weights. Resumes from the newest undamaged checkpoint; the bytes do not depend on interruptions.
+def fit(run: Run[M, B], workers: Workers, stop: Stop) -> Fitted[M]:
+    """The trained model. Resumes from the newest undamaged checkpoint; the bytes do not depend on interruptions.
 
     A request to stop saves a checkpoint and ends the run by `stop.end`.
     """
-    torch.set_num_threads(1)  # thread counts change bits
-    torch.use_deterministic_algorithms(True)
-    deterministic: Any = torch.utils.deterministic  # its type lacks the attribute
-    deterministic.fill_uninitialized_memory = False  # no code reads uninitialized memory, and filling it costs time
+    make_deterministic(run.training.compile)
     with Checkpoints(run.folder / CHECKPOINTS, run.execution.keep_checkpoints) as checkpoints:
         return _fit(run, workers, stop, make_trainer(run, workers), checkpoints)
 
 
-def _fit(run: Run[M, B], workers: Workers, stop: Stop, trainer: Trainer[M, B], checkpoints: Checkpoints) -> Fitted:
+def _fit(run: Run[M, B], workers: Workers, stop: Stop, trainer: Trainer[M, B], checkpoints: Checkpoints) -> Fitted[M]:
     history = ValidationHistory(run.training.selection)
     first = workers.broadcast(_resumable_step(run, checkpoints, history) if workers.first else 0)
     if first:
@@ -137,8 +135,8 @@ def _fit(run: Run[M, B], workers: Workers, stop: Stop, trainer: Trainer[M, B], c
     checkpoints.wait()
     workers.barrier()
     published = _choose(run, trainer, checkpoints, history, step)
-    weights = {name: whole(tensor.detach()).cpu() for name, tensor in trainer.model.state_dict().items()}
-    return Fitted(weights if workers.first else {}, step, published, first, speed.rate)
+    to_cpu(trainer.model)
+    return Fitted(trainer.model, step, published, first, speed.rate)
 
 
 def make_trainer(run: Run[M, B], workers: Workers) -> Trainer[M, B]:
@@ -218,7 +216,7 @@ def _choose(
     """The step of the weights to publish, which are loaded into the model."""
     if run.training.selection.publish == "best" and history.best_step:
         best = checkpoints.at(history.best_step)
-        load_weights(best, trainer.model, averaged=trainer.average is not None)
+        load_weights(best, trainer, averaged=trainer.average is not None)
         return best.step
     if trainer.average:
         trainer.average.swap()
@@ -270,11 +268,12 @@ class _Logs(Generic[M, B]):
         row: dict[str, object] = {
             "step": step,
             "loss": result.loss,
+            **{f"loss.{name}": part for name, part in result.parts.items()},
             **rates,
             "gradient_norm": result.gradient_norm
             if math.isfinite(result.gradient_norm)
             else None,  # None: fp16 overflow
-            "tokens": result.weight,
+            "tokens": int(result.weight) if result.weight.is_integer() else result.weight,
             "samples": step * self.run.training.batch_size,
         }
         if result.loss_scale is not None:
@@ -282,7 +281,7 @@ class _Logs(Generic[M, B]):
         memory = _peak_memory(self.workers.device)
         self.row(row, {"samples_per_second": speed.rate, "memory_gb": memory / 1e9})
         if step % self.run.training.digest_every == 0 or step == self.run.training.steps:
-            tensors = [(name, whole(parameter.detach())) for name, parameter in trainer.groups.parameters.items()]
+            tensors = [(name, whole(parameter.detach())) for name, parameter in trainer.groups.trainable.items()]
             if self.workers.first:
                 self.digests.write(step, tensors)
         if self.workers.first:

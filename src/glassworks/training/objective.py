@@ -15,7 +15,7 @@ from typing import Generic
 import torch
 from torch import Tensor, nn
 
-from glassworks.training.task import B, CoupledTask, M, Trainable
+from glassworks.training.task import B, CoupledTask, Loss, M, Trainable
 from glassworks.training.workers import Workers
 
 HALF = (torch.bfloat16, torch.float16)
@@ -28,20 +28,19 @@ class Objective(nn.Module, Generic[M, B]):
         super().__init__()
         self.model, self.task = model, task
 
-    def forward(self, batch: B) -> tuple[Tensor, int] | dict[str, Tensor]:
-        """The loss sum and the weight of a micro-batch, or its embeddings for a `CoupledTask`."""
+    def forward(self, batch: B, carry: tuple[Tensor, ...] = ()) -> Loss | dict[str, Tensor]:
+        """The loss of a micro-batch, or its embeddings for a `CoupledTask`."""
         if isinstance(self.task, CoupledTask):
             embeddings = self.task.embed(self.model, batch)
             return {name: tensor.float() if tensor.dtype in HALF else tensor for name, tensor in embeddings.items()}
-        return self.task.loss(self.model, batch)
+        return self.task.loss(self.model, batch, carry)
 
 
 @dataclass
 class Coupling:
     """The loss of a global batch, and its gradients."""
 
-    loss: Tensor
-    weight: int
+    loss: Loss
     embedding_gradients: list[dict[str, Tensor]]
     """One dictionary per micro-batch of this rank."""
     direct: list[Tensor | None]
@@ -61,15 +60,15 @@ def couple(
         name: workers.gather(torch.cat([part[name].detach() for part in embeddings])).requires_grad_()
         for name in embeddings[0]
     }
-    loss, weight = task.coupled_loss(model, whole)
-    gradients = torch.autograd.grad(loss, [*whole.values(), *parameters], allow_unused=True)
+    loss = task.coupled_loss(model, whole)
+    gradients = torch.autograd.grad(loss.total, [*whole.values(), *parameters], allow_unused=True)
     own = slice(workers.rank * sum(sizes), (workers.rank + 1) * sum(sizes))
     parts = {
         name: (torch.zeros_like(tensor) if gradient is None else gradient)[own].split(sizes)
         for (name, tensor), gradient in zip(whole.items(), gradients, strict=False)
     }
     cut = [{name: part[index] for name, part in parts.items()} for index in range(len(sizes))]
-    return Coupling(loss.detach(), weight, cut, list(gradients[len(whole) :]))
+    return Coupling(replace(loss, total=loss.total.detach()), cut, list(gradients[len(whole) :]))
 
 
 def to_device(batch: B, device: torch.device) -> B:

@@ -16,12 +16,15 @@ DEFAULT = "default"
 
 
 class ParameterGroups:
-    """The parameters of a model by the groups of the configuration. Unmatched parameters are in "default"."""
+    """The parameters of a model by the groups of the configuration. Unmatched parameters are in "default".
+
+    Parameters that the model itself freezes (`requires_grad` is False when it is built) belong to no group and are never trained.
+    """
 
     def __init__(self, model: nn.Module, config: Optimization, steps: int) -> None:
         self.model, self.config, self.steps = model, config, steps
         self.members: dict[str, list[str]] = {DEFAULT: [], **{name: [] for name in config.groups}}
-        self.parameters = dict(model.named_parameters())
+        self.parameters = {name: one for name, one in model.named_parameters() if one.requires_grad}
         self.active: list[str] | None = None
         self.resting: list[nn.Module] = []
         for name in self.parameters:
@@ -34,6 +37,9 @@ class ParameterGroups:
             if not self.members[group]:
                 raise ConfigError(f"optimization.groups.{group}: earlier groups have taken all its parameters; reorder")
 
+        moving = {name for group in self.members if not self._frozen(group) for name in self.members[group]}
+        self.trainable = {name: one for name, one in self.parameters.items() if name in moving}
+        """Parameters that some step trains: the state of a run. All other tensors keep their initial values."""
         ends = {0, *(step for one in config.groups.values() for step in (one.train_from, one.train_until) if step)}
         for step in sorted(end for end in ends if end < steps):
             if not self.trained(step):
@@ -131,6 +137,11 @@ class ParameterGroups:
             return True
         until = self.steps if settings.train_until is None else settings.train_until
         return not settings.frozen and settings.train_from <= step < until
+
+    def _frozen(self, group: str) -> bool:
+        """Whether no step trains the group."""
+        settings = self._settings(group)
+        return settings is not None and (settings.frozen or settings.train_from >= self.steps)
 
 
 def _rests(module: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, cast
 
+import torch
 from torch import Tensor, nn
 
 from glassworks.training.task import Network
@@ -25,6 +26,21 @@ def shard(model: nn.Module, workers: Workers) -> None:
 def whole(tensor: Tensor) -> Tensor:
     """The full tensor. Gathering a sharded tensor is a collective: every rank must call this."""
     return cast("DTensor", tensor).full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+@torch.no_grad()
+def to_cpu(model: nn.Module) -> None:
+    """Move a model to the CPU and undo `shard`: its parameters are full again. Every rank must call this."""
+    full: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and hasattr(parameter, "full_tensor"):
+                if id(parameter) not in full:  # tied parameters stay tied
+                    full[id(parameter)] = nn.Parameter(whole(parameter.detach()), parameter.requires_grad)
+                module._parameters[name] = full[id(parameter)]
+        if hasattr(module, "unshard"):  # `fully_shard` put a subclass (FSDPX, FSDPModule, X) in place of the class X
+            module.__class__ = type(module).__mro__[2]
+    model.cpu()
 
 
 def like(tensor: Tensor, pattern: Tensor) -> Tensor:

@@ -5,24 +5,26 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic
+from typing import Generic, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
+from glassworks.artifacts.digests import digest_json
 from glassworks.config.optimization import Optimization
 from glassworks.config.training import Training
 from glassworks.errors import ConfigError, DataError
 from glassworks.training.average import WeightAverage
+from glassworks.training.digests import tensor_digest
 from glassworks.training.fast_reduction import DataParallel, ShardedDataParallel
 from glassworks.training.objective import Objective, couple, to_device
 from glassworks.training.parameters import ParameterGroups
 from glassworks.training.precision import Precision
 from glassworks.training.reduction import ExactReduction, TreeSum, clip_by_norm
-from glassworks.training.sharding import shard
-from glassworks.training.task import B, CoupledTask, M, Trainable
-from glassworks.training.workers import Workers
+from glassworks.training.sharding import shard, whole
+from glassworks.training.task import B, CoupledTask, Loss, M, Trainable
+from glassworks.training.workers import PeerLost, Workers
 
 Signals = Callable[[], Sequence[int]]
 """Returns counts of received signals."""
@@ -34,8 +36,10 @@ class StepResult:
 
     loss: float
     """Weighted mean over the global batch."""
-    weight: int
+    weight: float
     """Weight of the global batch (target tokens, samples)."""
+    parts: dict[str, float | None]
+    """Weighted mean of each named term of the loss; None where its weight is 0."""
     rates: dict[str, float]
     """Learning rate of each parameter group."""
     gradient_norm: float
@@ -70,6 +74,8 @@ class Trainer(Generic[M, B]):
         self.model, self.task, self.config, self.training = model, task, optimization, training
         self.seed, self.workers = seed, workers
         self.objective = Objective(model, task)
+        if isinstance(task, CoupledTask) and task.passes > 1:
+            raise ConfigError(f"{type(task).__name__}: a loss that couples the batch takes one pass, not {task.passes}")
         if training.reduction == "fsdp2":
             if isinstance(task, CoupledTask):
                 raise ConfigError(
@@ -79,9 +85,24 @@ class Trainer(Generic[M, B]):
         self.groups = ParameterGroups(model, optimization, training.steps)
         self.optimizer = self.groups.make_optimizer()
         self.precision = Precision(training.precision, workers.device)
-        self.average = WeightAverage(model, training.ema_decay) if training.ema_decay is not None else None
+        self.average = (
+            WeightAverage(self.groups.trainable, training.ema_decay) if training.ema_decay is not None else None
+        )
+        self.frozen = self._digest_frozen()
+        """Digest of all parameters and buffers that no step trains; valid on rank 0."""
         self.parameters: list[nn.Parameter] = []
+        self.parts: tuple[str, ...] = ()
+        """Names of the terms of the loss."""
         self.reduction: ExactReduction | DataParallel | ShardedDataParallel
+
+    def _digest_frozen(self) -> str:
+        """Gathers sharded tensors: every rank must call this."""
+        found = {}
+        for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
+            if name not in self.groups.trainable:
+                full = whole(tensor.detach())
+                found[name] = tensor_digest(full) if self.workers.first else ""
+        return digest_json(found)
 
     def step(self, batches: Sequence[B], step: int, signals: Signals = tuple) -> StepResult:
         """The result of step `step` (from 0) on a global batch; `batches` are the micro-batches of this rank in order.
@@ -92,41 +113,74 @@ class Trainer(Generic[M, B]):
         if self.groups.prepare(step):
             self._prepare_reduction(step)
         batches = [to_device(batch, self.workers.device) for batch in batches]
+        carries: list[tuple[Tensor, ...]] = [() for _ in batches]
+        for number in range(self.task.passes):
+            result = self._pass(batches, carries, step, number, signals)
+        return result
+
+    def _pass(
+        self, batches: Sequence[B], carries: list[tuple[Tensor, ...]], step: int, number: int, signals: Signals
+    ) -> StepResult:
+        """One optimizer update: pass `number` over a global batch. Replaces the carry of each micro-batch."""
         first = self.workers.rank * len(batches)
         direct = None
+        self._losses: list[Tensor] = []
         if isinstance(self.task, CoupledTask):
             sums, direct = self._coupled_pass(self.task, batches, step, first, signals)
         else:
-            sums = self._plain_pass(batches, step, first, signals)
+            sums = self._plain_pass(batches, carries, step, number, first, signals)
         with record_function("reduce"):
             gradients = self.reduction.total()
-            total, weight, *seen = sums().tolist()
+            total, weight, *others = sums().tolist()
+        if not math.isfinite(total):
+            self._raise_not_finite(step, first, batches)
+        if not weight:
+            raise DataError(f"step {step}: no sample of the global batch has a target; look at the data")
         with record_function("optimize"):
             norm, rates, scale = self._update(gradients, direct, weight, step)
-        return StepResult(total / weight, int(weight), rates, norm, scale, [int(count) for count in seen])
+        count = 2 * len(self.parts)
+        pairs = zip(self.parts, others[0:count:2], others[1:count:2], strict=True)
+        means = {name: part / share if share else None for name, part, share in pairs}
+        return StepResult(total / weight, weight, means, rates, norm, scale, [int(value) for value in others[count:]])
 
-    def _all_reduce(self, loss: float, weight: float, signals: Signals) -> Callable[[], Tensor]:
-        """Start to sum loss, weight and signal counts over all ranks; returns a function that waits for the sums."""
-        return self.reduction.all_reduce_async(
-            torch.tensor([loss, weight, *signals()], dtype=torch.float64, device=self.workers.device)
+    def _all_reduce(self, sums: Tensor, signals: Signals) -> Callable[[], Tensor]:
+        """Start to add `sums` and signal counts over all ranks; returns a function that waits for the result."""
+        counts = torch.tensor(signals(), dtype=torch.float64, device=self.workers.device)
+        return self.reduction.all_reduce_async(torch.cat([sums, counts]))
+
+    def _sums(self, loss: Loss) -> Tensor:
+        """float64 [2 + 2 * parts]: total and weight of a loss, then those of its parts. Does not wait for a GPU."""
+        self._losses.append(loss.total.detach())
+        self.parts = tuple(loss.parts)
+        weights = [loss.weight, *(weight for _, weight in loss.parts.values())]
+        totals = torch.stack(
+            [loss.total.detach().double(), *(part.detach().double() for part, _ in loss.parts.values())]
         )
+        return torch.stack([totals, torch.tensor(weights, dtype=torch.float64, device=totals.device)], 1).flatten()
 
-    def _plain_pass(self, batches: Sequence[B], step: int, first: int, signals: Signals) -> Callable[[], Tensor]:
+    def _plain_pass(
+        self,
+        batches: Sequence[B],
+        carries: list[tuple[Tensor, ...]],
+        step: int,
+        number: int,
+        first: int,
+        signals: Signals,
+    ) -> Callable[[], Tensor]:
         """Forward and backward pass of every micro-batch; returns the function of `_all_reduce`."""
-        losses, weight = TreeSum(), 0
+        tree = TreeSum()
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
-            seed_generators(self.seed, step, first + index)
+            seed_generators(self.seed, step, first + index, *([number] if number else []))
             with self.reduction.sync_context(last):
                 with self.precision.autocast(), record_function("forward"):
-                    loss, count = self.reduction.module(batch)
-                self._check(loss, step, first + index, batch)
-                losses.add([loss.detach().double()])
-                weight += count
+                    loss = self.reduction.module(batch, carries[index])
+                carries[index] = tuple(tensor.detach() for tensor in loss.carry)
+                tree.add([self._sums(loss)])
                 if last:
-                    sums = self._all_reduce(losses.total()[0].item(), weight, signals)
+                    sums = self._all_reduce(tree.total()[0], signals)
                 with record_function("backward"):
-                    self.reduction.add(self.precision.scaled(loss).backward, last)
+                    self.reduction.add(self.precision.scaled(loss.total).backward, last)
         return sums
 
     def _coupled_pass(
@@ -141,9 +195,8 @@ class Trainer(Generic[M, B]):
         with self.precision.autocast(), record_function("couple"):
             seed_generators(self.seed, step, "loss")
             coupling = couple(self.model, task, embeddings, self.parameters, self.workers)
-        self._check(coupling.loss, step, first, *batches)
         size = self.workers.size  # a power of two: division is exact
-        sums = self._all_reduce(coupling.loss.double().item() / size, coupling.weight / size, signals)
+        sums = self._all_reduce(self._sums(coupling.loss) / size, signals)
         scale = self.precision.scaled(torch.ones((), device=self.workers.device))
         for index, (batch, gradients) in enumerate(zip(batches, coupling.embedding_gradients, strict=True)):
             last = index == len(batches) - 1
@@ -193,13 +246,19 @@ class Trainer(Generic[M, B]):
             if id(parameter) not in kept:
                 del self.optimizer.state[parameter]
 
-    def _check(self, loss: Tensor, step: int, micro_batch: int, *batches: B) -> None:
-        if not math.isfinite(loss.item()):
-            keys = ", ".join(key for batch in batches for key in batch.keys)
-            raise DataError(
-                f"step {step}, micro-batch {micro_batch}: the loss is {loss.item()}; samples: {keys}; "
-                "lower the learning rate or look at these samples; the last good checkpoint stays"
-            )
+    def _raise_not_finite(self, step: int, first: int, batches: Sequence[B]) -> NoReturn:
+        """Raise `DataError` on the ranks with the faulty micro-batch; other ranks wait and end with their peer."""
+        losses = [loss.item() for loss in self._losses]
+        wrong = next((index for index, loss in enumerate(losses) if not math.isfinite(loss)), None)
+        if wrong is None:
+            self.workers.barrier()
+            raise PeerLost("another rank has the faulty micro-batch")
+        coupled = isinstance(self.task, CoupledTask)
+        keys = [key for batch in (batches if coupled else [batches[wrong]]) for key in batch.keys]
+        raise DataError(
+            f"step {step}, micro-batch {first + wrong}: the loss is {losses[wrong]}; samples: {', '.join(keys)}; "
+            "lower the learning rate or look at these samples; the last good checkpoint stays"
+        )
 
 
 def _backward(pairs: list[tuple[Tensor, Tensor]]) -> None:

@@ -8,6 +8,7 @@ O  the options of the task for a data set; without fields unless the task declar
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -26,6 +27,20 @@ class Batch(Protocol):
     def keys(self) -> list[str]:
         """The keys of its samples, named in errors."""
         ...
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of a micro-batch, or of the global batch for a `CoupledTask`."""
+
+    total: Tensor
+    """The differentiable *sum* over the targets (tokens, samples)."""
+    weight: float
+    """The number of targets, or the sum of their weights. The engine divides by that of the global batch."""
+    parts: Mapping[str, tuple[Tensor, float]] = field(default_factory=dict)
+    """Named terms, each as (detached sum, weight), logged as their means. The names are the same for every micro-batch."""
+    carry: tuple[Tensor, ...] = ()
+    """The state for the next pass over the same micro-batch (`Trainable.passes`), detached by the engine."""
 
 
 M = TypeVar("M", bound=nn.Module)
@@ -61,11 +76,16 @@ class Trainable(Protocol[M, B_contra]):
         """The model with its initial weights, drawn from torch's default generator."""
         ...
 
-    def loss(self, model: M, batch: B_contra, /) -> tuple[Tensor, int]:
-        """The *sum* of the losses of a micro-batch, and its weight (target tokens, samples)."""
+    @property
+    def passes(self) -> int:
+        """Optimizer updates on each global batch: 1, or more for deep supervision."""
         ...
 
-    def validate(self, model: M, batch: B_contra, /) -> Mapping[str, tuple[float, int]]:
+    def loss(self, model: M, batch: B_contra, carry: tuple[Tensor, ...] = (), /) -> Loss:
+        """The loss of a micro-batch. `carry` is that of its previous pass, empty in the first."""
+        ...
+
+    def validate(self, model: M, batch: B_contra, /) -> Mapping[str, tuple[float, float]]:
         """Every metric of a held-out micro-batch as (sum, weight)."""
         ...
 
@@ -98,8 +118,8 @@ class CoupledTask(Protocol[M_contra, B_contra]):
         """Embeddings of a micro-batch, each [samples, …] in the order of the samples."""
         ...
 
-    def coupled_loss(self, model: M_contra, embeddings: dict[str, Tensor], /) -> tuple[Tensor, int]:
-        """The loss sum and weight of the global batch.
+    def coupled_loss(self, model: M_contra, embeddings: dict[str, Tensor], /) -> Loss:
+        """The loss of the global batch.
 
         It may use parameters of the model that no embedding depends on, such as a logit scale.
         """

@@ -2,14 +2,14 @@
 
 import io
 import re
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch.nn import functional
 from torch.utils.data import default_collate
-from torchvision.io import ImageReadMode
-from torchvision.io import decode_image as read_pixels
 
 from glassworks.data.reading.dataset import Sample
 from glassworks.errors import DataError
@@ -19,6 +19,13 @@ EXTENSIONS = ("bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp")
 JPEG, PNG, WEBP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", re.compile(rb"RIFF....WEBP", re.DOTALL)
 ALPHA = 4
 """The bit of a PNG's colour type for an alpha channel."""
+RGB, RGBA = 3, 4
+"""Values of torchvision.io.ImageReadMode."""
+
+# The operators of torchvision.io without its package, whose models and detection operators take a second to import.
+_package = find_spec("torchvision")
+assert _package and _package.submodule_search_locations
+torch.ops.load_library(Path(_package.submodule_search_locations[0]) / "image.so")
 
 
 def decode_image(data: bytes | memoryview, where: str) -> torch.Tensor:
@@ -41,19 +48,17 @@ def decode_image(data: bytes | memoryview, where: str) -> torch.Tensor:
 def _decode(data: bytes | memoryview) -> torch.Tensor:
     head = bytes(data[:26])
     if head.startswith(JPEG):
-        return read_pixels(_tensor(data), ImageReadMode.RGB, apply_exif_orientation=True)
+        return _read(data, RGB)
     if WEBP.match(head):
-        return _on_white(read_pixels(_tensor(data), ImageReadMode.RGB_ALPHA))
+        return _on_white(_read(data, RGBA, turn=False))
     if head.startswith(PNG) and len(head) == 26:
         depth, kind = head[24], head[25]
         # With RGB_ALPHA, torchvision 0.27 reads uninitialised memory for a palette, and ignores tRNS without one.
         # So RGB_ALPHA is used only with an alpha channel. Pillow would clip 16-bit images.
         if kind & ALPHA:
-            return _on_white(
-                _to_8_bits(read_pixels(_tensor(data), ImageReadMode.RGB_ALPHA, apply_exif_orientation=True))
-            )
+            return _on_white(_to_8_bits(_read(data, RGBA)))
         if depth == 16 or not _has_transparent_colour(data):
-            return _to_8_bits(read_pixels(_tensor(data), ImageReadMode.RGB, apply_exif_orientation=True))
+            return _to_8_bits(_read(data, RGB))
     with Image.open(io.BytesIO(data)) as opened:
         pixels = np.array(ImageOps.exif_transpose(opened).convert("RGBA"))
     return _on_white(torch.from_numpy(pixels).permute(2, 0, 1))
@@ -65,8 +70,12 @@ def _has_transparent_colour(data: bytes | memoryview) -> bool:
     return content.find(b"tRNS", 0, max(content.find(b"IDAT"), 0)) >= 0
 
 
-def _tensor(data: bytes | memoryview) -> torch.Tensor:
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+def _read(data: bytes | memoryview, channels: int, turn: bool = True) -> torch.Tensor:
+    """torchvision.io.decode_image; `turn` applies the EXIF orientation."""
+    pixels: torch.Tensor = torch.ops.image.decode_image(
+        torch.frombuffer(bytearray(data), dtype=torch.uint8), channels, turn
+    )
+    return pixels
 
 
 def _to_8_bits(image: torch.Tensor) -> torch.Tensor:

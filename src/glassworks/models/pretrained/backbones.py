@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from glassworks.artifacts.model_files import CONFIG, read_hub_config
@@ -32,7 +31,7 @@ def load_backbone(backbone: Backbone, directory: Path) -> None:
         if "input_size" in pretrained and hasattr(backbone.network, "patch_embed")
         else {}
     )
-    with torch.device("meta"):
+    with saving.without_weights():
         whole = timm.create_model(wanted, pretrained=False, **{**sized, **(hub.get("model_args") or {})})
     heads = [whole.pretrained_cfg["classifier"]] if whole.pretrained_cfg.get("classifier") else []
     heads = [name for entry in heads for name in ([entry] if isinstance(entry, str) else entry)]

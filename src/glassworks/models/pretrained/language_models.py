@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from glassworks.artifacts.model_files import CONFIG, read_hub_config
@@ -34,7 +33,7 @@ def load_language_model(directory: Path) -> LanguageModel:
     if hub.get("model") == KIND:
         return LanguageModel.load(directory)
     config, kind = decoder_config(hub, directory), hub["model_type"]
-    with torch.device("meta"):
+    with saving.without_weights():
         model = LanguageModel(config, hub["vocab_size"])
     tensors = _without_prefix(read_tensors(directory), kind, config.tied)
     load(model, _pieces(config, kind), tensors, directory, for_decoding=True)

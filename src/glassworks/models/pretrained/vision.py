@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from glassworks.artifacts.model_files import CONFIG, read_hub_config
@@ -30,7 +29,7 @@ def load_vision_transformer(directory: Path) -> VisionTransformer:
     """
     hub = read_hub_config(directory)
     config = vision_config(hub, directory)
-    with torch.device("meta"):
+    with saving.without_weights():
         encoder = VisionTransformer(config)
     tensors = read_tensors(directory)
     if "architecture" in hub:
@@ -125,7 +124,7 @@ def _timm_config(hub: Mapping[str, Any], where: Path | str) -> Config:
     name = hub["architecture"].partition(".")[0]
     if not timm.is_model(name):
         raise ArtifactError(f"{where}: timm has no model {name!r}")
-    with torch.device("meta"):
+    with saving.without_weights():
         network = timm.create_model(name, pretrained=False, **(hub.get("model_args") or {}))
     if type(network) is not TimmViT or not _is_plain(network):
         raise ConfigError(

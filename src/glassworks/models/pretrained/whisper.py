@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from glassworks.artifacts.model_files import CONFIG, read_hub_config
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.models import saving
@@ -17,7 +15,7 @@ from glassworks.models.whisper_encoder import WhisperEncoder
 def load_whisper_encoder(directory: Path) -> WhisperEncoder:
     """The encoder of a Whisper model in a directory, in float32. Raises `ArtifactError` listing missing, extra and misshapen tensors."""
     config = whisper_config(read_hub_config(directory), directory)
-    with torch.device("meta"):
+    with saving.without_weights():
         encoder = WhisperEncoder(config)
     tensors = {name.removeprefix("model."): tensor for name, tensor in read_tensors(directory).items()}
     tensors = {name.removeprefix("encoder."): tensor for name, tensor in tensors.items() if name.startswith("encoder.")}

@@ -23,7 +23,7 @@ from glassworks.models.losses import IGNORED, count_targets, loss_weights, next_
 from glassworks.models.settings.captioner import Captioner as ModelConfig
 from glassworks.tasks.captioning.settings import Captioning
 from glassworks.training.objective import to_device
-from glassworks.training.task import Task
+from glassworks.training.task import Loss, Task
 
 Begin = Callable[[], Captioner]
 
@@ -63,6 +63,7 @@ class CaptioningTask:
 
     metrics = ("loss", "accuracy")
     """Per target token."""
+    passes = 1
 
     def __init__(
         self, model: ModelConfig, tokenizer: TextTokenizer, one_length: bool = False, begin: Begin | None = None
@@ -111,10 +112,10 @@ class CaptioningTask:
             loss_weights([example.loss_weight for example in examples]),
         )
 
-    def loss(self, model: Captioner, batch: Batch) -> tuple[Tensor, int]:
-        """The *sum* of the losses of all target tokens, and their number: a global batch is weighted by token."""
+    def loss(self, model: Captioner, batch: Batch, carry: tuple[Tensor, ...] = ()) -> Loss:
+        """The loss of all target tokens: a global batch is weighted by token."""
         losses, count = self.caption_losses(model, batch)
-        return (losses if batch.loss_weights is None else losses * batch.loss_weights[:, None]).sum(), count
+        return Loss((losses if batch.loss_weights is None else losses * batch.loss_weights[:, None]).sum(), count)
 
     def validate(self, model: Captioner, batch: Batch) -> dict[str, tuple[float, int]]:
         """Loss and accuracy of the next token, summed over target tokens."""

@@ -21,7 +21,7 @@ from glassworks.models.language_model import LanguageModel
 from glassworks.models.losses import IGNORED, count_targets, loss_weights, next_token_losses, next_token_metrics
 from glassworks.models.settings.text_decoder import TextDecoder as ModelConfig
 from glassworks.tasks.language_modelling.settings import LanguageModelling
-from glassworks.training.task import Task
+from glassworks.training.task import Loss, Task
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class LanguageModellingTask:
 
     metrics = ("loss", "accuracy")
     """Per target token."""
+    passes = 1
 
     def __init__(self, model: ModelConfig, tokenizer: TextTokenizer, packing: Packing = "documents") -> None:
         self.model, self.tokenizer, self.packing = model, tokenizer, packing
@@ -58,8 +59,9 @@ class LanguageModellingTask:
         self.tokenizer.save(folder)
 
     def arrange(self, dataset: Samples, folder: Path | None = None) -> PackedTexts:
-        """The texts of a split as packed rows. `folder` caches their tokens."""
-        return PackedTexts(dataset, tokenize(dataset, self.tokenizer, folder), self.model.max_tokens, self.packing)
+        """The texts of a split as packed rows. `folder` caches their tokens and the plan."""
+        tokens = tokenize(dataset, self.tokenizer, folder)
+        return PackedTexts(dataset, tokens, self.model.max_tokens, self.packing, folder and folder / "plan")
 
     def example(self, row: Row, part: LossOptions, seed: int) -> Row:
         """The row with the loss weight of its data set: nothing is random."""
@@ -78,12 +80,12 @@ class LanguageModellingTask:
         weights = loss_weights([row.loss_weight for row in rows])
         return Batch([row.key for row in rows], inputs, targets, documents, weights)
 
-    def loss(self, model: LanguageModel, batch: Batch) -> tuple[Tensor, int]:
-        """The *sum* of the losses of all target tokens, and their number."""
+    def loss(self, model: LanguageModel, batch: Batch, carry: tuple[Tensor, ...] = ()) -> Loss:
+        """The loss of all target tokens."""
         logits, count = model(batch.inputs, batch.documents), count_targets(batch.targets)  # [B, T, V]
         if batch.loss_weights is None:
-            return next_token_losses(logits, batch.targets, "sum"), count
-        return (next_token_losses(logits, batch.targets) * batch.loss_weights[:, None]).sum(), count
+            return Loss(next_token_losses(logits, batch.targets, "sum"), count)
+        return Loss((next_token_losses(logits, batch.targets) * batch.loss_weights[:, None]).sum(), count)
 
     def validate(self, model: LanguageModel, batch: Batch) -> dict[str, tuple[float, int]]:
         """Loss and accuracy of the next token, summed over target tokens."""

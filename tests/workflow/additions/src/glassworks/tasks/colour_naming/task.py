@@ -15,6 +15,7 @@ from glassworks.config.data import Options
 from glassworks.data.reading.dataset import Sample, ShardDataset
 from glassworks.encoders.protocol import Encoder, Reading, load_encoder, stack
 from glassworks.models import saving
+from glassworks.training.task import Loss
 
 
 @dataclass(frozen=True)
@@ -80,15 +81,15 @@ class ColourNamingTask:
         targets = torch.tensor([example.target for example in examples])
         return Batch([example.key for example in examples], values[:, 0], targets)
 
-    def loss(self, model: Classifier, batch: Batch) -> tuple[Tensor, int]:
+    def loss(self, model: Classifier, batch: Batch, carry: tuple[Tensor, ...] = ()) -> Loss:
         """The sum of the losses, and the number of images."""
-        return F.cross_entropy(model(batch.features), batch.targets, reduction="sum"), len(batch.targets)
+        return Loss(F.cross_entropy(model(batch.features), batch.targets, reduction="sum"), len(batch.targets))
 
     def validate(self, model: Classifier, batch: Batch) -> dict[str, tuple[float, int]]:
         """Loss and accuracy, summed over images."""
-        loss, count = self.loss(model, batch)
+        loss = self.loss(model, batch)
         right = int((model(batch.features).argmax(1) == batch.targets).sum())
-        return {"loss": (loss.item(), count), "accuracy": (right, count)}
+        return {"loss": (loss.total.item(), loss.weight), "accuracy": (right, loss.weight)}
 
 
 def make(experiment: ColourNaming, inputs: Mapping[str, Path], fingerprint: dict[str, Any]) -> ColourNamingTask:
