@@ -257,6 +257,18 @@ def test_an_experiment_may_begin_with_another_ones_model(tmp_path):
             "task: unknown value 'language_modeling'; did you mean 'language_modelling'?",
         ),
         (LANGUAGE + "model: {kv_heads: 3}", LANGUAGE, "model: kv_heads 3 does not divide heads 4"),
+        (
+            LANGUAGE + "model: {from: secnod}",
+            LANGUAGE,
+            "model.from: params.yaml lists no other language_modelling experiment called 'secnod'; did you mean 'second'?",
+        ),
+        (LANGUAGE + "model: {from: first}", LANGUAGE, "model.from: params.yaml lists no other language_modelling experiment called 'first'"),
+        (EXPERIMENT + "model: {from: second}", LANGUAGE, "model.from: params.yaml lists no other captioning experiment called 'second'"),
+        (
+            LANGUAGE + "model: {from: second}",
+            LANGUAGE,
+            "model.from: 'second' has another tokenizer; set data.tokenizer.of: second",
+        ),
     ],
 )  # fmt: skip
 def test_what_an_experiment_reads_must_be_there_and_fit(tmp_path, first, second, line):

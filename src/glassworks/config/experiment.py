@@ -1,16 +1,23 @@
 """Settings common to all experiments (experiments/NAME.yaml)."""
 
 import json
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from glassworks.config import registry
-from glassworks.config.base import Settings
+from glassworks.config.base import Name, Settings
 from glassworks.config.data import Data
-from glassworks.config.needs import Need
+from glassworks.config.needs import Initial, Need
 from glassworks.config.optimization import Optimization
 from glassworks.config.training import Execution, Training
+
+
+class Start(Settings):
+    """Initial weights: a base class of the section `model` of a task."""
+
+    from_: Annotated[Name | None, Field(alias="from", exclude=True)] = None
+    """Continue from another experiment of the same task and shape: its published weights are the initial weights. Set `data.tokenizer.of` to it, too."""
 
 
 class Experiment(Settings):
@@ -43,7 +50,10 @@ class Experiment(Settings):
 
     def needs(self) -> dict[str, Need]:
         """All input artefacts of training, by role."""
-        return self.data.needs() | self.model_needs()
+        model = getattr(self, "model", None)
+        start = model.from_ if isinstance(model, Start) else None
+        initial: dict[str, Need] = {"start": Initial("model.from", start, self.task)} if start else {}
+        return self.data.needs() | self.model_needs() | initial
 
     def model_needs(self) -> dict[str, Need]:
         """Input artefacts that the trained model needs for inference, such as a frozen encoder. Evaluations read them, too."""

@@ -38,6 +38,10 @@ class Model(Need):
     """Required `task` of the experiment."""
 
 
+class Initial(Model):
+    """The trained model of an experiment, whose weights another training starts with."""
+
+
 class Tokenizer(Need):
     """The tokenizer of an experiment or of published weights."""
 

@@ -13,9 +13,10 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from glassworks.config import registry
 from glassworks.config.base import Name, nearest, parse, read_yaml
+from glassworks.config.data import TextData
 from glassworks.config.evaluation import Evaluation
 from glassworks.config.experiment import Experiment
-from glassworks.config.needs import Need, Shards, Tokenizer, Weights
+from glassworks.config.needs import Initial, Need, Shards, Tokenizer, Weights
 from glassworks.config.params import Params
 from glassworks.errors import ConfigError
 
@@ -140,14 +141,27 @@ def _reading_faults(params: Params, experiments: dict[str, Experiment], name: st
         if isinstance(need, Shards) or (need.name in params.experiments and need.name not in experiments):
             continue  # an experiment with faults of its own has been reported
         allowed = [other for other, one in experiments.items() if other != name and _fits(need, one)]
-        allowed += list(params.weights)
+        allowed += [] if isinstance(need, Initial) else list(params.weights)
         where = f"experiments/{name}.yaml: {need.key}"
         if need.name not in allowed:
-            wanted = "weights" if isinstance(need, Weights) else "experiment that fits, nor weights,"
+            wanted = "experiment that fits, nor weights,"
+            if isinstance(need, Weights | Initial):
+                wanted = "weights" if isinstance(need, Weights) else f"other {experiment.task} experiment"
             faults.append(f"{where}: params.yaml lists no {wanted} called {need.name!r}{nearest(need.name, allowed)}")
         elif need.name in experiments and _leads_to(experiments, need.name, name):
             faults.append(f"{where}: {need.name!r} itself reads {name!r}")
+        elif isinstance(need, Initial) and _tokenizer(experiments, need.name) != _tokenizer(experiments, name):
+            faults.append(f"{where}: {need.name!r} has another tokenizer; set data.tokenizer.of: {need.name}")
     return faults
+
+
+def _tokenizer(experiments: dict[str, Experiment], name: str) -> str | None:
+    """The experiment that trains the tokenizer of an experiment, or the weights that it comes with; None if it reads no texts."""
+    data = experiments[name].data
+    if not isinstance(data, TextData):
+        return None
+    of = data.tokenizer.of
+    return _tokenizer(experiments, of) if of in experiments else of or name
 
 
 def _fits(need: Need, experiment: Experiment) -> bool:

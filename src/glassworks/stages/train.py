@@ -25,6 +25,7 @@ from glassworks.runtime.signals import StopRequest
 from glassworks.tasks.protocol import AnyTask, load_task_module
 from glassworks.training.loop import DIGESTS, METRICS, Run, fit
 from glassworks.training.metrics_log import read_metrics, step_of, write_curves
+from glassworks.training.start import as_built, continue_from
 from glassworks.training.task import Batch
 from glassworks.training.validation import HeldOut
 from glassworks.training.workers import Workers
@@ -104,6 +105,7 @@ def _run(context: Context, task: AnyTask) -> Run[nn.Module, Batch]:
         optimization=experiment.optimization,
         training=experiment.training,
         execution=experiment.execution,
+        start=partial(continue_from, directory=context.inputs["start"]) if "start" in context.inputs else as_built,
         loggers=partial(_loggers, context),
     )
 

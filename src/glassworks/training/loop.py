@@ -23,6 +23,7 @@ from glassworks.training.determinism import make_deterministic
 from glassworks.training.digests import DigestLog
 from glassworks.training.metrics_log import Logger, LogRow, MetricsLog, read_metrics, step_of
 from glassworks.training.sharding import to_cpu, whole
+from glassworks.training.start import as_built
 from glassworks.training.step import StepResult, Trainer, seed_generators
 from glassworks.training.task import B, M, Network, Trainable
 from glassworks.training.validation import HeldOut, ValidationHistory, validate
@@ -60,6 +61,8 @@ class Run(Generic[M, B]):
     optimization: Optimization
     training: Training
     execution: Execution
+    start: Callable[[nn.Module], None] = as_built
+    """Replaces the initial weights of the built model, such as by those of another run."""
     loggers: Callable[[int], list[Logger]] = lambda step: []
     """Opens further loggers for a run that continues after `step`. Called on rank 0 only."""
     after_step: Callable[[int], None] = lambda step: None
@@ -142,7 +145,9 @@ def _fit(run: Run[M, B], workers: Workers, stop: Stop, trainer: Trainer[M, B], c
 def make_trainer(run: Run[M, B], workers: Workers) -> Trainer[M, B]:
     """A trainer around the model with its initial weights."""
     seed_generators(run.seed, "initial weights")
-    model = run.task.build().to(workers.device)
+    model = run.task.build()
+    run.start(model)
+    model.to(workers.device)
     trainer = Trainer(model, run.task, run.optimization, run.training, run.seed, workers)
     if run.execution.gradient_checkpointing:
         recompute(cast(Network, model).blocks())

@@ -122,5 +122,5 @@ def stack_images(images: list[torch.Tensor]) -> torch.Tensor:
 
 
 def normalise(image: torch.Tensor) -> torch.Tensor:
-    """uint8 0 … 255 of any shape to float32 -1 … 1."""
-    return image.to(torch.float32) / 127.5 - 1
+    """uint8 0 … 255 of any shape to float32 -1 … 1, contiguous: the layout of images in memory changes gradients in the last bit."""
+    return image.to(torch.float32, memory_format=torch.contiguous_format) / 127.5 - 1

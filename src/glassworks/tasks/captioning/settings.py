@@ -5,9 +5,13 @@ from typing import ClassVar, Literal
 from pydantic import model_validator
 
 from glassworks.config.data import LossOptions, TextData
-from glassworks.config.experiment import Experiment
+from glassworks.config.experiment import Experiment, Start
 from glassworks.config.needs import Model, Need, Weights
 from glassworks.models.settings.captioner import Captioner
+
+
+class Network(Captioner, Start):
+    """The network and its initial weights."""
 
 
 class Captioning(Experiment):
@@ -19,7 +23,7 @@ class Captioning(Experiment):
     """The objective."""
     data: TextData[LossOptions]
     """The data of training and evaluation."""
-    model: Captioner = Captioner()
+    model: Network = Network()
     """The network."""
 
     @model_validator(mode="after")

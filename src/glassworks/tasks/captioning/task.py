@@ -15,7 +15,7 @@ from torch import Tensor
 from glassworks.config.data import LossOptions
 from glassworks.data.reading.captions import captions_of
 from glassworks.data.reading.dataset import Sample
-from glassworks.data.reading.images import image_of, normalise
+from glassworks.data.reading.images import image_of, normalise, stack_images
 from glassworks.data.reading.rows import Samples
 from glassworks.data.reading.text import TextTokenizer, check_vocabulary
 from glassworks.models.captioner import Captioner
@@ -106,7 +106,7 @@ class CaptioningTask:
             inputs[row, : len(ids) - 1], targets[row, : len(ids) - 1] = ids[:-1], ids[1:]
         return Batch(
             [example.key for example in examples],
-            torch.stack([example.image for example in examples]),
+            stack_images([example.image for example in examples]),
             inputs,
             targets,
             loss_weights([example.loss_weight for example in examples]),

@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 
 from glassworks.config.data import LossOptions, TextData
-from glassworks.config.experiment import Experiment
+from glassworks.config.experiment import Experiment, Start
 from glassworks.models.settings.text_decoder import TextDecoder
 
 
@@ -16,6 +16,10 @@ class PackedData(TextData[LossOptions]):
     """
 
 
+class Model(TextDecoder, Start):
+    """The network and its initial weights."""
+
+
 class LanguageModelling(Experiment):
     """A language model."""
 
@@ -25,5 +29,5 @@ class LanguageModelling(Experiment):
     """The objective."""
     data: PackedData
     """Training data."""
-    model: TextDecoder = TextDecoder()
+    model: Model = Model()
     """The network."""
