@@ -30,6 +30,7 @@ from glassworks.artifacts.digests import write_json
 from glassworks.config.base import read_yaml
 from glassworks.config.experiment import Experiment, parse_experiment
 from glassworks.data.reading.dataset import ShardDataset
+from glassworks.data.reading.mixture import Part
 from glassworks.data.reading.text import TextTokenizer
 from glassworks.data.reading.tokens import all_texts
 from glassworks.models.losses import IGNORED
@@ -61,13 +62,16 @@ def experiment(**training: Any) -> Experiment:
 def make_run(folder: Path, tokenizer: Path, chosen: Experiment) -> Run:
     """The run that the stage `train` would make, in a folder of its own."""
     task = LanguageModellingTask(chosen.model, TextTokenizer(tokenizer), chosen.data.packing)
-    rows = [task.arrange(ShardDataset(SHARDS, split), tokenizer / split) for split in ("train", "validation")]
+    rows = [
+        Part(task.arrange(ShardDataset(SHARDS, split), tokenizer / split), chosen.data.options)
+        for split in ("train", "validation")
+    ]
     return Run(
         name="ours",
         folder=folder,
         task=task,
-        batches=partial(stage._batches, rows[0], chosen, task, SEED),
-        held_out=stage._held_out(rows[1], chosen, task, SEED)
+        batches=partial(stage._batches, rows[:1], chosen, task, SEED),
+        held_out=stage._held_out({"kjv": rows[1]}, chosen, task, SEED)
         if chosen.training.validate_every <= chosen.training.steps
         else None,
         seed=SEED,

@@ -122,7 +122,7 @@ def read_batches(experiment: Experiment, task: CaptioningTask, part: range) -> I
         batch_size=training.batch_size,
         micro_batches=training.micro_batches,
         workers=0,
-        transform=task.example,
+        transform=lambda row, seed: task.example(row, experiment.data.options, seed),
         collate=task.collate,
         seed=0,
         part=part,

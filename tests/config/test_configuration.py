@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from glassworks.config.needs import Shards
 from glassworks.config.project import SCHEMAS, load_project, schema_text
 from glassworks.config.reference import reference_text
 from glassworks.errors import ConfigError
@@ -132,6 +133,59 @@ def test_a_fault_in_an_experiment_is_one_clear_line(tmp_path, experiment, line):
     with pytest.raises(ConfigError) as error:
         load(tmp_path, experiment=experiment)
     assert line in str(error.value)
+
+
+MIXED = """
+task: captioning
+data: {train: [{dataset: scenes, rate: 0.7, options: {loss_weight: 2.0}}, {group: [{dataset: photos}, {dataset: drawings}], rate: 0.3, rates: sqrt}]}
+training: {steps: 4}
+"""
+WITH_PHOTOS = PARAMS.replace("datasets:", "datasets:\n  photos: {source: folder, path: .}")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line"),
+    [
+        ("rate: 0.7", "rate: 0", "data.train.0.rate: should be greater than 0 (given: 0)"),
+        ("rate: 0.7", "rate: .inf", "data.train.0.rate: should be a finite number (given: inf)"),
+        ("rate: 0.7, ", "", "data: train: some rates are missing; give a rate to all entries of a list, or to none"),
+        ("0.7", "0.0001", "data: train: 'scenes' makes less than 1/1000 of the mixture; raise its rate or remove it"),
+        ("{dataset: photos}", "{dataset: scenes}", "data: train: the dataset 'scenes' is listed twice"),
+        ("photos}", "photo}", "data.train.1.group.0.dataset: params.yaml has no dataset 'photo'; did you mean 'photos'?"),
+        ("loss_weight", "los_weight", "data.train.0.options.los_weight: unknown key; did you mean 'loss_weight'?"),
+        ("dataset: scenes", "datset: scenes", "data.train.0.datset: unknown key; did you mean 'dataset'?"),
+        ("{dataset: photos}", "{dataset: photos, rate: 2}", "data.train.1: rates: sqrt computes the rates of the group"),
+        ("rates: sqrt", "rates: sqr", "data.train.1.rates: unknown value 'sqr'; did you mean 'sqrt'?"),
+        ("{train:", "{dataset: scenes, train:", "data: give either `dataset: NAME`, or `train` with a list of datasets"),
+        ("{train:", "{held_out: {photo: test}, train:", "data.held_out.photo: params.yaml has no dataset 'photo'"),
+        ("{train:", "{held_out: {photos: tset}, train:", "data.held_out.photos: unknown value 'tset'; did you mean 'test'?"),
+    ],
+)  # fmt: skip
+def test_a_fault_in_a_mixture_is_one_clear_line(tmp_path, before, after, line):
+    experiment = MIXED.replace(before, after)
+    if after == "0.0001":
+        experiment = experiment.replace(", rates: sqrt", "")
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, WITH_PHOTOS, experiment)
+    assert line in str(error.value)
+    if "datset" not in after:  # the key that should be there is missing, too
+        assert len(str(error.value).splitlines()) == 1
+
+
+def test_the_rates_of_a_group_may_be_the_square_roots_of_its_rows(tmp_path):
+    data = load(tmp_path, WITH_PHOTOS, MIXED).experiments["first"].data
+    assert data.datasets == ["scenes", "photos", "drawings"]
+    rates = data.rates({"scenes": 10**6, "photos": 400, "drawings": 100})
+    assert rates == pytest.approx([0.7, 0.2, 0.1])
+    assert data.options_of("scenes").loss_weight == 2 and data.options_of("photos").loss_weight == 1
+
+
+def test_a_mixture_of_one_dataset_is_that_dataset(tmp_path):
+    short = load(tmp_path, PARAMS, EXPERIMENT).experiments["first"].data
+    listed = EXPERIMENT.replace("dataset: scenes", "train: [{dataset: scenes, rate: 3}]")
+    long = load(tmp_path, PARAMS, listed).experiments["first"].data
+    assert long.model_dump(mode="json") == short.model_dump(mode="json")
+    assert long.needs() == {"shards": Shards("data.train.0.dataset", "scenes")}
 
 
 def test_all_faults_are_told_at_once(tmp_path):

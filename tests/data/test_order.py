@@ -1,12 +1,14 @@
 """The sequence of samples is a function of (seed, mixture, position) alone: its properties hold at any position."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from glassworks.data.reading.mixture import Part, order_of
 from glassworks.data.reading.order import (
     BLOCK,
     InOrder,
@@ -123,6 +125,52 @@ def test_each_data_set_of_a_mixture_goes_through_its_own_order(seed, start, leng
     assert [mixture.at(position) for position in range(start, start + length)] == [
         (pick.dataset, pick.row) for pick in seen[start:]
     ]
+
+
+class Keys:
+    """Rows with these keys, in one shard."""
+
+    def __init__(self, keys):
+        self.keys, self.shard_sizes = keys, [len(keys)]
+
+    def __len__(self):
+        return len(self.keys)
+
+    def __getitem__(self, index):
+        return SimpleNamespace(key=self.keys[index])
+
+
+def parts_of(*names):
+    return [Part(Keys([f"k{index}" for index in range(50)]), None, name) for name in names]
+
+
+def test_a_mixture_at_seven_to_three_has_700_and_300_of_each_1000_rows():
+    order = order_of(parts_of("a", "b"), [0.7, 0.3], 5, 4)
+    for number in range(3):
+        found = Counter(pick.dataset for pick in order.picks(number * BLOCK, (number + 1) * BLOCK))
+        assert found == {0: 700, 1: 300}
+
+
+def test_the_order_of_a_data_set_depends_on_no_other_data_set():
+    def rows_of(dataset, names, rates):
+        picks = order_of(parts_of(*names), rates, 5, 4).picks(0, 1000)
+        return [pick.row for pick in picks if names[pick.dataset] == dataset][:200]
+
+    wanted = rows_of("a", ["a", "b"], [0.7, 0.3])
+    assert rows_of("a", ["b", "c", "a"], [0.2, 0.3, 0.5]) == wanted
+    assert rows_of("b", ["a", "b"], [0.3, 0.7]) != wanted
+
+
+def test_one_data_set_alone_keeps_its_order_and_its_keys():
+    (part,) = parts_of("")
+    assert order_of([part], [1.0], 5, 4).picks(20, 90) == Order([50], 5, 4).picks(20, 90)
+    assert part[3].key == "k3"
+
+
+def test_one_key_in_two_data_sets_has_two_seeds():
+    a, b = parts_of("a", "b")
+    assert a[3].row.key == b[3].row.key
+    assert sample_seed(1, 0, a[3].key) != sample_seed(1, 0, b[3].key)
 
 
 @pytest.mark.parametrize("rates", [[], [1, 0], [1, -1], [float("nan")], [1, float("inf")], [1, 10_000]])

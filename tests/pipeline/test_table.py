@@ -3,6 +3,8 @@
 import yaml
 
 from glassworks.config import registry
+from glassworks.config.experiment import data_of, experiment_of
+from glassworks.config.training import Execution
 from glassworks.config.weights import PUBLISHED
 from glassworks.pipeline.closure import Closure
 from glassworks.pipeline.stage import Stage
@@ -89,6 +91,32 @@ def test_names_are_what_dvc_allows(project):
     assert all(
         set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") for name in stages(project)
     )
+
+
+MIXTURE = {
+    "train": [{"dataset": "scenes", "rate": 0.7}, {"dataset": "mine", "rate": 0.3, "options": {"loss_weight": 0.5}}],
+    "held_out": {"coco": "validation", "mine": "test"},
+}
+
+
+def test_an_experiment_may_train_on_a_mixture(project):
+    table = stages(project, mixed={**EXPERIMENT, "data": MIXTURE})
+    assert table["tokenizer-mixed"].inputs == {"records.scenes": "records-scenes", "records.mine": "records-mine"}
+    train, evaluate = table["train-mixed"], table["evaluate-mixed-captions"]
+    shards = {f"shards.{name}": f"shards-{name}" for name in ("scenes", "mine", "coco")}
+    assert train.inputs == {"tokenizer": "tokenizer-mixed", **shards}
+    assert evaluate.inputs == {
+        "model": "train-mixed",
+        "tokenizer": "tokenizer-mixed",
+        "shards": "shards-scenes",
+        "training_shards.scenes": "shards-scenes",
+        "training_shards.mine": "shards-mine",
+    }
+    again = experiment_of(train.params, Execution())
+    assert (
+        again.data == project.configure(PARAMS, mixed={**EXPERIMENT, "data": MIXTURE}).project.experiments["mixed"].data
+    )
+    assert data_of("captioning", evaluate.params["data"]).options_of("mine").loss_weight == 0.5
 
 
 def test_an_experiment_may_have_several_evaluations_on_any_dataset(project):

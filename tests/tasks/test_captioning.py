@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from glassworks.config.data import LossOptions
 from glassworks.data.reading.dataset import Sample
 from glassworks.errors import DataError
 from glassworks.models.losses import IGNORED
@@ -43,7 +44,9 @@ def task() -> CaptioningTask:
 
 
 def batch(task, *captions):
-    return task.collate([task.example(sample(f'{{"captions": ["{caption}"]}}'), 0) for caption in captions])
+    return task.collate(
+        [task.example(sample(f'{{"captions": ["{caption}"]}}'), LossOptions(), 0) for caption in captions]
+    )
 
 
 def test_defect_004_2_the_first_token_is_trained_from_bos_and_the_last_to_end(task):
@@ -59,7 +62,7 @@ def test_defect_004_6_no_image_is_turned_or_mirrored_beside_its_caption(task):
     Image.frombytes("RGB", (16, 16), pixels).save(file, "PNG")
     members = {"png": memoryview(file.getvalue()), "json": memoryview(b'{"captions": ["ab"]}')}
     for seed in range(20):
-        image = task.example(Sample("k", members, "here"), seed).image
+        image = task.example(Sample("k", members, "here"), LossOptions(), seed).image
         assert image.permute(1, 2, 0).numpy().tobytes() == pixels
 
 
@@ -82,17 +85,31 @@ def test_the_loss_is_a_sum_and_its_weight_the_number_of_target_tokens(task):
     torch.testing.assert_close(whole.total, sum(part.total for part in parts))
 
 
+def test_a_loss_weight_scales_the_loss_of_its_row_and_not_its_weight(task):
+    torch.manual_seed(0)
+    model = task.build().eval()
+    examples = [
+        task.example(sample(f'{{"captions": ["{caption}"]}}'), LossOptions(loss_weight=factor), 0)
+        for caption, factor in (("ab", 0.5), ("abcdef", 1.0))
+    ]
+    assert task.collate(examples[1:]).loss_weights is None
+    whole = task.loss(model, task.collate(examples))
+    first, second = (task.loss(model, batch(task, caption)) for caption in ("ab", "abcdef"))
+    assert whole.weight == 10
+    torch.testing.assert_close(whole.total, 0.5 * first.total + second.total)
+
+
 def test_which_caption_is_used_depends_on_the_seed_alone(task):
     text = '{"captions": ["a", "b", "c"]}'
-    chosen = [task.example(sample(text), seed).ids[1] for seed in range(6)]
+    chosen = [task.example(sample(text), LossOptions(), seed).ids[1] for seed in range(6)]
     assert chosen == [3, 4, 5, 3, 4, 5]
 
 
 def test_an_image_of_another_size_is_resized(task):
-    assert task.example(sample('{"captions": ["a"]}', size=50), 0).image.shape == (3, 16, 16)
+    assert task.example(sample('{"captions": ["a"]}', size=50), LossOptions(), 0).image.shape == (3, 16, 16)
 
 
 @pytest.mark.parametrize("text", ["{}", '{"captions": []}', '{"captions": [" "]}'])
 def test_a_sample_without_a_caption_is_named(task, text):
     with pytest.raises(DataError, match=r"train-00000\.tar: cat7: no caption"):
-        task.example(sample(text, "cat7"), 0)
+        task.example(sample(text, "cat7"), LossOptions(), 0)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from glassworks.config.data import LossOptions
 from glassworks.data.reading.packing import Row
 from glassworks.models.losses import IGNORED
 from glassworks.models.settings.text_decoder import TextDecoder
@@ -67,6 +68,16 @@ def test_defect_003_5_1_labels_are_shifted_and_padding_is_masked_by_place_not_by
         for text in (ONE, OTHER)
     )
     torch.testing.assert_close(loss.total, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_loss_weight_scales_the_loss_of_its_row_and_not_its_weight(task):
+    torch.manual_seed(0)
+    model = task.build().eval()
+    rows = [task.example(row(ONE), LossOptions(loss_weight=3.0), 0), task.example(row(OTHER), LossOptions(), 0)]
+    whole = task.loss(model, task.collate(rows))
+    first, second = (task.loss(model, task.collate([row(text)])) for text in (ONE, OTHER))
+    assert whole.weight == 7
+    torch.testing.assert_close(whole.total, 3 * first.total + second.total)
 
 
 def test_defect_003_5_1_perplexity_weighs_tokens_not_batches(task):

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glassworks.config.project import parse_experiment
-from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.images import normalise
 from glassworks.models.losses import IGNORED
 from glassworks.stages import train as stage
@@ -76,17 +75,28 @@ class ImagesAndTexts(nn.Module):
         }
 
 
-TASKS = {"captioner": CaptioningTask, "contrastive": Contrast}
+TASKS = {"captioner": CaptioningTask, "contrastive": Contrast, "mixture": CaptioningTask}
+MIXTURE = [
+    {"dataset": "pictures", "rate": 0.7},
+    {"dataset": "more_pictures", "rate": 0.3, "options": {"loss_weight": 0.5}},
+]
+"""Both data sets have the same keys."""
 
 
 def picture_run(
-    folder: Path, shards: Path, task: str, precision: str, loader_workers: int, killed_at: int | None, rank: int
+    folder: Path,
+    shards: dict[str, Path],
+    task: str,
+    precision: str,
+    loader_workers: int,
+    killed_at: int | None,
+    rank: int,
 ) -> Run:
-    """A run over the shards; with `killed_at`, the worker `rank` kills itself after so many steps."""
+    """A run over the shards of a data set, or a mixture of two; with `killed_at`, the worker `rank` kills itself after so many steps."""
     training = {"steps": STEPS, "batch_size": 16, "micro_batches": 8, "validate_every": 3, "precision": precision}
     settings = {
         "task": "captioning",
-        "data": {"dataset": "pictures"},
+        "data": {"train": MIXTURE} if task == "mixture" else {"dataset": "pictures"},
         "model": MODEL,
         "training": training,
         "optimization": {"warmup_steps": 2},
@@ -94,12 +104,13 @@ def picture_run(
     }
     experiment = parse_experiment(settings, "experiment")
     objective = TASKS[task](experiment.model, Bytes())
+    parts, held_out = stage._read(experiment.data, objective, shards, folder)
     return Run(
         name=task,
         folder=folder,
         task=objective,
-        batches=partial(stage._batches, ShardDataset(shards, "train"), experiment, objective, 5),
-        held_out=stage._held_out(ShardDataset(shards, "validation"), experiment, objective, 5),
+        batches=partial(stage._batches, parts, experiment, objective, 5),
+        held_out=stage._held_out(held_out, experiment, objective, 5),
         seed=5,
         optimization=experiment.optimization,
         training=experiment.training,

@@ -12,7 +12,8 @@ from glassworks.errors import ResourceError
 from glassworks.runtime import fork_server
 from glassworks.runtime.launch import run_workers
 from glassworks.runtime.signals import StopRequest
-from glassworks.training.loop import fit
+from glassworks.training.loop import METRICS, fit
+from glassworks.training.metrics_log import read_metrics
 from glassworks.training.workers import Workers
 
 from ..data.small_shards import make_shards
@@ -23,8 +24,12 @@ WORKERS, LOADERS = (1, 2, 4, 8), (0, 2)
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_shards(tmp_path_factory.mktemp("shards") / "shards", train=40, validation=9)
+def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("shards")
+    return {
+        "pictures": make_shards(folder / "pictures", train=40, validation=9),
+        "more_pictures": make_shards(folder / "more_pictures", train=25, validation=5),
+    }
 
 
 def final(workers: Workers, stop: StopRequest, settings: dict[str, Any]) -> str | None:
@@ -71,3 +76,24 @@ def test_one_experiment_has_one_set_of_final_bytes(tmp_path, shards, record_row,
         how = f"{resumed[:16]} (killed after step {step} with {before})"
         record_row("exactness", task, precision, workers, loaders, uninterrupted[:16], how)
     assert len(found) == 1, found
+
+
+def test_a_mixture_has_one_set_of_final_bytes(tmp_path, shards, record_row):
+    """Killed twice: after a step before the first validation, and after a later one."""
+    found, rows = set(), set()
+    for workers, loaders in itertools.product((1, 2, 4), LOADERS):
+        common = {"shards": shards, "task": "mixture", "precision": "fp32", "loader_workers": loaders}
+        whole = {"folder": tmp_path / f"whole-{workers}-{loaders}", "killed_at": None, "rank": 0, **common}
+        uninterrupted = train(workers, whole)
+        cut = {"folder": tmp_path / f"killed-{workers}-{loaders}", "rank": 0, **common}
+        for step in (2, 5):
+            kill(workers, {**cut, "killed_at": step})
+        resumed = train(workers, {**cut, "killed_at": None})
+        found |= {uninterrupted, resumed}
+        rows |= {(settings["folder"] / METRICS).read_text() for settings in (whole, cut)}
+        how = f"{resumed[:16]} (killed after steps 2 and 5)"
+        record_row("exactness", "mixture", "fp32", workers, loaders, uninterrupted[:16], how)
+    assert len(found) == len(rows) == 1, found
+    last = read_metrics(tmp_path / "whole-1-0" / METRICS)[-1]
+    losses = [last[f"validation_loss{name}"] for name in ("", ".pictures", ".more_pictures")]
+    assert min(losses[1:]) < losses[0] < max(losses[1:])

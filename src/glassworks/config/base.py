@@ -110,7 +110,7 @@ def _fields_at(model: type[BaseModel], location: list[Any]) -> list[str]:
             if _is_tag(part):
                 key, tag = part.split("=", 1)
                 field = candidate.model_fields.get(key)
-                following += [candidate] if field and tag in get_args(field.annotation) else []
+                following += [candidate] if field and (not tag or tag in get_args(field.annotation)) else []
             elif part in candidate.model_fields:
                 following += _models_in(candidate.model_fields[part].annotation)
             else:  # the key of a dict or the index of a list: its values are already in `current`

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from glassworks.config import registry
 from glassworks.config.base import Name, Settings
+from glassworks.config.data import Data
 from glassworks.config.needs import Need, Shards
 
 
@@ -19,7 +20,7 @@ class Evaluation(Settings):
     kind: str
     """Evaluation to run: the name of a folder under evaluation/. Defaults to the name of the section."""
     dataset: Name | None = None
-    """Dataset in params.yaml to score on; null uses the training dataset of the model."""
+    """Dataset in params.yaml to score on; null uses the training dataset of the model, the first one of a mixture."""
     split: Literal["train", "validation", "test"] = "test"
     """Split to score."""
     max_samples: Annotated[int, Field(ge=2)] | None = None
@@ -29,12 +30,11 @@ class Evaluation(Settings):
     bootstrap: Annotated[int, Field(ge=100)] = 1000
     """Bootstrap resamples of the split for each 95 % interval."""
 
-    def needs(self, name: str, trained_on: str) -> dict[str, Need]:
-        """Input artefacts by role, except the model and its tokenizer. `name` is the evaluation, `trained_on` the training dataset."""
-        return {
-            "shards": Shards(f"evaluations.{name}.dataset", self.dataset or trained_on),
-            "training_shards": Shards("data.dataset", trained_on),
-        }
+    def needs(self, name: str, data: Data) -> dict[str, Need]:
+        """Input artefacts by role, except the model and its tokenizer. `name` is the evaluation, `data` the data of its experiment."""
+        key, trained_on = next((key, part.dataset) for key, part in data.parts.items())
+        scored = Shards(f"evaluations.{name}.dataset", self.dataset) if self.dataset else Shards(key, trained_on)
+        return {"shards": scored, **data.training_needs("training_shards")}
 
 
 def evaluation_of(settings: dict[str, Any]) -> Evaluation:

@@ -1,7 +1,7 @@
 """Settings common to all experiments (experiments/NAME.yaml)."""
 
 import json
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import Field, model_validator
 
@@ -65,3 +65,9 @@ def experiment_of(params: dict[str, Any], execution: Execution) -> Experiment:
     settings = registry.settings_class("tasks", params["task"], Experiment)
     sections = {name: params[name] for name in ("task", "data", "model", "optimization", "training")}
     return settings.model_validate_json(json.dumps({**sections, "execution": execution.model_dump(mode="json")}))
+
+
+def data_of(task: str, section: dict[str, Any]) -> Data:
+    """The section `data` of an experiment, parsed from the resolved parameters."""
+    settings = registry.settings_class("tasks", task, Experiment)
+    return cast(type[Data], settings.model_fields["data"].annotation).model_validate_json(json.dumps(section))

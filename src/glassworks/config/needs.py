@@ -1,5 +1,6 @@
 """Dependencies of datasets and experiments by name; the stage table resolves each need to an input stage."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -43,3 +44,9 @@ class Initial(Model):
 
 class Tokenizer(Need):
     """The tokenizer of an experiment or of published weights."""
+
+
+def roles(role: str, names: Iterable[str]) -> dict[str, str]:
+    """The role of each input of a kind, by name: `role` itself for a single name, else `ROLE.NAME`."""
+    distinct = list(dict.fromkeys(names))
+    return {name: role if len(distinct) == 1 else f"{role}.{name}" for name in distinct}

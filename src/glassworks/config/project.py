@@ -1,6 +1,7 @@
 """Loads and cross-checks the configuration of a project: params.yaml and the experiments it lists."""
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -8,6 +9,7 @@ from types import GenericAlias
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, create_model, field_validator
+from pydantic.json_schema import GenerateJsonSchema
 
 from glassworks.config import registry
 from glassworks.config.base import Name, nearest, parse, read_yaml
@@ -120,7 +122,7 @@ def fits(evaluation: Evaluation, experiment: Experiment) -> bool:
 def _experiment_faults(params: Params, file: Path, experiment: Experiment) -> list[str]:
     needs, faults = list(experiment.needs().values()), []
     for name, evaluation in evaluations_of(experiment).items():
-        needs += evaluation.needs(name, experiment.data.dataset).values()
+        needs += evaluation.needs(name, experiment.data).values()
         if not fits(evaluation, experiment):
             tasks = " or ".join(evaluation.scores)
             faults.append(f"{file}: evaluations.{name}: {evaluation.kind} scores {tasks} models, not {experiment.task}")
@@ -196,6 +198,12 @@ def _dataset_faults(params: Params) -> list[str]:
 SCHEMAS = ("params", "experiment")
 
 
+class _JsonSchema(GenerateJsonSchema):
+    def normalize_name(self, name: str) -> str:
+        """Name of a definition. `Part[LossOptions]` is called LossPart, as its class is."""
+        return super().normalize_name(re.sub(r"(\w+)\[(\w*)Options\]", r"\2\1", name))
+
+
 def schema_text(name: str) -> str:
     """The text of `schemas/NAME.schema.json`, with which editors complete and check the YAML files."""
     if name == "params":
@@ -203,4 +211,4 @@ def schema_text(name: str) -> str:
     else:
         tasks = [experiment_class(task) for task in registry.names("tasks")]
         model = Annotated[registry.tagged_union(tuple(tasks)), Field(discriminator="task")]
-    return json.dumps(TypeAdapter(model).json_schema(), indent=2, sort_keys=True) + "\n"
+    return json.dumps(TypeAdapter(model).json_schema(schema_generator=_JsonSchema), indent=2, sort_keys=True) + "\n"

@@ -12,8 +12,10 @@ from typing import Any, Protocol
 import torch
 
 from glassworks.artifacts.digests import write_json, write_text
+from glassworks.config.data import Options
 from glassworks.config.evaluation import Evaluation as Settings
-from glassworks.data.reading.dataset import ShardDataset
+from glassworks.data.reading.dataset import JoinedShards, ShardDataset
+from glassworks.data.reading.rows import Samples
 from glassworks.errors import DataError
 from glassworks.evaluation.labels import GALLERY, ITEMS, LABELS, METRICS, Labels, look_up
 from glassworks.progress import Progress
@@ -46,6 +48,8 @@ class Scoring:
     seed: int
     workers: Workers
     stop: Stop
+    part: Options
+    """Options of the task for the scored data set."""
     fingerprint: dict[str, Any] = field(default_factory=dict)
     """Facts about the machine that may change bytes, such as the presence of Java."""
 
@@ -59,9 +63,10 @@ class Scoring:
             )
         return dataset, count
 
-    def training(self) -> ShardDataset:
-        """The training split of the model."""
-        return ShardDataset(self.inputs["training_shards"], "train", verify="first_touch")
+    def training(self) -> Samples:
+        """The training samples of the model, of all data sets of a mixture."""
+        folders = [folder for role, folder in self.inputs.items() if role.startswith("training_shards")]
+        return JoinedShards([ShardDataset(folder, "train", verify="first_touch") for folder in folders])
 
     def in_batches(
         self, count: int, batch_size: int, score: Callable[[range], Sequence[Item]], unit: str

@@ -4,6 +4,7 @@ Shapes: B rows, T tokens, V vocabulary, D width, N positions.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -166,6 +167,11 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     else:
         for part, factor in zip(total.split(PRODUCT_ROWS), left.split(PRODUCT_ROWS), strict=True):
             part += factor @ right
+
+
+def loss_weights(factors: Sequence[float]) -> Tensor | None:
+    """float32 [B]: the factor of the loss of each row; None if all are 1."""
+    return None if all(factor == 1 for factor in factors) else torch.tensor(factors, dtype=torch.float32)
 
 
 def count_targets(targets: Tensor) -> int:

@@ -10,7 +10,7 @@ from glassworks.config import registry
 from glassworks.config.base import nearest
 from glassworks.config.data import TextData
 from glassworks.config.experiment import Experiment
-from glassworks.config.needs import Model, Need, Shards, Tokenizer
+from glassworks.config.needs import Model, Need, Shards, Tokenizer, roles
 from glassworks.config.project import Project, evaluations_of
 from glassworks.config.weights import PUBLISHED, HubWeights, LocalWeights, WheelWeights
 from glassworks.errors import ConfigError
@@ -156,7 +156,7 @@ def _experiment_stages(project: Project, name: str) -> Iterator[Stage]:
             entries=("stages.tokenizer", "config.data"),
             params=settings["data"]["tokenizer"],
             settings={file: ("data.tokenizer",) if "tokenizer" in experiment.data.model_fields_set else ()},
-            inputs={"records": f"records-{experiment.data.dataset}"},
+            inputs={role: f"records-{name}" for name, role in roles("records", experiment.data.datasets).items()},
         )
     inputs |= {role: _stage_of(project, need) for role, need in experiment.needs().items()}
     trained = ("task", "data", "model", "optimization", "training")
@@ -176,7 +176,7 @@ def _experiment_stages(project: Project, name: str) -> Iterator[Stage]:
         execution=experiment.execution,
     )
     for part, evaluation in evaluations_of(experiment).items():
-        needs = evaluation.needs(part, experiment.data.dataset)
+        needs = evaluation.needs(part, experiment.data)
         watched: list[str] = [section for section in ("task", "data") if section in written]
         if settings["evaluations"][part] and "evaluations" in written:
             watched.append(f"evaluations.{part}")

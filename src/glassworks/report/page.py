@@ -162,6 +162,13 @@ class Section:
         ]
 
     @property
+    def datasets(self) -> list[str]:
+        """The training datasets."""
+        data = self.run.settings.get("data", {})
+        parts = [part for entry in data.get("train", [data]) for part in entry.get("group", [entry])]
+        return [part["dataset"] for part in parts if "dataset" in part]
+
+    @property
     def scored_on(self) -> str:
         """The scored splits, as the end of a sentence."""
         found = []

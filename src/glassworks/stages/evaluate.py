@@ -4,6 +4,7 @@ import shutil
 from typing import Any
 
 from glassworks.config.evaluation import evaluation_of
+from glassworks.config.experiment import data_of
 from glassworks.evaluation.protocol import load_evaluation
 from glassworks.evaluation.scoring import Scoring
 from glassworks.pipeline.execution import Context
@@ -32,6 +33,7 @@ def _evaluate(workers: Workers, stop: StopRequest, context: Context) -> dict[str
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     make_deterministic()
     config = evaluation_of(context.params["evaluation"])
+    data = data_of(context.params["task"], context.params["data"])
     task, model = load_task_module(context.params["task"]).load(context.inputs, context.params["data"])
     scoring = Scoring(
         name=context.stage.name,
@@ -41,6 +43,7 @@ def _evaluate(workers: Workers, stop: StopRequest, context: Context) -> dict[str
         seed=context.params["seed"],
         workers=workers,
         stop=stop,
+        part=data.options_of(config.dataset or data.datasets[0]),
     )
     samples = load_evaluation(config.kind).run(scoring, config, task, model.to(workers.device))
     return {"samples": samples, "fingerprint": scoring.fingerprint}

@@ -18,9 +18,12 @@ SPECIAL = {"pad_token": "<|pad|>", "bos_token": "<|bos|>", "eos_token": "<|eos|>
 def run(context: Context) -> dict[str, Any]:
     """The counts of the trained tokenizer. Ids 0, 1 and 2 are padding, BOS and EOS, three distinct tokens."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    texts = [text for record in read_table(context.inputs["records"], "train") for text in record.captions]
-    if not texts:
-        raise DataError(f"{context.inputs['records'].name}: the training split has no texts to train a tokenizer on")
+    texts: list[str] = []
+    for _, folder in sorted(context.inputs.items()):
+        found = [text for record in read_table(folder, "train") for text in record.captions]
+        if not found:
+            raise DataError(f"{folder.name}: the training split has no texts to train a tokenizer on")
+        texts += found
     made = _bytes(texts, context.params["vocab_size"]) if context.params["kind"] == "bpe" else _characters(texts)
     made.save(str(context.output / "tokenizer.json"))
     write_json(context.output / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **SPECIAL})

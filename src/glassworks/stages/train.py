@@ -1,17 +1,22 @@
 """The stage `train`: builds the run of an experiment, trains it in worker processes and publishes the weights."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from glassworks.config.data import Data, Options
+from glassworks.config.datasets import Split
 from glassworks.config.experiment import Experiment, experiment_of
 from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.loader import micro_batches
-from glassworks.data.reading.order import Order, sample_seed
-from glassworks.data.reading.rows import Keyed, Rows
+from glassworks.data.reading.mixture import Part, PartRow, order_of
+from glassworks.data.reading.order import sample_seed
+from glassworks.data.reading.rows import Keyed
+from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
 from glassworks.runtime.devices import held_devices
 from glassworks.runtime.launch import device_kind, run_workers, worker_count
@@ -24,6 +29,8 @@ from glassworks.training.start import as_built, continue_from
 from glassworks.training.task import Batch
 from glassworks.training.validation import HeldOut
 from glassworks.training.workers import Workers
+
+AnyPart = Part[Keyed, Options]
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -86,15 +93,14 @@ def _task(context: Context) -> AnyTask:
 
 def _run(context: Context, task: AnyTask) -> Run[nn.Module, Batch]:
     experiment, seed = _experiment(context), context.params["seed"]
-    shards, tokens = context.inputs["shards"], context.work / "tokens"
-    dataset = task.arrange(ShardDataset(shards, "train", verify="first_touch"), tokens / "train")
-    held_out = task.arrange(ShardDataset(shards, "validation", verify="first_touch"), tokens / "validation")
+    folders = {name: context.inputs[role] for name, role in experiment.data.shard_roles.items()}
+    parts, sets = _read(experiment.data, task, folders, context.work / "tokens")
     return Run(
         name=context.stage.name,
         folder=context.work,
         task=task,
-        batches=partial(_batches, dataset, experiment, task, seed),
-        held_out=_held_out(held_out, experiment, task, seed) if len(held_out) else None,
+        batches=partial(_batches, parts, experiment, task, seed),
+        held_out=_held_out(sets, experiment, task, seed),
         seed=seed,
         optimization=experiment.optimization,
         training=experiment.training,
@@ -104,36 +110,77 @@ def _run(context: Context, task: AnyTask) -> Run[nn.Module, Batch]:
     )
 
 
+def _read(
+    data: Data, task: AnyTask, folders: Mapping[str, Path], tokens: Path
+) -> tuple[list[AnyPart], dict[str, AnyPart]]:
+    """The training data sets, and the held-out sets by name. `folders` holds the shards of every data set.
+
+    Raises `DataError` for a data set without samples, before any text is tokenized.
+    """
+    several = len(data.datasets) > 1
+    wanted: list[tuple[str, str, Split]] = [(key, part.dataset, "train") for key, part in data.parts.items()]
+    wanted += [(f"data.held_out.{name}", name, split) for name, split in data.held_out_splits.items()]
+    found = []
+    for key, name, split in wanted:
+        samples = ShardDataset(folders[name], split, verify="first_touch")
+        if len(samples):
+            found.append((name, split, samples))
+        elif split == "train" or data.held_out is not None:
+            raise DataError(f"{key}: the {split} split of {name!r} has no samples; change its splits or leave it out")
+    training: list[AnyPart] = []
+    held_out: dict[str, AnyPart] = {}
+    for name, split, samples in found:
+        rows = task.arrange(samples, tokens / name / split)
+        part = Part(rows, data.options_of(name), name if several else "")
+        if split == "train":
+            training.append(part)
+        else:
+            held_out[name] = part
+    return training, held_out
+
+
+def _example(task: AnyTask, row: PartRow[Keyed, Options], seed: int) -> object:
+    return task.example(row.row, row.options, seed)
+
+
 def _batches(
-    dataset: Rows[Keyed], experiment: Experiment, task: AnyTask, seed: int, first: int, part: range
+    parts: Sequence[AnyPart], experiment: Experiment, task: AnyTask, seed: int, first: int, part: range
 ) -> Iterator[Sequence[Batch]]:
-    training = experiment.training
+    training, data = experiment.training, experiment.data
+    rows = {name: len(found) for name, found in zip(data.datasets, parts, strict=True)}
     return micro_batches(
-        dataset,
-        Order(dataset.shard_sizes, seed, training.shuffle_window),
+        parts,
+        order_of(parts, data.rates(rows), seed, training.shuffle_window),
         start_step=first,
         steps=training.steps - first,
         batch_size=training.batch_size,
         micro_batches=training.micro_batches,
         workers=experiment.execution.loader_workers,
-        transform=task.example,
+        transform=partial(_example, task),
         collate=task.collate,
         seed=seed,
         part=part,
     )
 
 
-def _held_out(dataset: Rows[Keyed], experiment: Experiment, task: AnyTask, seed: int) -> HeldOut[Batch]:
-    """The micro-batches of the validation split in order, with the seeds of epoch 0."""
+def _held_out(
+    held_out: Mapping[str, AnyPart], experiment: Experiment, task: AnyTask, seed: int
+) -> HeldOut[Batch] | None:
+    """The micro-batches of the held-out sets in order, with the seeds of epoch 0; None without any."""
     size = experiment.training.batch_size // experiment.training.micro_batches
+    sets: dict[str, range] = {}
+    cuts: list[tuple[AnyPart, range]] = []
+    for name, part in held_out.items():
+        first = len(cuts)
+        cuts += [(part, range(start, min(start + size, len(part)))) for start in range(0, len(part), size)]
+        sets[name] = range(first, len(cuts))
 
     def read(batches: range) -> Iterator[Batch]:
-        for number in batches:
-            indices = range(number * size, min((number + 1) * size, len(dataset)))
-            rows = [dataset[index] for index in indices]
-            yield task.collate([task.example(row, sample_seed(seed, 0, row.key)) for row in rows])
+        for part, cut in cuts[batches.start : batches.stop]:
+            rows = [part[index] for index in cut]
+            yield task.collate([_example(task, row, sample_seed(seed, 0, row.key)) for row in rows])
 
-    return HeldOut(-(-len(dataset) // size), read)
+    return HeldOut(len(cuts), read, sets if len(sets) > 1 else {}) if cuts else None
 
 
 def _loggers(context: Context, first: int) -> list[Logger]:

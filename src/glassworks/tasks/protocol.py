@@ -7,11 +7,12 @@ from typing import Protocol, cast
 from torch import nn
 
 from glassworks.config import registry
+from glassworks.config.data import Options
 from glassworks.config.experiment import Experiment
 from glassworks.data.reading.rows import Keyed
 from glassworks.training.task import Batch, Task
 
-AnyTask = Task[nn.Module, object, Batch, Keyed]
+AnyTask = Task[nn.Module, object, Batch, Keyed, Options]
 """A task loaded by name: its caller passes models, examples, batches and rows through unexamined."""
 
 

@@ -4,6 +4,7 @@ M  the model
 E  an example: one row, decoded and augmented
 B  a micro-batch: a dataclass of tensors with the keys of its samples
 R  a row of the arranged data set; a `Sample` unless the task packs rows
+O  the options of the task for a data set; without fields unless the task declares some
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 from typing_extensions import TypeVar
 
+from glassworks.config.data import Options
 from glassworks.data.reading.dataset import Sample
 from glassworks.data.reading.rows import Keyed, Rows, Samples
 
@@ -45,6 +47,7 @@ M = TypeVar("M", bound=nn.Module)
 E = TypeVar("E")
 B = TypeVar("B", bound=Batch)
 R = TypeVar("R", bound=Keyed, default=Sample)
+O_contra = TypeVar("O_contra", bound=Options, contravariant=True, default=Options)
 M_contra = TypeVar("M_contra", bound=nn.Module, contravariant=True)
 B_contra = TypeVar("B_contra", bound=Batch, contravariant=True)
 
@@ -87,7 +90,7 @@ class Trainable(Protocol[M, B_contra]):
         ...
 
 
-class Task(Trainable[M, B], Protocol[M, E, B, R]):
+class Task(Trainable[M, B], Protocol[M, E, B, R, O_contra]):
     """A trainable model with its input pipeline, from the samples of a split to micro-batches."""
 
     def save(self, model: M, folder: Path, /) -> None:
@@ -98,8 +101,8 @@ class Task(Trainable[M, B], Protocol[M, E, B, R]):
         """The rows that the samples of a split become; `folder` caches them between runs."""
         ...
 
-    def example(self, row: R, seed: int, /) -> E:
-        """One row as an example; all its randomness derives from `seed`."""
+    def example(self, row: R, part: O_contra, seed: int, /) -> E:
+        """One row as an example; `part` holds the options of its data set. All randomness derives from `seed`."""
         ...
 
     def collate(self, examples: list[E], /) -> B:

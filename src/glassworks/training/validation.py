@@ -1,8 +1,8 @@
 """Held-out metrics, model selection and early stopping, all functions of the metrics log."""
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Generic
 
 import torch
@@ -26,13 +26,15 @@ class HeldOut(Generic[B]):
     count: int
     read: Callable[[range], Iterator[B]]
     """Yields the micro-batches of a range."""
+    sets: Mapping[str, range] = field(default_factory=dict)
+    """The micro-batches of each set, by name; empty for a single set."""
 
 
 @torch.no_grad()
 def validate(
     model: M, task: Trainable[M, B], held_out: HeldOut[B], precision: Precision, workers: Workers
 ) -> dict[str, float]:
-    """Weighted means over the held-out data, as {"validation_loss": …}.
+    """Weighted means over the held-out data and over each of several sets: {"validation_loss": …, "validation_loss.NAME": …}.
 
     Each rank validates a contiguous block. Sums are added in the order of the data.
     """
@@ -50,10 +52,20 @@ def validate(
     padded = torch.full((most, 2 * len(task.metrics)), math.nan, dtype=torch.float64, device=workers.device)
     if rows:
         padded[: len(rows)] = torch.tensor(rows, dtype=torch.float64)
-    columns = [[number for number in column if not math.isnan(number)] for column in workers.gather(padded).T.tolist()]
-    totals = [math.fsum(column) for column in columns]
+    # a weight is NaN in padding only
+    gathered = [row for row in workers.gather(padded).tolist() if not math.isnan(row[1])]
+    means = _means(task.metrics, gathered)
+    for name, part in held_out.sets.items():
+        of_set = _means(task.metrics, gathered[part.start : part.stop])
+        means |= {f"{metric}.{name}": mean for metric, mean in of_set.items()}
+    return means
+
+
+def _means(metrics: Sequence[str], rows: Sequence[Sequence[float]]) -> dict[str, float]:
+    """The weighted mean of each metric. Each row holds the sum and the weight of every metric in turn."""
+    totals = [math.fsum(column) for column in zip(*rows, strict=True)]
     pairs = zip(totals[0::2], totals[1::2], strict=True)
-    return {PREFIX + name: total / weight for name, (total, weight) in zip(task.metrics, pairs, strict=True)}
+    return {PREFIX + name: total / weight for name, (total, weight) in zip(metrics, pairs, strict=True)}
 
 
 class ValidationHistory:

@@ -5,12 +5,13 @@ import mmap
 import zlib
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from glassworks.artifacts.digests import sha256_file
 from glassworks.config.datasets import Split
@@ -118,6 +119,14 @@ class ShardDataset(Dataset[Sample]):
         while len(self._open) > self.max_open:
             self._open.popitem(last=False)  # the map closes when the last view of it is dropped
         return opened
+
+
+class JoinedShards(ConcatDataset[Sample]):
+    """The samples of several `ShardDataset`s, one after another (`Samples`)."""
+
+    def __init__(self, datasets: Sequence[ShardDataset]) -> None:
+        super().__init__(datasets)
+        self.shard_sizes = [size for dataset in datasets for size in dataset.shard_sizes]
 
 
 def read_index(directory: Path) -> list[dict[str, Any]]:

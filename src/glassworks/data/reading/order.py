@@ -70,8 +70,17 @@ def permutation(key: int, count: int) -> np.ndarray:
 
 def sample_seed(seed: int, epoch: int, key: str) -> int:
     """The seed of every draw for one sample (augmentation, choice of caption), non-negative and below 2**63."""
-    name = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
-    return stream_key(seed, epoch, name) >> 1
+    return stream_key(seed, epoch, _number(key)) >> 1
+
+
+def named_seed(seed: int, dataset: str) -> int:
+    """The seed of the order of one data set of a mixture."""
+    return stream_key(seed, _number(dataset))
+
+
+def _number(name: str) -> int:
+    """A 64-bit number from a name."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
 class Order:

@@ -74,6 +74,8 @@ class Row:
     """The next token of each input."""
     documents: np.ndarray
     """The index of the text in the row, for each input."""
+    loss_weight: float = 1.0
+    """Factor of the training loss of every token."""
 
 
 class PackedTexts:

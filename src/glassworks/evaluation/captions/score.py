@@ -44,8 +44,8 @@ class CaptionTask(Protocol):
 
     tokenizer: TextTokenizer
 
-    def example(self, sample: Sample, seed: int) -> CaptionExample:
-        """Decode a sample."""
+    def example(self, sample: Sample, part: Any, seed: int) -> CaptionExample:
+        """Decode a sample, with the options of its data set."""
 
     def reference_loss(self, model: Captioner, example: Any, device: torch.device) -> tuple[float, int]:
         """Sum of the token losses over all references of one image, and the number of tokens."""
@@ -64,7 +64,7 @@ def run(scoring: Scoring, config: CaptionsEvaluation, task: CaptionTask, model: 
     }
 
     def score(batch: range) -> Iterator[Item]:
-        examples = [task.example(dataset[index], 0) for index in batch]
+        examples = [task.example(dataset[index], scoring.part, 0) for index in batch]
         images = normalise(torch.stack([example.image for example in examples]).to(device))
         found = {
             name: caption(model, images, decoding, tokenizer.bos, tokenizer.eos) for name, decoding in decodings.items()

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
-from glassworks.config.data import TextData
+from glassworks.config.data import LossOptions, TextData
 from glassworks.config.experiment import Experiment, Start
 from glassworks.config.needs import Model, Need, Weights
 from glassworks.models.settings.captioner import Captioner
@@ -21,7 +21,7 @@ class Captioning(Experiment):
 
     task: Literal["captioning"]
     """The objective."""
-    data: TextData
+    data: TextData[LossOptions]
     """The data of training and evaluation."""
     model: Network = Network()
     """The network."""

@@ -12,13 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from glassworks.config.data import LossOptions
 from glassworks.data.reading.captions import captions_of
 from glassworks.data.reading.dataset import Sample
 from glassworks.data.reading.images import image_of, normalise, stack_images
 from glassworks.data.reading.rows import Samples
 from glassworks.data.reading.text import TextTokenizer, check_vocabulary
 from glassworks.models.captioner import Captioner
-from glassworks.models.losses import IGNORED, count_targets, next_token_losses, next_token_metrics
+from glassworks.models.losses import IGNORED, count_targets, loss_weights, next_token_losses, next_token_metrics
 from glassworks.models.settings.captioner import Captioner as ModelConfig
 from glassworks.tasks.captioning.settings import Captioning
 from glassworks.training.objective import to_device
@@ -38,6 +39,8 @@ class Example:
     labels: dict[str, object]
     ids: list[int]
     """The caption drawn for this pass, between BOS and EOS."""
+    loss_weight: float = 1.0
+    """Factor of the training loss of every token."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,12 @@ class Batch:
     """[B, T] token ids, BOS first."""
     targets: Tensor
     """[B, T] the next token of each input, -100 at padding."""
+    loss_weights: Tensor | None = None
+    """[B] factor of the training loss of each row; None for 1."""
 
 
 class CaptioningTask:
-    """Captioning as a `Task[Captioner, Example, Batch]`."""
+    """Captioning as a `Task[Captioner, Example, Batch, Sample, LossOptions]`."""
 
     metrics = ("loss", "accuracy")
     """Per target token."""
@@ -82,13 +87,13 @@ class CaptioningTask:
         """The samples themselves: one sample a row."""
         return dataset
 
-    def example(self, sample: Sample, seed: int) -> Example:
+    def example(self, sample: Sample, part: LossOptions, seed: int) -> Example:
         """A decoded sample with one of its captions, chosen by `seed` (of this sample in this epoch) alone."""
         image = image_of(sample, self.model.vision.image_size)
         captions = captions_of(sample)
         labels = sample.json().get("labels", {}) if "json" in sample.members else {}
         ids = self.tokenizer.encode(captions[seed % len(captions)], self.model.caption_tokens)
-        return Example(sample.key, image, captions, labels, ids)
+        return Example(sample.key, image, captions, labels, ids, part.loss_weight)
 
     def collate(self, examples: list[Example]) -> Batch:
         """The examples padded to the longest caption of the micro-batch, or to the maximum length."""
@@ -104,12 +109,13 @@ class CaptioningTask:
             stack_images([example.image for example in examples]),
             inputs,
             targets,
+            loss_weights([example.loss_weight for example in examples]),
         )
 
     def loss(self, model: Captioner, batch: Batch, carry: tuple[Tensor, ...] = ()) -> Loss:
         """The loss of all target tokens: a global batch is weighted by token."""
         losses, count = self.caption_losses(model, batch)
-        return Loss(losses.sum(), count)
+        return Loss((losses if batch.loss_weights is None else losses * batch.loss_weights[:, None]).sum(), count)
 
     def validate(self, model: Captioner, batch: Batch) -> dict[str, tuple[float, int]]:
         """Loss and accuracy of the next token, summed over target tokens."""
@@ -140,7 +146,7 @@ class CaptioningTask:
 
 def make(
     experiment: Captioning, inputs: Mapping[str, Path], fingerprint: dict[str, object]
-) -> Task[Captioner, Example, Batch]:
+) -> Task[Captioner, Example, Batch, Sample, LossOptions]:
     """The task of an experiment, given the directories of its inputs. Adds the version of timm to `fingerprint`."""
     config, tokenizer = experiment.model, TextTokenizer(inputs["tokenizer"])
     language_model, backbone = inputs.get("language_model"), inputs.get("backbone.weights")

@@ -2,12 +2,12 @@
 
 from typing import ClassVar, Literal
 
-from glassworks.config.data import TextData
+from glassworks.config.data import LossOptions, TextData
 from glassworks.config.experiment import Experiment, Start
 from glassworks.models.settings.text_decoder import TextDecoder
 
 
-class PackedData(TextData):
+class PackedData(TextData[LossOptions]):
     """Training data of a language model."""
 
     packing: Literal["documents", "stream"] = "documents"

@@ -5,19 +5,20 @@ the same weight in any micro-batch.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from glassworks.config.data import LossOptions
 from glassworks.data.reading.packing import PackedTexts, Packing, Row
 from glassworks.data.reading.rows import Samples
 from glassworks.data.reading.text import TextTokenizer
 from glassworks.data.reading.tokens import tokenize
 from glassworks.models.language_model import LanguageModel
-from glassworks.models.losses import IGNORED, count_targets, next_token_losses, next_token_metrics
+from glassworks.models.losses import IGNORED, count_targets, loss_weights, next_token_losses, next_token_metrics
 from glassworks.models.settings.text_decoder import TextDecoder as ModelConfig
 from glassworks.tasks.language_modelling.settings import LanguageModelling
 from glassworks.training.task import Loss, Task
@@ -34,10 +35,12 @@ class Batch:
     """[B, T] the next token of each input, -100 at padding."""
     documents: Tensor | None
     """[B, T] the index of the text in its row, -1 at padding; None when rows are cut from one stream."""
+    loss_weights: Tensor | None = None
+    """[B] factor of the training loss of each row; None for 1."""
 
 
 class LanguageModellingTask:
-    """Language modelling as a `Task[LanguageModel, Row, Batch, Row]`."""
+    """Language modelling as a `Task[LanguageModel, Row, Batch, Row, LossOptions]`."""
 
     metrics = ("loss", "accuracy")
     """Per target token."""
@@ -60,9 +63,9 @@ class LanguageModellingTask:
         tokens = tokenize(dataset, self.tokenizer, folder)
         return PackedTexts(dataset, tokens, self.model.max_tokens, self.packing, folder and folder / "plan")
 
-    def example(self, row: Row, seed: int) -> Row:
-        """The row itself: nothing is random."""
-        return row
+    def example(self, row: Row, part: LossOptions, seed: int) -> Row:
+        """The row with the loss weight of its data set: nothing is random."""
+        return replace(row, loss_weight=part.loss_weight)
 
     def collate(self, rows: list[Row]) -> Batch:
         """The rows padded to max_tokens: every batch has one shape."""
@@ -74,12 +77,15 @@ class LanguageModellingTask:
             targets[index, : len(row.inputs)] = torch.from_numpy(row.targets)
             if documents is not None:
                 documents[index, : len(row.inputs)] = torch.from_numpy(row.documents)
-        return Batch([row.key for row in rows], inputs, targets, documents)
+        weights = loss_weights([row.loss_weight for row in rows])
+        return Batch([row.key for row in rows], inputs, targets, documents, weights)
 
     def loss(self, model: LanguageModel, batch: Batch, carry: tuple[Tensor, ...] = ()) -> Loss:
         """The loss of all target tokens."""
-        logits = model(batch.inputs, batch.documents)  # [B, T, V]
-        return Loss(next_token_losses(logits, batch.targets, "sum"), count_targets(batch.targets))
+        logits, count = model(batch.inputs, batch.documents), count_targets(batch.targets)  # [B, T, V]
+        if batch.loss_weights is None:
+            return Loss(next_token_losses(logits, batch.targets, "sum"), count)
+        return Loss((next_token_losses(logits, batch.targets) * batch.loss_weights[:, None]).sum(), count)
 
     def validate(self, model: LanguageModel, batch: Batch) -> dict[str, tuple[float, int]]:
         """Loss and accuracy of the next token, summed over target tokens."""
@@ -88,7 +94,7 @@ class LanguageModellingTask:
 
 def make(
     experiment: LanguageModelling, inputs: Mapping[str, Path], fingerprint: dict[str, object]
-) -> Task[LanguageModel, Row, Batch, Row]:
+) -> Task[LanguageModel, Row, Batch, Row, LossOptions]:
     """The task of an experiment, given the directories of its inputs."""
     return LanguageModellingTask(experiment.model, TextTokenizer(inputs["tokenizer"]), experiment.data.packing)
 

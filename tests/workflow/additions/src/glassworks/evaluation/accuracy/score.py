@@ -20,7 +20,7 @@ def run(scoring: Scoring, config: Accuracy, task: Any, model: torch.nn.Module) -
 
     @torch.inference_mode()
     def score(batch: range) -> list[Item]:
-        collated = task.collate([task.example(dataset[index], 0) for index in batch])
+        collated = task.collate([task.example(dataset[index], scoring.part, 0) for index in batch])
         answers = model(collated.features).argmax(1)
         return [
             {"key": key, "answer": names[answer], "truth": [names[target]]}

@@ -11,6 +11,7 @@ from glassworks.tasks.colour_naming.settings import ColourNaming
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glassworks.config.data import Options
 from glassworks.data.reading.dataset import Sample, ShardDataset
 from glassworks.encoders.protocol import Encoder, Reading, load_encoder, stack
 from glassworks.models import saving
@@ -69,7 +70,7 @@ class ColourNamingTask:
         """The samples of a split as they are."""
         return dataset
 
-    def example(self, sample: Sample, seed: int) -> Example:
+    def example(self, sample: Sample, part: Options, seed: int) -> Example:
         """Decode a sample."""
         target = self.config.names.index(sample.json()["labels"]["colour"])
         return Example(sample.key, self.encoder.read(sample), target)
