@@ -81,7 +81,7 @@ def load_project(root: Path) -> Project:
         if name in params.experiments
     ]
     if not faults:  # a fault of an experiment would be one of each of its variants
-        for name, run in project.runs.items():
+        for name, run in {run.stem: (name, run) for name, run in project.runs.items()}.values():
             where = f"experiments/{run.experiment}.yaml: variants.{run.variant}.set"
             faults += _experiment_faults(params, where, project.experiments[name])
             faults += _reading_faults(project, name, where)
@@ -182,7 +182,9 @@ def fits(evaluation: Evaluation, experiment: Experiment) -> bool:
 def _experiment_faults(params: Params, file: Path | str, experiment: Experiment) -> list[str]:
     needs, faults = list(experiment.needs().values()), []
     for name, evaluation in evaluations_of(experiment).items():
-        needs += evaluation.needs(name, experiment.data.dataset).values()
+        key = f"evaluations.{name}.dataset"
+        read = evaluation.needs(name, experiment.data.dataset).values()
+        needs += [need for need in read if need.key != key or evaluation.dataset]  # null repeats data.dataset
         if not fits(evaluation, experiment):
             tasks = " or ".join(evaluation.scores)
             faults.append(f"{file}: evaluations.{name}: {evaluation.kind} scores {tasks} models, not {experiment.task}")
@@ -197,10 +199,14 @@ def _experiment_faults(params: Params, file: Path | str, experiment: Experiment)
 def _reading_faults(project: Project, name: str, file: str) -> list[str]:
     """Faults in the references of an experiment to other experiments or published weights: unknown names and cycles."""
     params, experiments, faults = project.params, project.experiments, []
+
+    def stem(name: str) -> str:
+        return project.runs[name].stem if name in project.runs else name
+
     for need in experiments[name].needs().values():
         if isinstance(need, Shards) or (need.name in params.experiments and need.name not in experiments):
             continue  # an experiment with faults of its own has been reported
-        allowed = [other for other, one in experiments.items() if other != name and _fits(need, one)]
+        allowed = [other for other, one in experiments.items() if stem(other) != stem(name) and _fits(need, one)]
         allowed += list(params.weights)
         where = f"{file}: {need.key}"
         if need.name not in allowed:

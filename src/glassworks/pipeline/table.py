@@ -164,8 +164,9 @@ def _experiment_stages(project: Project, name: str) -> Iterator[Stage]:
     experiment, run = project.experiments[name], project.runs.get(name)
     settings = experiment.model_dump(mode="json", exclude={"execution"})
     code = experiment.modules()
-    common = {"seed": project.seed(name), "cpu_isa": project.params.determinism.cpu_isa}
-    common_keys = written_keys(project, *("seed",) * (run is None or run.seed is None), "determinism")
+    common = {"seed": project.params.seed, "cpu_isa": project.params.determinism.cpu_isa}
+    common_keys = written_keys(project, "seed", "determinism")
+    train_keys = common_keys if run is None or run.seed is None else written_keys(project, "determinism")
     inputs = {}
     if tokenizer := _tokenizer_stage(project, name):
         inputs["tokenizer"] = tokenizer.name
@@ -179,10 +180,11 @@ def _experiment_stages(project: Project, name: str) -> Iterator[Stage]:
         entries=("stages.train", *code),
         params={
             **common,
+            "seed": project.seed(name),
             "device": project.params.determinism.device,
             **{section: settings[section] for section in trained},
         },
-        settings={"params.yaml": common_keys, **watched_sections(project, name, *trained)},
+        settings={"params.yaml": train_keys, **watched_sections(project, name, *trained)},
         inputs=inputs,
         resources=Resources(_threads(experiment), mem_mb=6000, runtime=240, nodes=experiment.execution.nodes),
         execution=experiment.execution,

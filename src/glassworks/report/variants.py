@@ -20,8 +20,8 @@ class Difference:
     """The difference of a mean to that of the reference."""
 
     found: Interval
-    paired: int | None
-    """Number of seeds that both have, if the difference is paired by seed."""
+    paired: bool
+    """Whether the interval is of the differences by seed."""
 
     def better(self, lower_is_better: bool) -> bool | None:
         """Whether the whole interval is on the better side of zero, or on the worse side; None if it contains zero or there is none."""
@@ -117,22 +117,21 @@ def mean(values: Mapping[int, float]) -> Interval | None:
 def difference(values: Mapping[int, float], reference: Mapping[int, float]) -> Difference | None:
     """The difference of two means with a t interval; None if one of them is undefined.
 
-    Paired over the seeds that both have, if there are at least two: the values of a seed share its sample order. Otherwise Welch's interval, with the
-    degrees of freedom rounded down. No bounds if neither is possible.
+    Paired if both have the same seeds: the runs of a seed share their sample order. Otherwise Welch's interval, with the degrees of freedom rounded
+    down. No bounds if one of them has a single seed.
     """
-    common = [seed for seed in values if seed in reference]
-    if len(common) >= 2 or (common and len(values) == len(reference) == 1):
-        apart = mean({seed: values[seed] - reference[seed] for seed in common})
-        return Difference(apart, len(common)) if apart else None
     if not values or not reference:
         return None
+    if values.keys() == reference.keys():
+        apart = mean({seed: values[seed] - reference[seed] for seed in values})
+        return Difference(apart, len(values) > 1) if apart else None
     value = fmean(values.values()) - fmean(reference.values())
     if min(len(values), len(reference)) < 2:
-        return Difference(Interval(value, None, None), None)
+        return Difference(Interval(value, None, None), False)
     parts = [(variance(found.values()) / len(found), len(found) - 1) for found in (values, reference)]
     squared = sum(part for part, _ in parts)
     spread = sum(part**2 / degrees for part, degrees in parts)
-    return Difference(_around(value, squared, max(1, math.floor(squared**2 / spread)) if spread else 1), None)
+    return Difference(_around(value, squared, max(1, math.floor(squared**2 / spread)) if spread else 1), False)
 
 
 def _around(value: float, squared_error: float, degrees: int) -> Interval:
