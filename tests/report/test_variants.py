@@ -58,6 +58,8 @@ def test_differences_are_paired_by_seed_if_both_have_the_same_seeds() -> None:
     assert math.isclose(found.found.high - found.found.value, half, rel_tol=1e-4)
     apart = difference({1: 3.0, 2: 4.1}, {2: 3.0, 1: 2.0, 3: 2.5})
     assert not apart.paired and math.isclose(apart.found.value, 1.05) and apart.found.low < found.found.low
+    equal = difference({1: 0.4, 2: 0.4, 3: 0.4}, {1: 0.4, 2: 0.4, 4: 0.4, 5: 0.4})
+    assert equal.found == (0.0, 0.0, 0.0) and equal.better(False) is None
     single = [difference({1: 3.0}, reference) for reference in ({1: 2.0}, {1: 2.0, 2: 2.0})]
     assert all(found.found == (1.0, None, None) and not found.paired for found in single)
     assert difference({}, {1: 2.0}) is None and mean({}) is None

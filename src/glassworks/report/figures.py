@@ -323,7 +323,7 @@ def _draw_seeds(axes: Axes, comparison: Comparison, column: int) -> None:
     axes.grid(visible=False, axis="y")
     axes.grid(visible=True, axis="x")
     axes.set_ylim(len(cells) - 0.5, -0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(4, prune="both"))
+    axes.xaxis.set_major_locator(MaxNLocator(3, prune="both"))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{tile.scale * value:.{tile.digits}f}"))
     values = [value for cell in cells for value in cell.values.values()]
     if not values:

@@ -13,6 +13,8 @@ from glassworks.evaluation.labels import Tile
 from glassworks.report.reading import Interval, Run, Variant
 
 COVERAGE = 0.95
+DIGITS = 9
+"""Decimal digits of the results. Metrics have fewer; the rest would be rounding errors, which exclude a difference of zero."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def difference(values: Mapping[int, float], reference: Mapping[int, float]) -> D
 
 def _around(value: float, squared_error: float, degrees: int) -> Interval:
     half = t_quantile(degrees) * math.sqrt(squared_error)
-    return Interval(value, value - half, value + half)
+    return Interval(*(round(number, DIGITS) + 0.0 for number in (value, value - half, value + half)))
 
 
 def t_quantile(degrees: int) -> float:
