@@ -135,9 +135,9 @@ class Repository:
             r"Making records of (\w+)": "records-{}",
             r"(?:Writing|Publishing the) shards of (\w+)": "shards-{}",
             r"Fetching the weights (\w+)": "weights-{}",
-            r"Training the tokenizer of (\w+)": "tokenizer-{}",
-            r"Training (?!the )(\w+)": "train-{}",
-            r"Evaluating (\w+: \w+)": "evaluate-{}",
+            r"Training the tokenizer of ([\w-]+)": "tokenizer-{}",
+            r"Training (?!the )([\w-]+)": "train-{}",
+            r"Evaluating ([\w-]+: \w+)": "evaluate-{}",
         }
         found = {
             name.format(subject.replace(": ", "-"))

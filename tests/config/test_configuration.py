@@ -281,3 +281,69 @@ def test_a_faulty_experiment_that_others_read_is_one_line(tmp_path):
     with pytest.raises(ConfigError) as error:
         load_two(tmp_path, READING.replace("NAME", "second"), LANGUAGE.replace("steps: 4", "stepz: 4, steps: 4"))
     assert str(error.value) == "experiments/second.yaml: training.stepz: unknown key; did you mean 'steps'?"
+
+
+VARIANTS = EXPERIMENT + "model: {decoder: {dropout: 0.1}}\nvariants: {VARIANT}\n"
+
+
+def variants(root: Path, text: str, params: str = PARAMS):
+    return load(root, params, VARIANTS.replace("VARIANT", text))
+
+
+def test_variants_are_experiments_with_overridden_settings_and_seeds(tmp_path):
+    text = "plain: {seeds: [1, 2]}, thick: {set: {model.decoder.dropout: 0.0, optimization.learning_rate: 1e-2}, seeds: [2]}, last: {set: {training.steps: 8}}"
+    project = variants(tmp_path, text, PARAMS.replace("seed: 1", "seed: 5"))
+    names = ["first", "first--plain--1", "first--plain--2", "first--thick--2", "first--last"]
+    assert list(project.experiments) == names
+    assert [project.seed(name) for name in names] == [5, 1, 2, 2, 5]
+    thick = project.experiments["first--thick--2"]
+    assert (thick.model.decoder.dropout, thick.optimization.learning_rate, thick.training.steps) == (0.0, 0.01, 4)
+    assert project.experiments["first"].model.decoder.dropout == 0.1
+    assert project.experiments["first--last"].training.steps == 8
+
+
+def test_a_variant_with_the_settings_and_the_seed_of_its_experiment_is_not_trained_again(tmp_path):
+    project = variants(tmp_path, "same: {set: {model.decoder.dropout: 0.1}, seeds: [1, 2]}, alone: {}", PARAMS)
+    assert list(project.experiments) == ["first", "first--same--2"]
+    assert project.variants == {"first": {"same": [(1, "first"), (2, "first--same--2")], "alone": [(1, "first")]}}
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "v: {set: {model.decoder.dropot: 0.0}}",
+            "variants.v.set: model.decoder.dropot: unknown key; did you mean 'dropout'?",
+        ),
+        ("v: {set: {modle.decoder.dropout: 0.0}}", "variants.v.set: modle: unknown key; did you mean 'model'?"),
+        (
+            "v: {set: {model.decoder.dropout: none}}",
+            "variants.v.set: model.decoder.dropout: should be a valid number (given: 'none')",
+        ),
+        ("v: {set: {training.steps.of: 3}}", "variants.v.set: training.steps.of: training.steps is a value, not a section"),
+        ("v: {set: {training.micro_batches: 3}}", "variants.v.set: training: micro_batches 3 is not a power of two"),
+        ("v: {set: {data.dataset: scene}}", "variants.v.set: data.dataset: params.yaml has no dataset 'scene'; did you mean 'scenes'?"),
+        (
+            "v: {set: {data.tokenizer.of: second}, seeds: [1, 2]}",
+            "variants.v.set: data.tokenizer.of: params.yaml lists no experiment that fits, nor weights, called 'second'",
+        ),
+        ("v: {set: {evaluations.captions.beams: 2}}", "variants.v.set: evaluations.captions.beams: a variant is scored like its experiment"),
+        ("v: {sets: {}}", "variants.v.sets: unknown key; did you mean 'set'?"),
+        ("v: {seeds: [1, 1]}", "variants.v.seeds: 1 is listed twice"),
+        ("v: {seeds: []}", "variants.v.seeds: "),
+        ("v--1: {}", "variants.v--1"),
+    ],
+)  # fmt: skip
+def test_a_fault_in_a_variant_is_one_clear_line(tmp_path, text, line):
+    with pytest.raises(ConfigError) as error:
+        variants(tmp_path, text)
+    assert str(error.value).startswith(f"experiments/first.yaml: {line}")
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_an_experiment_may_begin_with_a_variant_but_not_with_one_of_its_own(tmp_path):
+    second = LANGUAGE + "variants: {wide: {set: {model.width: 256}, seeds: [3]}}\n"
+    assert load_two(tmp_path, READING.replace("NAME", "second--wide--3"), second)
+    with pytest.raises(ConfigError, match=r"data\.tokenizer\.of: 'second--wide--3' itself reads 'second'"):
+        reading = LANGUAGE.replace("scenes", "scenes, tokenizer: {of: second--wide--3}")
+        load_two(tmp_path, EXPERIMENT, reading + "variants: {wide: {set: {data.tokenizer: {}}, seeds: [3]}}\n")

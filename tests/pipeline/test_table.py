@@ -29,6 +29,17 @@ PARAMS = {
 }
 EXPERIMENT = {"task": "captioning", "data": {"dataset": "scenes"}, "training": {"steps": 1}}
 TEXT = {"task": "language_modelling", "data": {"dataset": "kjv"}, "training": {"steps": 1}}
+STUDIED = {
+    **EXPERIMENT,
+    "model": {"decoder": {"width": 64, "dropout": 0.1}},
+    "training": {"steps": 1, "batch_size": 8},
+    "variants": {
+        "plain": {"seeds": [1, 2]},
+        "dry": {"set": {"model.decoder.dropout": 0.0}, "seeds": [1, 2]},
+        "words": {"set": {"data.tokenizer.vocab_size": 300}, "seeds": [1, 2]},
+        "long": {"set": {"training": {"steps": 2}}},
+    },
+}
 
 
 def stages(project, **more) -> dict[str, Stage]:
@@ -78,7 +89,7 @@ def test_weights_are_stages_of_their_own_and_the_report_waits_for_them(project):
 
 def test_dvc_watches_no_key_that_is_not_written(project):
     """It calls a parameter that has its default a missing one, and records nothing."""
-    for stage in stages(project).values():
+    for stage in stages(project, studied=STUDIED).values():
         for file, keys in stage.settings.items():
             for key in keys:
                 value = yaml.safe_load((project.root / file).read_text())
@@ -89,7 +100,8 @@ def test_dvc_watches_no_key_that_is_not_written(project):
 
 def test_names_are_what_dvc_allows(project):
     assert all(
-        set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") for name in stages(project)
+        set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+        for name in stages(project, studied=STUDIED)
     )
 
 
@@ -137,3 +149,64 @@ def test_an_experiment_may_have_several_evaluations_on_any_dataset(project):
     assert (own.resources.gpus, photos.resources.gpus) == (0, 1)
     assert {"evaluate-other-captions", "evaluate-other-photos"} <= set(table["report"].inputs.values())
     assert not [name for name in stages(project, other={**EXPERIMENT, "evaluations": {}}) if "evaluate-other" in name]
+
+
+def test_a_variant_is_a_train_stage_for_each_seed_and_its_evaluations(project):
+    table = stages(project, studied=STUDIED)
+    runs = [f"studied--{variant}--{seed}" for variant in ("plain", "dry", "words") for seed in (1, 2)]
+    runs.append("studied--long")
+    assert {name for name in table if "--" in name and not name.startswith("tokenizer")} == {
+        f"{kind}-{run}{part}" for run in runs for kind, part in (("train", ""), ("evaluate", "-captions"))
+    }
+    base, dry = table["train-studied"], table["train-studied--dry--2"]
+    assert dry.directory == "models/studied--dry--2"
+    assert dry.params["seed"] == 2 and dry.params["model"]["decoder"]["dropout"] == 0.0
+    dry.params["seed"], dry.params["model"]["decoder"]["dropout"] = 0, 0.1
+    assert dry.params == base.params and dry.entries == base.entries and dry.resources == base.resources
+    assert table["evaluate-studied--dry--2-captions"].inputs["model"] == "train-studied--dry--2"
+    assert {f"{kind}-{run}{part}" for run in runs for kind, part in (("train", ""), ("evaluate", "-captions"))} <= set(
+        table["report"].inputs.values()
+    )
+
+
+def test_variants_share_the_tokenizer_unless_they_override_it(project):
+    table = stages(project, studied=STUDIED)
+    assert {name for name in table if name.startswith("tokenizer-studied")} == {
+        "tokenizer-studied",
+        "tokenizer-studied--words",
+    }
+    used = {name: stage.inputs["tokenizer"] for name, stage in table.items() if name.startswith("train-studied")}
+    assert {used["train-studied"], used["train-studied--dry--1"], used["train-studied--long"]} == {"tokenizer-studied"}
+    assert {used["train-studied--words--1"], used["train-studied--words--2"]} == {"tokenizer-studied--words"}
+    assert table["tokenizer-studied--words"].params["vocab_size"] == 300
+
+
+def test_another_seed_changes_no_stage_but_adds_its_own(project):
+    before = stages(project, studied=STUDIED)
+    variants = {**STUDIED["variants"], "dry": {"set": {"model.decoder.dropout": 0.0}, "seeds": [3, 1, 2]}}
+    after = stages(project, studied={**STUDIED, "variants": variants})
+    assert after.keys() - before.keys() == {"train-studied--dry--3", "evaluate-studied--dry--3-captions"}
+    assert [name for name in before if before[name] != after[name]] == ["report"]
+
+
+def test_dvc_watches_what_a_variant_depends_on_and_nothing_else(project):
+    table = stages(project, studied=STUDIED)
+    file = "experiments/studied.yaml"
+    assert table["train-studied"].settings[file] == ("task", "data", "model", "training")
+    dry = ("task", "data", "model.decoder.width", "training", "variants.dry.set")
+    assert table["train-studied--dry--1"].settings == {"params.yaml": (), file: dry}
+    assert table["evaluate-studied--dry--1-captions"].settings[file] == ("task", "data")
+    assert table["train-studied--long"].settings[file] == ("task", "data", "model", "variants.long.set")
+    assert table["tokenizer-studied--words"].settings[file] == ("variants.words.set",)
+    with_seed = project.configure({**PARAMS, "seed": 4}, studied=STUDIED)
+    assert with_seed["train-studied--long"].settings["params.yaml"] == ("seed",)
+    assert with_seed["train-studied--dry--1"].settings["params.yaml"] == ()
+    assert with_seed["evaluate-studied--dry--1-captions"].settings["params.yaml"] == ("seed",)
+
+
+def test_runs_of_variants_are_scored_with_the_seed_of_the_project(project):
+    """The controls, the sampled texts and the bootstrap are the same for all."""
+    table = project.configure({**PARAMS, "seed": 4}, studied=STUDIED)
+    scored = [stage for stage in table if stage.kind == "evaluate"]
+    assert len(scored) == 8 and all(stage.params == scored[0].params for stage in scored if "words" not in stage.name)
+    assert [table[f"train-studied--dry--{seed}"].params["seed"] for seed in (1, 2)] == [1, 2]

@@ -187,6 +187,49 @@ def test_a_new_experiment_is_never_overlooked_by_dvc(repository):
     assert repository.repro() == {"tokenizer-second", "train-second", "evaluate-second-captions", "report"}
 
 
+def seeds_of_variants(repository: Repository, *seeds: int) -> None:
+    dry = {"set": {"optimization.weight_decay": 0.0, "training.steps": 2}, "seeds": list(seeds)}
+    repository.edit("experiments/tiny.yaml", lambda e: e.update(variants={"dry": dry}))
+
+
+def runs_of_variants(*seeds: int) -> set[str]:
+    names = {f"tiny--dry--{seed}" for seed in seeds}
+    return {f"train-{name}" for name in names} | {f"evaluate-{name}-captions" for name in names}
+
+
+def changed_for_dvc(repository: Repository) -> set[str]:
+    return set(re.findall(r"^([\w-]+):$", repository.command("dvc", "status").stdout, re.MULTILINE))
+
+
+def test_variants_in_both_entrances(repository, tmp_path):
+    """Three seeds train three models on the shards and the tokenizer of the experiment. A fourth seed trains one more."""
+    twin, before = Repository(tmp_path / "twin"), repository.manifests()
+    shutil.copytree(repository.root, twin.root, symlinks=True)
+    for each in (repository, twin):
+        seeds_of_variants(each, 1, 2, 3)
+    assert repository.snakemake("all") == runs_of_variants(1, 2, 3) | {"report"}
+    twin.command("glassworks", "dvc-yaml")
+    assert twin.repro() == runs_of_variants(1, 2, 3) | {"report"}
+    after = repository.manifests()
+    assert twin.manifests() == after
+    assert (twin.root / "dvc.lock").read_text() == (repository.root / "dvc.lock").read_text()
+    assert {name for name in before if before[name] != after[name]} == {"results/report/manifest.json"}
+    assert len({after[f"models/tiny--dry--{seed}/manifest.json"] for seed in (1, 2, 3)}) == 3
+
+    # the variant overrides the steps, so those of the experiment do not concern it; its evaluations do
+    twin.edit("experiments/tiny.yaml", lambda e: e["training"].update(steps=5))
+    assert twin.pending() == DOWNSTREAM["train-tiny"]
+    assert changed_for_dvc(twin) == {"train-tiny", "report"}
+    twin.edit("experiments/tiny.yaml", lambda e: e["training"].update(steps=4))
+    twin.edit("experiments/tiny.yaml", lambda e: e["evaluations"]["captions"].update(beams=1))
+    evaluated = {"evaluate-tiny-captions", *(f"evaluate-tiny--dry--{seed}-captions" for seed in (1, 2, 3)), "report"}
+    assert twin.pending() == changed_for_dvc(twin) == evaluated
+
+    seeds_of_variants(repository, 4, 1, 2, 3)
+    assert repository.snakemake("all") == runs_of_variants(4) | {"report"}
+    assert repository.dvc_is_clean()
+
+
 def test_locks_of_a_killed_snakemake_do_not_stop_the_next(repository):
     locks = repository.root / ".snakemake/locks"
     locks.mkdir(exist_ok=True)

@@ -1,8 +1,8 @@
-"""Loads and cross-checks the configuration of a project: params.yaml and the experiments it lists."""
+"""Loads and cross-checks the configuration of a project: params.yaml, the experiments it lists, and their variants."""
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import GenericAlias
@@ -18,6 +18,7 @@ from glassworks.config.evaluation import Evaluation
 from glassworks.config.experiment import Experiment
 from glassworks.config.needs import Initial, Need, Shards, Tokenizer, Weights
 from glassworks.config.params import Params
+from glassworks.config.variants import Variant, VariantRun, overridden
 from glassworks.errors import ConfigError
 
 
@@ -28,12 +29,29 @@ class Project:
     root: Path
     params: Params
     experiments: dict[str, Experiment]
+    """The experiments that params.yaml lists and the training runs of their variants, by name."""
+    contents: dict[str, Any] = field(default_factory=dict)
+    """Contents of the files of the listed experiments, as written."""
+    runs: dict[str, VariantRun] = field(default_factory=dict)
+    """Those of `experiments` that are runs of variants."""
+    variants: dict[str, dict[str, list[tuple[int, str]]]] = field(default_factory=dict)
+    """For each listed experiment with variants, the training runs by variant: seed, and name in `experiments`."""
+
+    def seed(self, name: str) -> int:
+        """The seed of an experiment."""
+        run = self.runs.get(name)
+        return self.params.seed if run is None or run.seed is None else run.seed
+
+    def reads(self, name: str) -> list[str]:
+        """The experiments and weights that an experiment reads. A variant may read the tokenizer of its experiment."""
+        needed = [need.name for need in self.experiments[name].needs().values() if not isinstance(need, Shards)]
+        return [*needed, self.runs[name].experiment] if name in self.runs else needed
 
 
 def load_project(root: Path) -> Project:
     """The validated configuration in `root`. Raises `ConfigError` with one line per fault."""
     params = parse(Params, read_yaml(root / "params.yaml"), "params.yaml")
-    faults, experiments = [], {}
+    project, faults = Project(root, params, {}), []
     for index, name in enumerate(params.experiments):
         file = Path("experiments", f"{name}.yaml")
         if name == "report":
@@ -41,7 +59,7 @@ def load_project(root: Path) -> Project:
                 f"params.yaml: experiments.{index}: {name!r} is the name of the report's own folder; choose another"
             )
             continue
-        if name in experiments:
+        if name in project.experiments:
             faults.append(f"params.yaml: experiments.{index}: {name!r} is listed twice")
             continue
         if not (root / file).is_file():
@@ -49,22 +67,57 @@ def load_project(root: Path) -> Project:
             faults.append(f"params.yaml: experiments.{index}: there is no {file}{nearest(name, known)}")
             continue
         try:
-            experiments[name] = parse_experiment(read_yaml(root / file), file)
+            project.contents[name] = read_yaml(root / file)
+            project.experiments[name] = parse_experiment(project.contents[name], file)
         except ConfigError as error:
             faults.append(str(error))
             continue
-        faults += _experiment_faults(params, file, experiments[name])
-    for name, experiment in experiments.items():
-        faults += _reading_faults(params, experiments, name, experiment)
+        faults += _experiment_faults(params, file, project.experiments[name])
+        faults += _add_variants(project, name, file)
+    listed = [name for name in project.experiments if name not in project.runs]
+    for name in listed:
+        faults += _reading_faults(project, name, f"experiments/{name}.yaml")
     faults += _dataset_faults(params)
     faults += [
         f"params.yaml: weights.{name}: an experiment has this name, too; choose another"
         for name in params.weights
         if name in params.experiments
     ]
+    if not faults:  # a fault of an experiment would be one of each of its variants
+        for name, run in {run.stem: (name, run) for name, run in project.runs.items()}.values():
+            where = f"experiments/{run.experiment}.yaml: variants.{run.variant}.set"
+            faults += _experiment_faults(params, where, project.experiments[name])
+            faults += _reading_faults(project, name, where)
     if faults:
-        raise ConfigError("\n".join(faults))
-    return Project(root, params, experiments)
+        raise ConfigError("\n".join(dict.fromkeys(faults)))
+    return project
+
+
+def _add_variants(project: Project, name: str, file: Path) -> list[str]:
+    """Add the training runs of the variants of an experiment to the project; returns their faults."""
+    plain, faults = project.experiments[name], []
+    for variant, settings in variants_of(plain).items():
+        where = f"{file}: variants.{variant}.set"
+        try:
+            experiment = parse_experiment(overridden(project.contents[name], settings.set, where), where)
+        except ConfigError as error:
+            faults.append(str(error))
+            continue
+        same = _without_variants(experiment) == _without_variants(plain)
+        found = project.variants.setdefault(name, {}).setdefault(variant, [])
+        for seed in settings.seeds or (None,):
+            run = VariantRun(name, variant, seed, tuple(settings.set))
+            used = project.params.seed if seed is None else seed
+            if same and used == project.params.seed:  # the experiment itself
+                found.append((used, name))
+            else:
+                found.append((used, run.name))
+                project.runs[run.name], project.experiments[run.name] = run, experiment
+    return faults
+
+
+def _without_variants(experiment: Experiment) -> dict[str, Any]:
+    return experiment.model_dump(mode="json", exclude={"variants"})
 
 
 def parse_experiment(value: Any, file: Path | str) -> Experiment:
@@ -78,18 +131,23 @@ def parse_experiment(value: Any, file: Path | str) -> Experiment:
 
 @cache
 def experiment_class(task: str) -> type[Experiment]:
-    """The settings class of a task, extended by the section `evaluations`, which training does not read."""
+    """The settings class of a task, extended by the sections `evaluations` and `variants`, which training does not read."""
     base = registry.settings_class("tasks", task, Experiment)
     default = registry.settings_class("evaluation", base.scored_by, Evaluation)
     named = GenericAlias(dict, (Name, registry.union("evaluation", Evaluation, "kind")))
     standard = {base.scored_by: default.model_validate({"kind": base.scored_by})}
     section: Any = (named, Field(standard, description="How the trained model is scored, by a name of your choice."))
+    others: Any = (
+        GenericAlias(dict, (Name, Variant)),
+        Field({}, description="Variants of this experiment to train and compare, by a name of your choice."),
+    )
     return create_model(
         base.__name__,
         __base__=base,
         __doc__=base.__doc__,
         __validators__={"kind_by_name": field_validator("evaluations", mode="before")(_kind_by_name)},
         evaluations=section,
+        variants=others,
     )
 
 
@@ -114,12 +172,17 @@ def evaluations_of(experiment: Experiment) -> dict[str, Evaluation]:
     return getattr(experiment, "evaluations", {})
 
 
+def variants_of(experiment: Experiment) -> dict[str, Variant]:
+    """The variants of an experiment from `parse_experiment`, by name."""
+    return getattr(experiment, "variants", {})
+
+
 def fits(evaluation: Evaluation, experiment: Experiment) -> bool:
     """Whether an evaluation can score the model of an experiment."""
     return evaluation.kind == experiment.scored_by or experiment.task in evaluation.scores
 
 
-def _experiment_faults(params: Params, file: Path, experiment: Experiment) -> list[str]:
+def _experiment_faults(params: Params, file: Path | str, experiment: Experiment) -> list[str]:
     needs, faults = list(experiment.needs().values()), []
     for name, evaluation in evaluations_of(experiment).items():
         needs += evaluation.needs(name, experiment.data).values()
@@ -134,21 +197,25 @@ def _experiment_faults(params: Params, file: Path, experiment: Experiment) -> li
     ]
 
 
-def _reading_faults(params: Params, experiments: dict[str, Experiment], name: str, experiment: Experiment) -> list[str]:
+def _reading_faults(project: Project, name: str, file: str) -> list[str]:
     """Faults in the references of an experiment to other experiments or published weights: unknown names and cycles."""
-    faults = []
-    for need in experiment.needs().values():
+    params, experiments, faults = project.params, project.experiments, []
+
+    def stem(name: str) -> str:
+        return project.runs[name].stem if name in project.runs else name
+
+    for need in experiments[name].needs().values():
         if isinstance(need, Shards) or (need.name in params.experiments and need.name not in experiments):
             continue  # an experiment with faults of its own has been reported
-        allowed = [other for other, one in experiments.items() if other != name and _fits(need, one)]
+        allowed = [other for other, one in experiments.items() if stem(other) != stem(name) and _fits(need, one)]
         allowed += [] if isinstance(need, Initial) else list(params.weights)
-        where = f"experiments/{name}.yaml: {need.key}"
+        where = f"{file}: {need.key}"
         if need.name not in allowed:
             wanted = "experiment that fits, nor weights,"
             if isinstance(need, Weights | Initial):
-                wanted = "weights" if isinstance(need, Weights) else f"other {experiment.task} experiment"
+                wanted = "weights" if isinstance(need, Weights) else f"other {experiments[name].task} experiment"
             faults.append(f"{where}: params.yaml lists no {wanted} called {need.name!r}{nearest(need.name, allowed)}")
-        elif need.name in experiments and _leads_to(experiments, need.name, name):
+        elif need.name in experiments and _leads_to(project, need.name, name):
             faults.append(f"{where}: {need.name!r} itself reads {name!r}")
         elif isinstance(need, Initial) and _tokenizer(experiments, need.name) != _tokenizer(experiments, name):
             faults.append(f"{where}: {need.name!r} has another tokenizer; set data.tokenizer.of: {need.name}")
@@ -169,16 +236,16 @@ def _fits(need: Need, experiment: Experiment) -> bool:
     return isinstance(need, Tokenizer) or getattr(need, "task", None) == experiment.task
 
 
-def _leads_to(experiments: dict[str, Experiment], start: str, goal: str) -> bool:
+def _leads_to(project: Project, start: str, goal: str) -> bool:
     """Whether experiment `start` reads `goal`, directly or transitively."""
     seen, waiting = set(), [start]
     while waiting:
         name = waiting.pop()
         if name == goal:
             return True
-        if name in experiments and name not in seen:
+        if name in project.experiments and name not in seen:
             seen.add(name)
-            waiting += [need.name for need in experiments[name].needs().values() if not isinstance(need, Shards)]
+            waiting += project.reads(name)
     return False
 
 

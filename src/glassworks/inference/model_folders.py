@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from glassworks.artifacts.digests import sha256_file
+from glassworks.artifacts.manifest import MANIFEST, read_recipe
 from glassworks.artifacts.model_files import CONFIG, read_hub_config
 from glassworks.config.base import nearest
 from glassworks.data.reading.text import FILES, TextTokenizer
@@ -35,12 +37,14 @@ def find_model(directory: Path, project: Path) -> dict[str, Any]:
 
 
 def find_tokenizer(directory: Path) -> Path:
-    """The folder of a model's tokenizer: the model folder itself, or the tokenizer folder of its experiment."""
-    own, made = directory / FILES[0], directory.resolve().parents[1] / "data/tokenizers" / directory.resolve().name
-    if own.is_file():
+    """The folder of a model's tokenizer: the model folder itself, or the tokenizer or weights that the recipe of the model names by digest."""
+    if (directory / FILES[0]).is_file():
         return directory
-    if (made / FILES[0]).is_file():
-        return made
+    wanted = ((read_recipe(directory) or {}).get("inputs") or {}).get(f"tokenizer/{MANIFEST}")
+    data = directory.resolve().parents[1] / "data"
+    for manifest in sorted([*data.glob(f"tokenizers/*/{MANIFEST}"), *data.glob(f"weights/*/{MANIFEST}")]):
+        if sha256_file(manifest) == wanted:
+            return manifest.parent
     raise ArtifactError(
         f"{directory}: no {FILES[0]} there; put the tokenizer that the model was trained with beside it"
     )

@@ -22,7 +22,7 @@ def compile_dvc(table: Table) -> str:
     closure = Closure((table.project.root / PACKAGE).parent, table.project.root / ".work/imports.json")
     content: dict[str, Any] = {"stages": {stage.name: _dvc_stage(table, stage, closure) for stage in table}}
     scored = [stage for stage in table if stage.kind == "evaluate"]
-    trained = [stage for stage in table if stage.kind == "train"]
+    trained = [stage for stage in table if stage.kind == "train" and stage.subject not in table.project.runs]
     content["metrics"] = [f"{stage.directory}/metrics.json" for stage in scored]
     content["plots"] = [
         {

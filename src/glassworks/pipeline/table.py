@@ -15,6 +15,7 @@ from glassworks.config.project import Project, evaluations_of
 from glassworks.config.weights import PUBLISHED, HubWeights, LocalWeights, WheelWeights
 from glassworks.errors import ConfigError
 from glassworks.pipeline.stage import Resources, Stage
+from glassworks.pipeline.watched import watched_sections, written_keys
 
 
 class Table:
@@ -45,10 +46,7 @@ class Table:
 def _stages(project: Project) -> list[Stage]:
     params = project.params
     datasets = {name: [need.name for need in dataset.needs().values()] for name, dataset in params.datasets.items()}
-    experiments = {
-        name: [need.name for need in experiment.needs().values() if not isinstance(need, Shards)]
-        for name, experiment in project.experiments.items()
-    }
+    experiments = {name: project.reads(name) for name in project.experiments}
     made = [stage for name in _inputs_first(datasets) for stage in _dataset_stages(project, name)]
     made += [_weights_stage(project, name) for name in params.weights]
     made += [stage for name in _inputs_first(experiments) for stage in _experiment_stages(project, name)]
@@ -96,7 +94,7 @@ def _dataset_stages(project: Project, name: str) -> Iterator[Stage]:
     settings = dataset.model_dump(mode="json", exclude={"shard_jobs"})
     written, code = dataset.model_fields_set, registry.modules("sources", settings["source"])
     seed = project.params.seed if dataset.seed is None else dataset.seed
-    seed_keys = _written_keys(project, "seed") if dataset.seed is None else (f"datasets.{name}.seed",)
+    seed_keys = written_keys(project, "seed") if dataset.seed is None else (f"datasets.{name}.seed",)
 
     def watched(*fields: str) -> tuple[str, ...]:
         return tuple(f"datasets.{name}.{field}" for field in fields if field in written)
@@ -140,24 +138,39 @@ def _dataset_stages(project: Project, name: str) -> Iterator[Stage]:
     )
 
 
+def _tokenizer_stage(project: Project, name: str) -> Stage | None:
+    """The stage that trains the tokenizer of an experiment; None if the tokenizer is that of another experiment or of weights.
+
+    A variant uses the tokenizer of its experiment unless an override changes it. The runs of a variant share one.
+    """
+    experiment, run = project.experiments[name], project.runs.get(name)
+    if not isinstance(experiment.data, TextData) or experiment.data.tokenizer.of is not None:
+        return None
+    subject = run.stem if run else name
+    stage = Stage(
+        kind="tokenizer",
+        subject=subject,
+        directory=f"data/tokenizers/{subject}",
+        entries=("stages.tokenizer", "config.data"),
+        params=experiment.data.tokenizer.model_dump(mode="json"),
+        settings=watched_sections(project, name, "data.tokenizer"),
+        inputs={role: f"records-{name}" for name, role in roles("records", experiment.data.datasets).items()},
+    )
+    shared = _tokenizer_stage(project, run.experiment) if run else None
+    return shared if shared and (shared.params, shared.inputs) == (stage.params, stage.inputs) else stage
+
+
 def _experiment_stages(project: Project, name: str) -> Iterator[Stage]:
-    experiment, file = project.experiments[name], f"experiments/{name}.yaml"
+    experiment, run = project.experiments[name], project.runs.get(name)
     settings = experiment.model_dump(mode="json", exclude={"execution"})
-    written, code = experiment.model_fields_set, experiment.modules()
+    code = experiment.modules()
     common = {"seed": project.params.seed, "cpu_isa": project.params.determinism.cpu_isa}
-    common_keys = _written_keys(project, "seed", "determinism")
+    common_keys = written_keys(project, "seed", "determinism")
+    train_keys = common_keys if run is None or run.seed is None else written_keys(project, "determinism")
     inputs = {}
-    if isinstance(experiment.data, TextData) and experiment.data.tokenizer.of is None:
-        inputs["tokenizer"] = f"tokenizer-{name}"
-        yield Stage(
-            kind="tokenizer",
-            subject=name,
-            directory=f"data/tokenizers/{name}",
-            entries=("stages.tokenizer", "config.data"),
-            params=settings["data"]["tokenizer"],
-            settings={file: ("data.tokenizer",) if "tokenizer" in experiment.data.model_fields_set else ()},
-            inputs={role: f"records-{name}" for name, role in roles("records", experiment.data.datasets).items()},
-        )
+    if tokenizer := _tokenizer_stage(project, name):
+        inputs["tokenizer"] = tokenizer.name
+        yield tokenizer  # yielded again by each experiment that shares it
     inputs |= {role: _stage_of(project, need) for role, need in experiment.needs().items()}
     trained = ("task", "data", "model", "optimization", "training")
     yield Stage(
@@ -167,19 +180,17 @@ def _experiment_stages(project: Project, name: str) -> Iterator[Stage]:
         entries=("stages.train", *code),
         params={
             **common,
+            "seed": project.seed(name),
             "device": project.params.determinism.device,
             **{section: settings[section] for section in trained},
         },
-        settings={"params.yaml": common_keys, file: tuple(section for section in trained if section in written)},
+        settings={"params.yaml": train_keys, **watched_sections(project, name, *trained)},
         inputs=inputs,
         resources=Resources(_threads(experiment), mem_mb=6000, runtime=240, nodes=experiment.execution.nodes),
         execution=experiment.execution,
     )
     for part, evaluation in evaluations_of(experiment).items():
         needs = evaluation.needs(part, experiment.data)
-        watched: list[str] = [section for section in ("task", "data") if section in written]
-        if settings["evaluations"][part] and "evaluations" in written:
-            watched.append(f"evaluations.{part}")
         yield Stage(
             kind="evaluate",
             subject=name,
@@ -192,7 +203,10 @@ def _experiment_stages(project: Project, name: str) -> Iterator[Stage]:
                 "data": settings["data"],
                 "evaluation": settings["evaluations"][part],
             },
-            settings={"params.yaml": common_keys, file: tuple(watched)},
+            settings={
+                "params.yaml": common_keys,
+                **watched_sections(project, name, "task", "data", f"evaluations.{part}"),
+            },
             inputs={
                 "model": f"train-{name}",
                 **{role: inputs[role] for role in ("tokenizer", *experiment.model_needs()) if role in inputs},
@@ -208,11 +222,6 @@ def _threads(experiment: Experiment) -> int:
     return min(8, experiment.training.micro_batches // nodes, most or 8)
 
 
-def _written_keys(project: Project, *keys: str) -> tuple[str, ...]:
-    """The keys that params.yaml sets explicitly. DVC rejects a watched key that is missing from the file."""
-    return tuple(key for key in keys if key in project.params.model_fields_set)
-
-
 def _stage_of(project: Project, need: Need) -> str:
     """The name of the stage that makes a needed artefact."""
     if isinstance(need, Shards):
@@ -220,8 +229,8 @@ def _stage_of(project: Project, need: Need) -> str:
     if need.name not in project.experiments:
         return f"weights-{need.name}"
     if isinstance(need, Tokenizer):
-        upstream = project.experiments[need.name].needs().get("tokenizer")
-        return _stage_of(project, upstream) if upstream else f"tokenizer-{need.name}"
+        trained = _tokenizer_stage(project, need.name)
+        return trained.name if trained else _stage_of(project, project.experiments[need.name].needs()["tokenizer"])
     assert isinstance(need, Model)
     return f"train-{need.name}"
 
@@ -240,9 +249,10 @@ def _report_stage(project: Project, made: list[Stage]) -> Stage:
         entries=("stages.report", *sorted(credits)),
         params={
             "params": params,
-            "experiments": {name: e.model_dump(mode="json") for name, e in project.experiments.items()},
+            "experiments": {name: project.experiments[name].model_dump(mode="json") for name in params["experiments"]},
+            "variants": project.variants,
         },
-        settings={"params.yaml": (), **{f"experiments/{name}.yaml": () for name in project.experiments}},
+        settings={"params.yaml": (), **{f"experiments/{name}.yaml": () for name in params["experiments"]}},
         inputs={stage.name: stage.name for stage in made if stage.kind in shown},
         reads_recipes=True,
     )

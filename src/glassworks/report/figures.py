@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import matplotlib
 import numpy as np
@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from glassworks.report.reading import Curves, Run, Scores
+from glassworks.report.variants import Comparison
 
 INK, MUTED, RULE, FIRST, SECOND, QUIET, PAPER = (f"#{number:06x}" for number in range(0x0A0B01, 0x0A0B08))
 """Placeholder colours, unlikely to occur otherwise."""
@@ -79,8 +80,20 @@ FAR_APART = 5
 
 
 def loss_figure(runs: Sequence[Run]) -> str:
-    """A figure of training and validation loss over steps, beside the learning rate. One row for each run with a log."""
+    """A figure of training and validation loss over steps, beside the learning rate. One row for each run with a log.
+
+    The validation losses of variants are thin lines.
+    """
     shown = {run.name: run.curves for run in runs if run.curves and run.curves.steps}
+    others = {
+        run.name: [
+            other.curves
+            for variant in run.variants
+            for other in variant.runs.values()
+            if other.curves and other.curves.validation_losses and other.name != run.name
+        ]
+        for run in runs
+    }
     with _style():
         if not shown:
             return _note("No training run has a log of its loss.")
@@ -88,8 +101,8 @@ def loss_figure(runs: Sequence[Run]) -> str:
         margin = 0.12 + 0.07 * max(map(len, names)) if names else 0.0
         right = 0.985 - margin / WIDTH
         figure, rows = _rows(list(shown), 3.1, (2.5, 1), left=0.032, right=right, gap=0.18, below=0.52)
-        for curves, (losses, rates) in zip(shown.values(), rows, strict=True):
-            _draw_losses(losses, curves)
+        for (name, curves), (losses, rates) in zip(shown.items(), rows, strict=True):
+            _draw_losses(losses, curves, others[name])
             _draw_rates(rates, curves)
         return _svg(figure)
 
@@ -110,6 +123,30 @@ def metrics_figure(evaluations: Mapping[str, Scores]) -> str:
             for axes, column in zip(panels, drawn[name], strict=False):
                 _draw_bars(axes, scores, column, labelled=axes is panels[0])
         return _svg(figure)
+
+
+def variants_figure(comparison: Comparison) -> str:
+    """A panel for each metric of the variants, one row of panels per evaluation: a dot per seed, the mean, and its 95 % interval.
+
+    Thin lines join the dots of a seed.
+    """
+    places = groupby(range(len(comparison.columns)), key=lambda place: comparison.columns[place][0])
+    grouped = {name: list(some) for name, some in places}
+    lines = comparison.lines
+    titles = [line.title if len(line.title) <= 24 else f"{line.title[:23]}…" for line in lines]
+    with _style():
+        left = (0.25 + 0.075 * max(map(len, titles))) / WIDTH
+        widest, height = max(map(len, grouped.values())), 1.1 + 0.3 * len(lines)
+        _, rows = _rows(list(grouped), height, (1,) * widest, left=left, gap=0.14, below=0.35)
+        for columns, panels in zip(grouped.values(), rows, strict=True):
+            for axes in panels[len(columns) :]:
+                axes.set_visible(False)
+            for axes, column in zip(panels, columns, strict=False):
+                _draw_seeds(axes, comparison, column)
+                axes.set_yticks(range(len(lines)), titles if axes is panels[0] else [""] * len(lines))
+                for label in axes.get_yticklabels():
+                    label.set_color(INK)
+        return _svg(rows[0][0].figure)
 
 
 def drawn_columns(scores: Scores) -> list[str]:
@@ -141,10 +178,18 @@ def standalone(svg: str) -> str:
     return svg
 
 
-def _draw_losses(axes: Axes, curves: Curves) -> None:
+def _draw_losses(axes: Axes, curves: Curves, variants: Sequence[Curves]) -> None:
     steps, mean, low, high = _binned(curves.steps, curves.losses)
     axes.fill_between(steps, low, high, color=FIRST, alpha=0.16, linewidth=0)
     axes.plot(steps, mean, color=FIRST, label="training")
+    for number, other in enumerate(variants):
+        axes.plot(
+            other.validation_steps,
+            other.validation_losses,
+            color=QUIET,
+            linewidth=0.8,
+            label="" if number else "variants, validation",
+        )
     if validation := curves.validation_losses:
         axes.plot(
             curves.validation_steps,
@@ -160,8 +205,13 @@ def _draw_losses(axes: Axes, curves: Curves) -> None:
     axes.legend(loc="upper right")
     axes.set_title("Loss")
     axes.set_xlabel("step")
-    _frame(axes, curves.steps[-1])
-    finite = np.array([value for value in curves.losses + curves.validation_losses if np.isfinite(value)])
+    _frame(axes, max([curves.steps[-1], *(other.validation_steps[-1] for other in variants)]))
+    drawn = [
+        *curves.losses,
+        *curves.validation_losses,
+        *(loss for other in variants for loss in other.validation_losses),
+    ]
+    finite = np.array([value for value in drawn if np.isfinite(value)])
     if len(finite) and finite.min() >= 0:
         axes.set_ylim(0, 1.06 * max(np.percentile(finite, 99.5), max(mean, default=0), 1e-9))
 
@@ -265,6 +315,30 @@ def _draw_bars(axes: Axes, scores: Scores, name: str, labelled: bool) -> None:
         value = f"{column.scale * cell.value:.{column.digits}f}"
         axes.text(high + 0.03 * axes.get_xlim()[1], place, value, va="center", fontsize=9)
     axes.axvline(0, color=RULE, linewidth=1)
+
+
+def _draw_seeds(axes: Axes, comparison: Comparison, column: int) -> None:
+    tile, cells = comparison.columns[column][1], [line.cells[column] for line in comparison.lines]
+    axes.set_title(tile.title)
+    axes.grid(visible=False, axis="y")
+    axes.grid(visible=True, axis="x")
+    axes.set_ylim(len(cells) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(3, prune="both"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{tile.scale * value:.{tile.digits}f}"))
+    values = [value for cell in cells for value in cell.values.values()]
+    if not values:
+        return
+    margin = 0.5 * (max(values) - min(values)) or 0.05 * abs(values[0]) or 1.0
+    axes.set_xlim(min(values) - margin, max(values) + margin)  # an interval of two or three seeds may be far wider
+    for seed in dict.fromkeys(seed for cell in cells for seed in cell.values):
+        points = [(cell.values[seed], place) for place, cell in enumerate(cells) if seed in cell.values]
+        axes.plot(*zip(*points, strict=True), color=RULE, linewidth=1)
+    for place, cell in enumerate(cells):
+        colour = FIRST if place else MUTED
+        axes.plot(list(cell.values.values()), [place] * len(cell.values), "o", color=colour, markersize=5, alpha=0.6)
+        if cell.mean and cell.mean.low is not None and cell.mean.high is not None:
+            axes.hlines(place, cell.mean.low, cell.mean.high, color=INK, linewidth=1.2)
+            axes.vlines(cell.mean.value, place - 0.22, place + 0.22, color=INK, linewidth=1.6)
 
 
 def _binned(steps: Sequence[int], values: Sequence[float]) -> tuple[list[float], list[float], list[float], list[float]]:

@@ -21,6 +21,7 @@ from glassworks.evaluation.labels import Column, Gallery, Row, Tile
 from glassworks.report import wording
 from glassworks.report.attribution import attribution, weights_attribution
 from glassworks.report.reading import Artefact, Interval, Run, Scores
+from glassworks.report.variants import Comparison
 
 TEMPLATES = Path(__file__).parent / "templates"
 TIMINGS_START, TIMINGS_END = "<!-- glassworks:timings -->", "<!-- glassworks:end of timings -->"
@@ -150,6 +151,10 @@ class Section:
     run: Run
     loss: str | None = None
     evaluations: Sequence[Scored] = ()
+    comparison: Comparison | None = None
+    """The table of the variants."""
+    seeds: str | None = None
+    """The figure of the variants."""
 
     @property
     def tiles(self) -> list[tuple[str, Tile, Interval | None]]:
@@ -209,6 +214,23 @@ class Page:
     fingerprints: list[tuple[dict[str, Any], list[str]]] = field(init=False)
     """Distinct environments, each with the stages that ran in it."""
 
+    @property
+    def digests(self) -> list[tuple[str, list[Artefact]]]:
+        """The artefacts, grouped as (name of the experiment if these are of its variants, the artefacts)."""
+        of = {
+            artefact.stage: section.run.name
+            for section in self.sections
+            for variant in section.run.variants
+            for run in variant.runs.values()
+            if run.name != section.run.name
+            for artefact in [run.trained, *(scores.artefact for scores in run.evaluations)]
+            if artefact
+        }
+        return [
+            (name, list(some))
+            for name, some in groupby(self.artefacts, key=lambda artefact: of.get(artefact.stage, ""))
+        ]
+
     def __post_init__(self) -> None:
         distinct: dict[str, tuple[dict[str, Any], list[str]]] = {}
         for artefact in self.artefacts:
@@ -239,10 +261,12 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters.update(
         clock=wording.duration,
+        inline=canonical_json,
         magnitude=wording.magnitude,
         number=_number,
         revision=_revision,
         scaled=_scaled,
+        signed=_signed,
         size=wording.size,
         unmarked=_unmarked,
         yaml=_yaml,
@@ -258,6 +282,11 @@ def _environment() -> jinja2.Environment:
 def _scaled(value: float, column: Column) -> str:
     """A number in the scale and digits of its column."""
     return f"{column.scale * value:.{column.digits}f}"
+
+
+def _signed(value: float, column: Column) -> str:
+    """A difference in the scale and digits of its column, with its sign."""
+    return f"{column.scale * value:+.{column.digits}f}".replace("-", "−")
 
 
 def _bounds(value: Interval) -> tuple[float, float]:

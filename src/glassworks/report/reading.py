@@ -126,14 +126,25 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """A variant of an experiment and its training runs."""
+
+    name: str
+    overrides: dict[str, Any]
+    runs: dict[int, "Run"]
+    """By seed."""
+
+
+@dataclass(frozen=True)
 class Run:
-    """One experiment: settings, training curves and scores."""
+    """One experiment: settings, training curves, scores and variants."""
 
     name: str
     settings: dict[str, Any]
     trained: Artefact | None = None
     curves: Curves | None = None
     evaluations: list[Scores] = field(default_factory=list)
+    variants: list[Variant] = field(default_factory=list)
 
 
 def read_artefact(stage: str, directory: Path) -> Artefact:
@@ -149,8 +160,17 @@ def read_artefact(stage: str, directory: Path) -> Artefact:
     )
 
 
-def read_run(name: str, settings: dict[str, Any], inputs: dict[str, Path], gallery: int) -> Run:
-    """All report data of one experiment, with the first `gallery` items of each evaluation."""
+def read_run(
+    name: str,
+    settings: dict[str, Any],
+    inputs: dict[str, Path],
+    gallery: int,
+    variants: dict[str, list[tuple[int, str]]] | None = None,
+) -> Run:
+    """All report data of one experiment, with the first `gallery` items of each evaluation.
+
+    `variants` holds seed and name of the training runs of each variant, which have the evaluations of the experiment.
+    """
     model = inputs.get(f"train-{name}")
     evaluations = settings.get("evaluations", {})
     found = {part: inputs.get(stage_name("evaluate", name, part)) for part in evaluations}
@@ -161,6 +181,14 @@ def read_run(name: str, settings: dict[str, Any], inputs: dict[str, Path], galle
         curves=read_curves(model / "metrics.jsonl") if model and (model / "metrics.jsonl").is_file() else None,
         evaluations=[
             read_scores(name, part, evaluations[part], folder, gallery) for part, folder in found.items() if folder
+        ],
+        variants=[
+            Variant(
+                variant,
+                settings["variants"][variant]["set"],
+                {seed: read_run(other, settings, inputs, 0) for seed, other in runs},
+            )
+            for variant, runs in (variants or {}).items()
         ],
     )
 

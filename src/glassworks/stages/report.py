@@ -13,6 +13,7 @@ from glassworks.pipeline.execution import Context
 from glassworks.report import figures
 from glassworks.report.page import DataCard, Page, Scored, Section, WeightsCard, render_page
 from glassworks.report.reading import REMEDY, Run, Scores, read_artefact, read_run
+from glassworks.report.variants import compare
 
 PAGE, LOSS, METRICS = "report.html", "loss.svg", "metrics.svg"
 LISTED = 10
@@ -23,7 +24,10 @@ def run(context: Context) -> dict[str, Any]:
     """Write report.html, loss.svg and metrics.svg. Returns the counts of their contents."""
     params, experiments = context.params["params"], context.params["experiments"]
     gallery = params["report"]["gallery"]
-    runs = [read_run(name, settings, context.inputs, gallery) for name, settings in experiments.items()]
+    variants = context.params["variants"]
+    runs = [
+        read_run(name, settings, context.inputs, gallery, variants.get(name)) for name, settings in experiments.items()
+    ]
     cards = [_card(name, settings, context.inputs) for name, settings in params["datasets"].items()]
     page = Page(
         title=params["report"]["title"],
@@ -34,7 +38,7 @@ def run(context: Context) -> dict[str, Any]:
             for name, settings in params["weights"].items()
             if f"weights-{name}" in context.inputs
         ],
-        sections=[_section(run, number) for number, run in enumerate(runs)],
+        sections=[_section(run, number, params["seed"]) for number, run in enumerate(runs)],
         artefacts=[read_artefact(name, directory) for name, directory in context.inputs.items()],
     )
     write_text(context.output / PAGE, render_page(page))
@@ -47,7 +51,7 @@ def run(context: Context) -> dict[str, Any]:
     }
 
 
-def _section(run: Run, number: int) -> Section:
+def _section(run: Run, number: int, seed: int) -> Section:
     loss, scored = None, []
     if run.curves and run.curves.steps:
         loss = figures.on_page(figures.loss_figure([run]), f"loss-{number}", "Loss and learning rate over steps")
@@ -57,7 +61,11 @@ def _section(run: Run, number: int) -> Section:
             drawn = figures.metrics_figure({scores.name: scores})
             figure = figures.on_page(drawn, f"scores-{number}-{index}", "Scores of systems and controls")
         scored.append(Scored(scores, figure))
-    return Section(run, loss, scored)
+    seeds, comparison = None, compare(run, seed)
+    if comparison:
+        drawn = figures.variants_figure(comparison)
+        seeds = figures.on_page(drawn, f"variants-{number}", "Scores of variants by seed")
+    return Section(run, loss, scored, comparison, seeds)
 
 
 def _headings(runs: list[Run]) -> dict[str, Scores]:
