@@ -9,8 +9,10 @@ from torch.nn.utils import parametrize
 from glassworks.generation.cpu_step import CpuStep, small_batch_linear, supports
 from glassworks.generation.decoding import generate, next_logits
 from glassworks.generation.settings import Decoding
+from glassworks.models.adapters import adapter_tensors, attach, merge
 from glassworks.models.language_model import LanguageModel
 from glassworks.models.memory import gather
+from glassworks.models.settings.adapter import Adapter
 from glassworks.models.settings.text_decoder import TextDecoder as Config
 from glassworks.models.text_decoder import TextDecoder
 
@@ -111,8 +113,21 @@ def _replace_parameter(decoder):
     norm.weight = Quantized(norm.weight.detach())
 
 
+def _attach(kind):
+    def change(decoder):
+        attach(decoder, Adapter(kind=kind, rank=4, alpha=32), seed=0)
+        for name, tensor in adapter_tensors(decoder).items():
+            if "lora_A" not in name:
+                tensor.add_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1)), alpha=0.3)
+
+    return change
+
+
 CHANGES = {
-    "LoRA": _adapt,
+    "peft": _adapt,
+    "LoRA": _attach("lora"),
+    "rsLoRA": _attach("rslora"),
+    "DoRA": _attach("dora"),
     "subclass": _replace_linear,
     "forward hook": lambda decoder: decoder.blocks[1].attention.out.register_forward_hook(lambda *call: 2 * call[-1]),
     "pre-hook": lambda decoder: decoder.norm.register_forward_pre_hook(lambda _, given: (given[0].flip(-1),)),
@@ -168,14 +183,11 @@ def test_only_plain_decoders_in_eval_mode_take_the_cpu_step(language_model):
     assert not supports(decoder)
 
 
-def test_a_merged_adapter_takes_the_cpu_step_again(language_model):
-    _adapt(language_model.decoder)
-    adapted = generate(language_model.eval(), [[1, 5, 9]], Decoding(max_new_tokens=12), None)
-    for block in language_model.decoder.blocks:
-        for part in (block.attention, block.feed_forward):
-            for name, layer in list(part.named_children()):
-                if hasattr(layer, "get_base_layer"):
-                    layer.merge()
-                    setattr(part, name, layer.get_base_layer())
+@pytest.mark.parametrize("kind", ["lora", "rslora", "dora"])
+def test_a_merged_adapter_takes_the_cpu_step_again(language_model, kind):
+    gather(language_model, for_decoding=True)
+    _attach(kind)(language_model.decoder)
+    adapted = generate(language_model, [[1, 5, 9]], Decoding(max_new_tokens=12), None)
+    merge(language_model)
     assert supports(language_model.decoder)
     assert generate(language_model, [[1, 5, 9]], Decoding(max_new_tokens=12), None) == adapted

@@ -1,0 +1,459 @@
+"""Adapters compute what peft computes, start from the seed and their names alone, and are saved in peft's layout."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from glassworks.errors import ArtifactError, ConfigError
+from glassworks.models.adapters import (
+    CONFIG,
+    WEIGHTS,
+    LoraLinear,
+    adapter_tensors,
+    attach,
+    load_adapter,
+    merge,
+    read_base,
+    save_adapter,
+)
+from glassworks.models.captioner import Captioner
+from glassworks.models.language_model import LanguageModel
+from glassworks.models.settings.adapter import Adapter
+from glassworks.models.settings.captioner import Captioner as CaptionerConfig
+from glassworks.models.settings.text_decoder import TextDecoder
+from glassworks.models.settings.vision_transformer import VisionTransformer
+
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+"""peft calls what transformers deprecates."""
+
+KINDS = ["lora", "rslora", "dora"]
+DECODER = TextDecoder(
+    width=32, depth=2, heads=4, kv_heads=2, max_tokens=16, position="rotary", norm="rms", feed_forward="swiglu",
+    biases="qkv", tied=False,
+)  # fmt: skip
+VISION = VisionTransformer(image_size=16, patch_size=4, width=32, depth=2, heads=2)
+IDS = torch.randint(0, 50, (2, 8), generator=torch.Generator().manual_seed(3))
+BASE = {"name": "models/base", "manifest": "0" * 64}
+
+
+def language_model() -> LanguageModel:
+    torch.manual_seed(0)
+    return LanguageModel(DECODER, 50)
+
+
+def captioner() -> Captioner:
+    torch.manual_seed(0)
+    return Captioner(
+        CaptionerConfig(encoder=VISION, decoder=TextDecoder(width=32, depth=2, heads=2, max_tokens=12)), 50
+    )
+
+
+def qwen() -> nn.Module:
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=16, tie_word_embeddings=True, attn_implementation="sdpa",
+    )  # fmt: skip
+    model = Qwen2ForCausalLM(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.normal_(parameter)
+    return model
+
+
+def plain() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 24), nn.GELU(), nn.Linear(24, 8, bias=False))
+
+
+def output(model: nn.Module) -> torch.Tensor:
+    inner = model.base_model.model if isinstance(model, PeftModel) else model
+    if isinstance(inner, Captioner):
+        return model(torch.linspace(-1, 1, 2 * 3 * 16 * 16).view(2, 3, 16, 16), IDS)
+    if isinstance(inner, nn.Sequential):
+        return model(torch.linspace(-1, 1, 32).view(4, 8))
+    found = model(IDS)
+    return getattr(found, "logits", found)
+
+
+def trained(model: nn.Module) -> nn.Module:
+    """The model with adapters of random B and other magnitudes, as after training."""
+    generator = torch.Generator().manual_seed(9)
+    for name, tensor in adapter_tensors(model).items():
+        if "lora_B" in name:
+            tensor.normal_(0, 0.1, generator=generator)
+        if "magnitude" in name:
+            tensor.mul_(1 + 0.2 * torch.randn(tensor.shape, generator=generator))
+    return model
+
+
+MODELS = {"language model": language_model, "captioner": captioner, "transformers": qwen, "plain": plain}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_attaching_changes_no_bit_of_the_output(kind, build, bf16):
+    model = build()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        before = output(model)
+        names = attach(model, Adapter(kind=kind, rank=4, dropout=0.5), seed=1)
+        assert torch.equal(output(model.eval()), before)
+    assert {name for name, one in model.named_modules() if isinstance(one, LoraLinear)} == set(names)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+def test_only_the_adapter_is_trained(kind, build):
+    model = build()
+    attach(model, Adapter(kind=kind, rank=4), seed=1)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = torch.optim.AdamW((one for one in model.parameters() if one.requires_grad), lr=0.1, weight_decay=0.1)
+    for _ in range(2):  # the gradient of A is 0 at the first step, because B is 0
+        optimizer.zero_grad()
+        output(model).square().mean().backward()
+        optimizer.step()
+    changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert (
+        changed == set(adapter_tensors(model)) == {name for name, one in model.named_parameters() if one.requires_grad}
+    )
+    assert len(changed) % (3 if kind == "dora" else 2) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("alpha", [8, 6])
+def test_output_and_gradients_are_those_of_peft(kind, build, dropout, bf16, alpha):
+    """Bit for bit for LoRA and rsLoRA with a scale that is a power of two. peft multiplies another tensor by the scale, and norms of DoRA by bf16."""
+    ours, base = build(), build()
+    names = attach(ours, Adapter(kind=kind, rank=4, alpha=alpha, dropout=dropout), seed=1)
+    trained(ours).train()
+    forms = {"use_rslora": kind == "rslora", "use_dora": kind == "dora"}
+    config = LoraConfig(r=4, lora_alpha=alpha, lora_dropout=dropout, target_modules=names, **forms)
+    theirs = get_peft_model(base, config).train()
+    twins = {
+        name.removeprefix("base_model.model.").replace(".default", "").replace("vector.weight", "vector"): parameter
+        for name, parameter in theirs.named_parameters()
+        if parameter.requires_grad
+    }
+    tensors = adapter_tensors(ours)
+    assert twins.keys() == tensors.keys()
+    with torch.no_grad():
+        for name, twin in twins.items():
+            twin.copy_(tensors[name])
+
+    found = []
+    for model in (ours, theirs):
+        torch.manual_seed(7)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = output(model)
+        F.cross_entropy(logits.float().flatten(0, -2), torch.arange(logits[..., 0].numel()) % 5).backward()
+        found.append(logits.detach().float())
+    gradients = {name: one.grad for name, one in ours.named_parameters() if one.grad is not None}
+    assert gradients.keys() == twins.keys()
+    if kind != "dora" and alpha == 8:
+        assert torch.equal(*found)
+        assert all(torch.equal(gradients[name], twins[name].grad) for name in twins)
+        return
+    relative = 0.03 if bf16 else 1e-6
+    assert (found[0] - found[1]).norm() <= relative * found[1].norm()
+    whole = torch.cat([twin.grad.flatten() for twin in twins.values()]).norm()
+    for name, twin in twins.items():
+        error = (gradients[name] - twin.grad).norm()
+        assert error <= relative * whole, name
+        assert bf16 or error <= 1e-4 * twin.grad.norm(), name
+
+
+def test_initial_matrices_depend_on_seed_and_name_alone():
+    def matrices(targets, seed=1, rank=4, draws=0):
+        model = language_model()
+        torch.rand(draws)
+        before = torch.get_rng_state()
+        attach(model, Adapter(rank=rank, targets=targets), seed)
+        assert torch.equal(torch.get_rng_state(), before)
+        return {name: one for name, one in adapter_tensors(model).items() if "lora_A" in name}
+
+    whole = matrices(["*.qkv", "*.out", "*.inner"])
+    for other in (matrices(None), matrices(["*.inner", "*.qkv", "*.out"], draws=5)):
+        assert whole.keys() == other.keys() and all(torch.equal(whole[name], other[name]) for name in whole)
+    part = matrices(["decoder.blocks.1.attention.out"])
+    assert list(part) == ["decoder.blocks.1.attention.out.lora_A.weight"]
+    assert torch.equal(
+        part["decoder.blocks.1.attention.out.lora_A.weight"], whole["decoder.blocks.1.attention.out.lora_A.weight"]
+    )
+
+    flat = {
+        name: tuple(one.flatten()[:4].tolist())
+        for name, one in (whole | {f"{n} 2": t for n, t in matrices(None, seed=2).items()}).items()
+    }
+    assert len(set(flat.values())) == 2 * len(whole)
+    many = matrices(["*.qkv"], rank=500)["decoder.blocks.0.attention.qkv.lora_A.weight"] * 32**0.5
+    assert many.abs().max() <= 1 and abs(many.mean()) < 0.02 and abs(many.std() - 3**-0.5) < 0.01
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+def test_a_merged_model_is_plain_and_computes_the_same(kind, build):
+    model = build().eval()
+    base, names = output(model), list(model.state_dict())
+    attach(model, Adapter(kind=kind, rank=4, alpha=8), seed=1)
+    expected = output(trained(model))
+    merge(model)
+    assert [type(one) for one in model.modules()] == [type(one) for one in build().modules()]
+    assert list(model.state_dict()) == names
+    torch.testing.assert_close(output(model), expected, rtol=1e-5, atol=1e-5)
+    assert (base - expected).abs().max() > 0.01
+
+
+def test_a_merge_into_half_precision_rounds_once():
+    model = plain().bfloat16()
+    attach(model, Adapter(kind="dora", rank=4), seed=1)
+    adapter = trained(model).get_submodule("0")
+    assert adapter.lora_A.weight.dtype == torch.float32
+    expected = adapter.merged_weight().bfloat16()
+    merge(model)
+    assert torch.equal(model[0].weight, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+def test_peft_loads_a_saved_adapter(kind, build, tmp_path):
+    model = build().eval()
+    base = output(model)
+    names = attach(model, Adapter(kind=kind, rank=4, alpha=7.5, dropout=0.1), seed=1)
+    expected = output(trained(model))
+    save_adapter(model, tmp_path, BASE)
+    assert read_base(tmp_path) == BASE
+
+    theirs = PeftModel.from_pretrained(build(), tmp_path).eval()
+    torch.testing.assert_close(output(theirs), expected, rtol=1e-5, atol=1e-5)
+    assert (base - expected).abs().max() > 0.01
+
+    ours = build().eval()
+    assert load_adapter(ours, tmp_path, BASE["manifest"]) == names
+    assert torch.equal(output(ours), expected)
+    assert {name for name, one in ours.named_parameters() if one.requires_grad} == set(adapter_tensors(ours))
+
+    again = tmp_path / "again"
+    save_adapter(ours, again, BASE)
+    for file in tmp_path.glob("adapter_*"):
+        assert (again / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_saved_by_peft_loads(kind, tmp_path):
+    config = LoraConfig(
+        r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False,
+        use_rslora=kind == "rslora", use_dora=kind == "dora",
+    )  # fmt: skip
+    theirs = get_peft_model(qwen(), config).eval()
+    theirs.save_pretrained(tmp_path)
+    ours = qwen().eval()
+    assert len(load_adapter(ours, tmp_path)) == 14
+    torch.testing.assert_close(output(ours), output(theirs), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("targets", "saved"),
+    [
+        (None, ["inner", "out", "qkv"]),
+        (["*.1.attention.qkv"], ["decoder.blocks.1.attention.qkv"]),
+        (["*.feed_forward.out"], ["decoder.blocks.0.feed_forward.out", "decoder.blocks.1.feed_forward.out"]),
+    ],
+)
+def test_target_modules_select_exactly_the_adapted_layers(targets, saved, tmp_path):
+    model = language_model()
+    names = attach(model, Adapter(rank=2, targets=targets), seed=1)
+    save_adapter(model, tmp_path, BASE)
+    assert json.loads((tmp_path / CONFIG).read_text())["target_modules"] == saved
+    theirs = PeftModel.from_pretrained(language_model(), tmp_path)
+    adapted = {name for name, one in theirs.base_model.model.named_modules() if hasattr(one, "lora_A")}
+    assert adapted == set(names)
+
+
+def test_a_name_that_ends_like_another_is_saved_exactly(tmp_path):
+    def build():
+        torch.manual_seed(0)
+        return nn.ModuleDict({"proj": nn.Linear(4, 4), "inside": nn.ModuleDict({"proj": nn.Linear(4, 4)})})
+
+    model = build()
+    assert attach(model, Adapter(rank=2, targets=["proj"]), seed=1) == ["proj"]
+    save_adapter(model, tmp_path, BASE)
+    assert load_adapter(build(), tmp_path) == ["proj"]
+    PeftModel.from_pretrained(build(), tmp_path)  # peft warns, an error in tests, if a tensor is missing
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = language_model()
+    attach(model, Adapter(rank=4), seed=1)
+    save_adapter(model, tmp_path, BASE)
+    return tmp_path
+
+
+def refused(folder, error=ArtifactError, **options) -> str:
+    model = language_model()
+    with pytest.raises(error) as raised:
+        load_adapter(model, folder, **options)
+    assert not adapter_tensors(model) and all(one.requires_grad for one in model.parameters())
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_tensors_that_do_not_match_are_listed(saved):
+    tensors = load_file(saved / WEIGHTS)
+    prefix = "base_model.model.decoder.blocks.0.attention"
+    del tensors[f"{prefix}.qkv.lora_B.weight"]
+    tensors[f"{prefix}.out.lora_A.weight"] = torch.zeros(5, 32)
+    tensors[f"{prefix}.up.lora_A.weight"] = torch.zeros(4, 32)
+    save_file(tensors, saved / WEIGHTS)
+    assert refused(saved) == (
+        f"{saved / WEIGHTS}: missing {prefix}.qkv.lora_B.weight; extra {prefix}.up.lora_A.weight; "
+        f"{prefix}.out.lora_A.weight is [5, 32], not [4, 32]"
+    )
+
+
+def test_an_adapter_of_another_base_is_refused(saved):
+    assert re.search(f"of the base {'0' * 64}, not of {'1' * 64};", refused(saved, manifest="1" * 64))
+    (saved / "adapter_base.json").unlink()
+    assert "no record of the adapter's base" in refused(saved, manifest="1" * 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rank_pattern": {"qkv": 8}}, "rank_pattern is {'qkv': 8}, which our adapters do not support"),
+        ({"modules_to_save": ["head"]}, r"modules_to_save is \['head'\], which"),
+        ({"bias": "all"}, "bias is 'all', which"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa', which"),
+        ({"use_dora": True, "use_rslora": True}, "use_rslora is 'true with use_dora', which"),
+        ({"peft_type": "LOHA"}, "not the configuration of a LoRA adapter"),
+        ({"r": 0}, "invalid number among r 0, lora_alpha 16, lora_dropout 0.0"),
+        (
+            {"target_modules": ["q_proj"]},
+            r"name no linear layer of the model; allowed: decoder.blocks.\*.attention.out,",
+        ),
+        ({"target_modules": None}, "target_modules is None, not a list of names"),
+    ],
+)
+def test_other_configurations_are_refused(saved, change, message):
+    config = json.loads((saved / CONFIG).read_text())
+    (saved / CONFIG).write_text(json.dumps(config | change))
+    assert re.search(message, refused(saved))
+
+
+def test_an_unknown_target_names_the_nearest_layers():
+    model = language_model()
+    with pytest.raises(ConfigError) as raised:
+        attach(model, Adapter(targets=["*.out", "decoder.blocks.*.atention.qkv"]), seed=1)
+    assert str(raised.value) == (
+        "model.adapter.targets: no linear layer is called 'decoder.blocks.*.atention.qkv'; "
+        "did you mean 'decoder.blocks.*.attention.qkv'?"
+    )
+    assert not adapter_tensors(model) and all(one.requires_grad for one in model.parameters())
+
+
+def test_layers_that_cannot_carry_an_adapter_are_refused():
+    with pytest.raises(ConfigError, match=r"lm_head shares its weight with model.embed_tokens"):
+        attach(qwen(), Adapter(targets=["lm_head"]), seed=1)
+    shared = plain()
+    shared.append(shared[0])
+    with pytest.raises(ConfigError, match="0 shares its weight with 3"):
+        attach(shared, Adapter(), seed=1)
+    with pytest.raises(ConfigError, match="no linear layer is called 'out_proj'"):  # its forward is never called
+        attach(nn.MultiheadAttention(8, 2), Adapter(targets=["out_proj"]), seed=1)
+    model = language_model()
+    attach(model, Adapter(), seed=1)
+    with pytest.raises(ConfigError, match="has an adapter already"):
+        attach(model, Adapter(), seed=1)
+
+
+def test_code_that_reads_the_weight_of_a_layer_cannot_ignore_its_adapter():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    attach(layer, Adapter(rank=2), seed=1)
+    with torch.inference_mode(), pytest.raises(AttributeError, match="weight"):
+        layer(torch.randn(1, 3, 8))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_recomputed_in_the_backward_pass_give_the_same_gradients(kind):
+    found = []
+    for again in (False, True):
+        model = language_model()
+        attach(model, Adapter(kind=kind, rank=4, dropout=0.3), seed=1)
+        trained(model).train()
+        for block in model.blocks() if again else ():
+            block.forward = lambda *given, forward=block.forward: checkpoint(forward, *given, use_reentrant=False)
+        torch.manual_seed(5)
+        output(model).square().mean().backward()
+        found.append({name: one.grad for name, one in model.named_parameters() if one.requires_grad})
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_forward_pass_compiles_to_one_graph(kind, bf16):
+    model = nn.Sequential(nn.Linear(8, 24), nn.Linear(24, 8))
+    attach(model, Adapter(kind=kind, rank=4, dropout=0.3), seed=1)
+    trained(model).train()
+    x, found = torch.randn(4, 8), []
+    for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        model.zero_grad()
+        torch.manual_seed(5)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            run(x).float().square().mean().backward()
+        found.append([one.grad.clone() for one in model.parameters() if one.requires_grad])
+    torch._dynamo.reset()
+    for one, other in zip(*found, strict=True):
+        assert (one - other).norm() <= (0.03 if bf16 else 1e-6) * one.norm()
+
+
+QWEN = {
+    "0.5B": (
+        {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14},
+        8_798_208,
+        7_766_016,
+    ),
+    "1.5B": (
+        {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12},
+        18_464_768,
+        16_400_384,
+    ),
+}
+"""Shape of Qwen2.5, trained parameters at rank 16 of the published model and of ours, whose fused projections share one A."""
+
+
+@pytest.mark.parametrize("size", QWEN)
+def test_parameters_of_qwen(size):
+    shape, published, fused = QWEN[size]
+    config = Qwen2Config(vocab_size=151_936, num_key_value_heads=2, tie_word_embeddings=True, **shape)
+    with torch.device("meta"):
+        theirs = Qwen2ForCausalLM(config)
+        ours = LanguageModel(
+            TextDecoder(
+                width=shape["hidden_size"], depth=shape["num_hidden_layers"], heads=shape["num_attention_heads"],
+                kv_heads=2, feed_forward_width=shape["intermediate_size"], max_tokens=32_768, position="rotary",
+                norm="rms", feed_forward="swiglu", biases="qkv",
+            ),
+            151_936,
+        )  # fmt: skip
+    for model, expected in ((theirs, published), (ours, fused)):
+        attach(model, Adapter(rank=16), seed=1)
+        assert sum(one.numel() for one in model.parameters() if one.requires_grad) == expected
+
+
+def test_the_import_loads_neither_peft_nor_transformers():
+    program = "import sys, glassworks.models.adapters; sys.exit(bool({'peft', 'transformers'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", program], check=True)
