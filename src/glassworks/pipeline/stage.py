@@ -77,3 +77,18 @@ class Stage:
     def job_file(self, job: int) -> str:
         """The file that job number `job` of the stage writes when it is done."""
         return f".work/{self.name}/job-{job:05d}.json"
+
+
+def inputs_first(reads: dict[str, list[str]]) -> list[str]:
+    """The names in topological order. `reads` maps each name to the names of its inputs."""
+    order: list[str] = []
+
+    def add(name: str) -> None:
+        if name in reads and name not in order:
+            for other in reads[name]:
+                add(other)
+            order.append(name)
+
+    for name in reads:
+        add(name)
+    return order

@@ -14,7 +14,7 @@ from glassworks.config.needs import Model, Need, Shards, Tokenizer, roles
 from glassworks.config.project import Project, evaluations_of
 from glassworks.config.weights import PUBLISHED, HubWeights, LocalWeights, WheelWeights
 from glassworks.errors import ConfigError
-from glassworks.pipeline.stage import Resources, Stage
+from glassworks.pipeline.stage import Resources, Stage, inputs_first
 from glassworks.pipeline.watched import watched_sections, written_keys
 
 
@@ -47,25 +47,10 @@ def _stages(project: Project) -> list[Stage]:
     params = project.params
     datasets = {name: [need.name for need in dataset.needs().values()] for name, dataset in params.datasets.items()}
     experiments = {name: project.reads(name) for name in project.experiments}
-    made = [stage for name in _inputs_first(datasets) for stage in _dataset_stages(project, name)]
+    made = [stage for name in inputs_first(datasets) for stage in _dataset_stages(project, name)]
     made += [_weights_stage(project, name) for name in params.weights]
-    made += [stage for name in _inputs_first(experiments) for stage in _experiment_stages(project, name)]
+    made += [stage for name in inputs_first(experiments) for stage in _experiment_stages(project, name)]
     return [*made, _report_stage(project, made)]
-
-
-def _inputs_first(reads: dict[str, list[str]]) -> list[str]:
-    """The names in topological order. `reads` maps each name to the names of its inputs."""
-    order: list[str] = []
-
-    def add(name: str) -> None:
-        if name in reads and name not in order:
-            for other in reads[name]:
-                add(other)
-            order.append(name)
-
-    for name in reads:
-        add(name)
-    return order
 
 
 def _weights_stage(project: Project, name: str) -> Stage:
