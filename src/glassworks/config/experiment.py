@@ -1,9 +1,9 @@
 """Settings common to all experiments (experiments/NAME.yaml)."""
 
 import json
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, TypeVar, cast
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from glassworks.config import registry
 from glassworks.config.base import Name, Settings
@@ -12,12 +12,20 @@ from glassworks.config.needs import Initial, Need
 from glassworks.config.optimization import Optimization
 from glassworks.config.training import Execution, Training
 
+S = TypeVar("S", bound=Settings)
+
 
 class Start(Settings):
     """Initial weights: a base class of the section `model` of a task."""
 
-    from_: Annotated[Name | None, Field(alias="from", exclude=True)] = None
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    from_: Annotated[Name | None, Field(alias="from", exclude_if=lambda name: name is None)] = None
     """Continue from another experiment of the same task and shape: its published weights are the initial weights. Set `data.tokenizer.of` to it, too."""
+
+    def plain(self, settings: type[S]) -> S:
+        """The model without its initial weights: `settings`, a base class of this one."""
+        return settings(**{name: getattr(self, name) for name in settings.model_fields})
 
 
 class Experiment(Settings):
@@ -50,10 +58,13 @@ class Experiment(Settings):
 
     def needs(self) -> dict[str, Need]:
         """All input artefacts of training, by role."""
+        return self.data.needs() | self.model_needs() | self.start_needs()
+
+    def start_needs(self) -> dict[str, Need]:
+        """The model that the training continues from."""
         model = getattr(self, "model", None)
         start = model.from_ if isinstance(model, Start) else None
-        initial: dict[str, Need] = {"start": Initial("model.from", start, self.task)} if start else {}
-        return self.data.needs() | self.model_needs() | initial
+        return {"start": Initial("model.from", start, self.task)} if start else {}
 
     def model_needs(self) -> dict[str, Need]:
         """Input artefacts that the trained model needs for inference, such as a frozen encoder. Evaluations read them, too."""

@@ -217,6 +217,8 @@ def _reading_faults(project: Project, name: str, file: str) -> list[str]:
             faults.append(f"{where}: params.yaml lists no {wanted} called {need.name!r}{nearest(need.name, allowed)}")
         elif need.name in experiments and _leads_to(project, need.name, name):
             faults.append(f"{where}: {need.name!r} itself reads {name!r}")
+        elif isinstance(need, Initial) and getattr(getattr(experiments[need.name], "model", None), "adapter", None):
+            faults.append(f"{where}: {need.name!r} is an adapter, not a whole model; name its base")
         elif isinstance(need, Initial) and _tokenizer(experiments, need.name) != _tokenizer(experiments, name):
             faults.append(f"{where}: {need.name!r} has another tokenizer; set data.tokenizer.of: {need.name}")
     return faults

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glassworks.artifacts.digests import write_json
+from glassworks.artifacts.manifest import MANIFEST
 from glassworks.config.base import nearest
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.models import saving
@@ -216,6 +217,16 @@ def load_adapter(model: nn.Module, folder: Path, manifest: str | None = None) ->
         for name, tensor in adapter_tensors(model).items():
             tensor.copy_(tensors[PREFIX + name])
     return names
+
+
+def find_base(folder: Path) -> Path:
+    """The base of a saved adapter: the artefact beside it with the recorded name. Raises `ArtifactError` if it is missing."""
+    base = folder.resolve().with_name(str(read_base(folder).get("name")))
+    if not (base / MANIFEST).is_file():
+        raise ArtifactError(
+            f"{folder}: an adapter of {base.name}, which is not at {base}; train it or `glassworks pull` it"
+        )
+    return base
 
 
 def read_base(folder: Path) -> dict[str, Any]:

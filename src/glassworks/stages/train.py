@@ -1,6 +1,6 @@
 """The stage `train`: builds the run of an experiment, trains it in worker processes and publishes the weights."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -105,9 +105,17 @@ def _run(context: Context, task: AnyTask) -> Run[nn.Module, Batch]:
         optimization=experiment.optimization,
         training=experiment.training,
         execution=experiment.execution,
-        start=partial(continue_from, directory=context.inputs["start"]) if "start" in context.inputs else as_built,
+        start=_start(experiment, context.inputs.get("start"), seed),
         loggers=partial(_loggers, context),
     )
+
+
+def _start(experiment: Experiment, directory: Path | None, seed: int) -> Callable[[nn.Module], None]:
+    """Sets the initial weights of the built model."""
+    if directory is None:
+        return as_built
+    model = getattr(experiment, "model", None)
+    return partial(continue_from, directory=directory, adapter=getattr(model, "adapter", None), seed=seed)
 
 
 def _read(

@@ -148,7 +148,7 @@ def make(
     experiment: Captioning, inputs: Mapping[str, Path], fingerprint: dict[str, object]
 ) -> Task[Captioner, Example, Batch, Sample, LossOptions]:
     """The task of an experiment, given the directories of its inputs. Adds the version of timm to `fingerprint`."""
-    config, tokenizer = experiment.model, TextTokenizer(inputs["tokenizer"])
+    config, tokenizer = experiment.model.plain(ModelConfig), TextTokenizer(inputs["tokenizer"])
     language_model, backbone = inputs.get("language_model"), inputs.get("backbone.weights")
     one_length = experiment.training.compile
     if config.backbone is not None:

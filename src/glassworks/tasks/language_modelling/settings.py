@@ -1,9 +1,13 @@
 """experiments/NAME.yaml of the task `language_modelling`."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
 
 from glassworks.config.data import LossOptions, TextData
 from glassworks.config.experiment import Experiment, Start
+from glassworks.config.needs import Need
+from glassworks.models.settings.adapter import Adapter
 from glassworks.models.settings.text_decoder import TextDecoder
 
 
@@ -19,6 +23,15 @@ class PackedData(TextData[LossOptions]):
 class Model(TextDecoder, Start):
     """The network and its initial weights."""
 
+    adapter: Annotated[Adapter | None, Field(exclude_if=lambda adapter: adapter is None)] = None
+    """Train an adapter of the model that `from` names, whose weights stay as they are. The experiment publishes the adapter alone."""
+
+    @model_validator(mode="after")
+    def _adapter_of_something(self) -> "Model":
+        if self.adapter and self.from_ is None:
+            raise ValueError("adapter: an adapter of random weights is of no use; name a trained model in `from`")
+        return self
+
 
 class LanguageModelling(Experiment):
     """A language model."""
@@ -31,3 +44,6 @@ class LanguageModelling(Experiment):
     """Training data."""
     model: Model = Model()
     """The network."""
+
+    def model_needs(self) -> dict[str, Need]:
+        return self.start_needs() if self.model.adapter else {}

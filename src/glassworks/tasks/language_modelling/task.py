@@ -46,8 +46,15 @@ class LanguageModellingTask:
     """Per target token."""
     passes = 1
 
-    def __init__(self, model: ModelConfig, tokenizer: TextTokenizer, packing: Packing = "documents") -> None:
-        self.model, self.tokenizer, self.packing = model, tokenizer, packing
+    def __init__(
+        self,
+        model: ModelConfig,
+        tokenizer: TextTokenizer,
+        packing: Packing = "documents",
+        base: Path | None = None,
+    ) -> None:
+        """`base` is the artefact whose adapter is trained; None trains a whole model."""
+        self.model, self.tokenizer, self.packing, self.base = model, tokenizer, packing, base
 
     def build(self) -> LanguageModel:
         """The model with random weights from torch's generator."""
@@ -55,7 +62,10 @@ class LanguageModellingTask:
 
     def save(self, model: LanguageModel, folder: Path) -> None:
         """Write the model and its tokenizer, so that they can be used without their project."""
-        model.save(folder)
+        if self.base is None:
+            model.save(folder)
+        else:
+            model.save_adapter(folder, self.base)
         self.tokenizer.save(folder)
 
     def arrange(self, dataset: Samples, folder: Path | None = None) -> PackedTexts:
@@ -96,11 +106,13 @@ def make(
     experiment: LanguageModelling, inputs: Mapping[str, Path], fingerprint: dict[str, object]
 ) -> Task[LanguageModel, Row, Batch, Row, LossOptions]:
     """The task of an experiment, given the directories of its inputs."""
-    return LanguageModellingTask(experiment.model, TextTokenizer(inputs["tokenizer"]), experiment.data.packing)
+    base = inputs["start"] if experiment.model.adapter else None
+    shape, tokenizer = experiment.model.plain(ModelConfig), TextTokenizer(inputs["tokenizer"])
+    return LanguageModellingTask(shape, tokenizer, experiment.data.packing, base)
 
 
 def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[LanguageModellingTask, LanguageModel]:
     """The task of a trained language model, and the model in eval mode. `data` is the section `data` of its experiment."""
-    model = LanguageModel.load(inputs["model"]).eval()
+    model = LanguageModel.load(inputs["model"], inputs.get("start")).eval()
     packing = cast(Packing, data["packing"])
     return LanguageModellingTask(model.config, TextTokenizer(inputs["tokenizer"]), packing), model
