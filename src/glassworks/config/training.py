@@ -47,7 +47,7 @@ class Training(Settings):
     selection: Selection = Selection()
     """Selection of the published weights and early stopping."""
     digest_every: Count = 100
-    """Steps between digests of every parameter in digests.jsonl. `glassworks compare` uses them to find where two runs diverge."""
+    """Steps between digests of every trained parameter in digests.jsonl. `glassworks compare` uses them to find where two runs diverge."""
 
     @model_validator(mode="after")
     def _cuts(self) -> "Training":

@@ -1,4 +1,4 @@
-"""digests.jsonl: periodic digests of every parameter, by which `glassworks compare` finds the step where two runs diverge.
+"""digests.jsonl: periodic digests of every trained parameter, by which `glassworks compare` finds the step where two runs diverge.
 
 A digest covers bits, dtype and shape: -0.0 differs from 0.0.
 """
