@@ -154,6 +154,24 @@ def styles(svg: str, colour: str) -> dict[str, str]:
     return {path: style for path, style in found if f"stroke: {colour}" in style}
 
 
+def test_every_part_of_a_loss_is_drawn_under_its_name(tmp_path: Path) -> None:
+    rows: list[dict[str, float | None]] = []
+    for step in range(1, 21):
+        rows.append(
+            {"step": step, "loss": 3 / step, "loss.match": 2 / step, "loss.words": 1 / step if step > 3 else None}
+        )
+        if step % 5 == 0:
+            rows.append({"step": step, "validation_loss": 4 / step, "validation_loss.match": 3 / step})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    curves = read_curves(tmp_path / "metrics.jsonl")
+    assert curves.parts["words"] == (list(range(4, 21)), [1 / step for step in range(4, 21)])
+    assert curves.validation_parts == {"match": ([5, 10, 15, 20], [3 / step for step in (5, 10, 15, 20)])}
+    svg = loss_figure([Run("first", {}, curves=curves)])
+    (tmp_path / "loss.svg").write_text(svg)
+    for name in ("match", "words", "match, validation"):
+        assert f">{name}<" in svg or f"<!-- {name} -->" in svg
+
+
 def test_every_parameter_group_has_a_line_and_a_name(made: MadeProject) -> None:
     made.make_all(log=training_log({"vision": lambda _: 0.5, "<head> of a long name": lambda _: 0.25}))
     output = made.report()

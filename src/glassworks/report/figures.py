@@ -202,6 +202,14 @@ def _draw_losses(axes: Axes, curves: Curves, variants: Sequence[Curves]) -> None
             label="validation",
         )
         _ring_lowest(axes, curves)
+    names = [*curves.parts, *(name for name in curves.validation_parts if name not in curves.parts)]
+    for number, name in enumerate(names):
+        colour = GROUPS[number % len(GROUPS)]
+        if name in curves.parts:
+            at, values, _, _ = _binned(*curves.parts[name])
+            axes.plot(at, values, color=colour, linewidth=1, label=name)
+        if name in curves.validation_parts:
+            axes.plot(*curves.validation_parts[name], "--", color=colour, linewidth=1, label=f"{name}, validation")
     axes.legend(loc="upper right")
     axes.set_title("Loss")
     axes.set_xlabel("step")
@@ -210,6 +218,7 @@ def _draw_losses(axes: Axes, curves: Curves, variants: Sequence[Curves]) -> None
         *curves.losses,
         *curves.validation_losses,
         *(loss for other in variants for loss in other.validation_losses),
+        *(value for _, values in (*curves.parts.values(), *curves.validation_parts.values()) for value in values),
     ]
     finite = np.array([value for value in drawn if np.isfinite(value)])
     if len(finite) and finite.min() >= 0:

@@ -63,6 +63,10 @@ class Curves:
     """Learning rates by parameter group; 0 where the group is frozen."""
     validation_steps: list[int] = field(default_factory=list)
     validation_losses: list[float] = field(default_factory=list)
+    parts: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
+    """Steps and values of every named part of the loss, where its weight is not 0."""
+    validation_parts: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
+    """The same for the validation loss: parts of the loss, and held-out sets."""
 
 
 @dataclass(frozen=True)
@@ -260,6 +264,11 @@ def read_curves(path: Path) -> Curves:
         if "validation_loss" in row:
             curves.validation_steps.append(int(step))
             curves.validation_losses.append(_number(row, "validation_loss", place))
+        for prefix, parts in (("loss.", curves.parts), ("validation_loss.", curves.validation_parts)):
+            for name in (name for name, value in row.items() if name.startswith(prefix) and value is not None):
+                steps, values = parts.setdefault(name.removeprefix(prefix), ([], []))
+                steps.append(int(step))
+                values.append(_number(row, name, place))
     of_groups = {f"{RATE}.{name}": rates for name, rates in curves.group_rates.items()}
     for name, rates in {RATE: curves.learning_rates, **of_groups}.items():
         if rates and len(rates) != len(curves.steps):
