@@ -17,6 +17,7 @@ from glassworks.models.losses import IGNORED
 from glassworks.stages import train as stage
 from glassworks.tasks.captioning.task import Batch, CaptioningTask
 from glassworks.training.loop import Run
+from glassworks.training.task import Loss
 
 MODEL = {
     "encoder": {"image_size": 16, "patch_size": 8, "width": 16, "depth": 2, "heads": 2, "dropout": 0.1},
@@ -45,15 +46,15 @@ class Contrast(CaptioningTask):
     def embed(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         return model(normalise(batch.images), batch.targets)
 
-    def coupled_loss(self, model: Any, embeddings: dict[str, Tensor]) -> tuple[Tensor, int]:
+    def coupled_loss(self, model: Any, embeddings: dict[str, Tensor]) -> Loss:
         logits = model.scale.exp() * embeddings["image"] @ embeddings["text"].T
         own = torch.arange(len(logits))
         both = F.cross_entropy(logits, own, reduction="sum") + F.cross_entropy(logits.T, own, reduction="sum")
-        return both / 2, len(logits)
+        return Loss(both / 2, len(logits))
 
-    def validate(self, model: Any, batch: Batch) -> dict[str, tuple[float, int]]:
-        loss, weight = self.coupled_loss(model, self.embed(model, batch))
-        return {"loss": (loss.item(), weight)}
+    def validate(self, model: Any, batch: Batch) -> dict[str, tuple[float, float]]:
+        loss = self.coupled_loss(model, self.embed(model, batch))
+        return {"loss": (loss.total.item(), loss.weight)}
 
 
 class ImagesAndTexts(nn.Module):

@@ -85,8 +85,8 @@ def test_two_passes_give_the_gradient_of_one_pass():
     parameters = list(model.parameters())
 
     whole = Pairs([], torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
-    loss, weight = task.coupled_loss(model, task.embed(model, whole))
-    wanted = torch.autograd.grad(loss, parameters)
+    loss = task.coupled_loss(model, task.embed(model, whole))
+    wanted = torch.autograd.grad(loss.total, parameters)
 
     with torch.no_grad():
         embeddings = [task.embed(model, part) for part in parts]
@@ -100,8 +100,8 @@ def test_two_passes_give_the_gradient_of_one_pass():
         more = torch.autograd.grad(list(again.values()), parameters, list(gradients.values()), allow_unused=True)
         found = [a if b is None else a + b for a, b in zip(found, more, strict=True)]
 
-    assert coupling.weight == weight == 16
-    assert coupling.loss.item() == pytest.approx(loss.item(), rel=1e-12)
+    assert coupling.loss.weight == loss.weight == 16
+    assert coupling.loss.total.item() == pytest.approx(loss.total.item(), rel=1e-12)
     assert coupling.direct[0] is not None, "the scale has a gradient of its own"
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
@@ -113,8 +113,8 @@ def test_a_coupled_step_moves_every_parameter_as_the_plain_gradient_would():
     before = [parameter.detach().clone() for parameter in engine.model.parameters()]
     parts = batches(0, 8)
     whole = Pairs([], torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
-    loss, weight = task.coupled_loss(engine.model, task.embed(engine.model, whole))
-    wanted = torch.autograd.grad(loss / weight, list(engine.model.parameters()))
+    loss = task.coupled_loss(engine.model, task.embed(engine.model, whole))
+    wanted = torch.autograd.grad(loss.total / loss.weight, list(engine.model.parameters()))
     engine.step(parts, 0)
     for old, parameter, gradient in zip(before, engine.model.parameters(), wanted, strict=True):
         torch.testing.assert_close(old - parameter, gradient, rtol=1e-4, atol=1e-6)
