@@ -38,7 +38,7 @@ test: setup ## Run the tests
 	pytest -n 3 --dist worksteal
 
 test-faults: setup ## Kill training at 25 instants, resume it, compare bytes
-	pytest -n 3 -m "faults or not faults" tests/faults/test_killed_training.py
+	pytest -n 3 -m "faults or not faults" tests/faults/test_killed_training.py tests/training/test_exactness.py
 
 test-cluster: setup ## Install Debian's slurm and munge (as root), start a cluster on this machine, run the tests on it
 	tests/cluster/slurm.sh run pytest -n 3 --dist loadfile -m cluster tests/cluster
