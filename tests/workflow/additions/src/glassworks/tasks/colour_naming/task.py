@@ -54,6 +54,7 @@ class ColourNamingTask:
 
     metrics = ("loss", "accuracy")
     """Per image."""
+    passes = 1
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         self.config, self.encoder = config, encoder
