@@ -9,7 +9,6 @@ modules lack. Shapes: C input features, C' output features, R rank.
 
 import fnmatch
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -231,13 +230,7 @@ def find_base(folder: Path) -> Path:
 
 def read_base(folder: Path) -> dict[str, Any]:
     """The base that `save_adapter` recorded. Raises `ArtifactError` for an adapter without it."""
-    try:
-        base = json.loads((folder / BASE).read_text())
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{folder / BASE}: no record of the adapter's base model ({error})") from None
-    if not isinstance(base, dict):
-        raise ArtifactError(f"{folder / BASE}: no record of the adapter's base model")
-    return base
+    return saving.read_config(folder, "an adapter's base", BASE)
 
 
 def _adapters(model: nn.Module) -> dict[str, LoraLinear]:
@@ -335,12 +328,8 @@ def _is_target(name: str, targets: str | list[str]) -> bool:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    file = folder / CONFIG
-    try:
-        config = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{file}: not the configuration of an adapter ({error})") from None
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+    file, config = folder / CONFIG, saving.read_config(folder, "an adapter", CONFIG)
+    if config.get("peft_type") != "LORA":
         raise ArtifactError(f"{file}: not the configuration of a LoRA adapter")
     if not isinstance(config.get("target_modules"), str | list):
         raise ArtifactError(f"{file}: target_modules is {config.get('target_modules')!r}, not a list of names")

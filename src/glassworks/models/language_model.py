@@ -34,9 +34,15 @@ class LanguageModel(nn.Module):
     ) -> Tensor:
         return self.decoder(ids, documents=documents, branches=branches, positions=positions)
 
-    def hidden(self, ids: Tensor, documents: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        ids: Tensor,
+        documents: Tensor | None = None,
+        branches: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
         """Features [B, T, C] of ids [B, T]. Their product with `decoder.head_weight` [V, C] gives the logits of `forward`."""
-        return self.decoder.hidden(ids, documents=documents)
+        return self.decoder.hidden(ids, documents=documents, branches=branches, positions=positions)
 
     def blocks(self) -> Iterator[nn.Module]:
         """The transformer blocks, which hold nearly all activations (for gradient checkpointing)."""

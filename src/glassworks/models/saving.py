@@ -59,14 +59,14 @@ def save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
     save_file(tensors, file, metadata={"format": "pt"})
 
 
-def read_config(directory: Path, expected: str) -> dict[str, Any]:
-    """config.json of a saved model. Raises `ArtifactError` with the `expected` content for an invalid file."""
+def read_config(directory: Path, expected: str, name: str = CONFIG) -> dict[str, Any]:
+    """config.json of a saved model, or another JSON file beside it. Raises `ArtifactError` with the `expected` content for an invalid file."""
     try:
-        config = json.loads((directory / CONFIG).read_text())
+        config = json.loads((directory / name).read_text())
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{directory / CONFIG}: not the configuration of {expected} ({error})") from None
+        raise ArtifactError(f"{directory / name}: not the configuration of {expected} ({error})") from None
     if not isinstance(config, dict):
-        raise ArtifactError(f"{directory / CONFIG}: not the configuration of {expected}")
+        raise ArtifactError(f"{directory / name}: not the configuration of {expected}")
     return config
 
 
