@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup all cluster-all test test-faults test-cluster lint docs format report lock push pull dvc.yaml schemas clean
+.PHONY: help setup all cluster-all test test-slow test-cluster lint docs format report lock push pull dvc.yaml schemas clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,8 +37,8 @@ cluster-all: setup ## The same on SLURM (docs/how-to/cluster.md), for LIMIT=7d a
 test: setup ## Run the tests
 	pytest -n 3 --dist worksteal
 
-test-faults: setup ## Kill training at 25 instants, resume it, compare bytes
-	pytest -n 3 -m "faults or not faults" tests/faults/test_killed_training.py tests/training/test_exactness.py
+test-slow: setup ## Run the tests that take minutes: every pair of workers, 25 kills, the documents' scale
+	pytest -n 3 --dist worksteal -m slow
 
 test-cluster: setup ## Install Debian's slurm and munge (as root), start a cluster on this machine, run the tests on it
 	tests/cluster/slurm.sh run pytest -n 3 --dist loadfile -m cluster tests/cluster

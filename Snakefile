@@ -45,7 +45,7 @@ include: "workflow/rules/report.smk"
 
 
 onstart:
-    pipeline.check_cluster()
+    pipeline.start()
 
 
 onsuccess:

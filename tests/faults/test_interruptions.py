@@ -7,7 +7,10 @@ import shutil
 import signal
 import time
 
+import pydantic
 import pytest
+
+from glassworks import cli
 
 from ..small_pipeline import DIRECTORIES, STAGES, Repository
 from .commands import Command, checkpoints, train
@@ -73,15 +76,15 @@ def test_a_full_disk_is_one_clear_line(repository, stage):
 ENTRANCES = {"snakemake": ["snakemake", "--cores", "2", "all"], "dvc": ["dvc", "repro"]}
 
 
-@pytest.mark.parametrize("entrance", ENTRANCES)
-def test_an_entrance_killed_as_a_whole_goes_on_without_being_told(repository, entrance):
-    """Once wherever it is, and in a step and in a checkpoint of training by two workers."""
+@pytest.mark.parametrize(("entrance", "first"), [("snakemake", ("start-up", 1)), ("dvc", ("step", 1))], ids=ENTRANCES)
+def test_an_entrance_killed_as_a_whole_goes_on_without_being_told(repository, entrance, first):
+    """Killed early, and in a checkpoint of training by two workers."""
     before, draw = repository.manifests(), random.Random(entrance)
     for folder in ("data/shards", "models", "results", ".dvc/cache"):  # with the cache DVC would have nothing to do
         shutil.rmtree(repository.root / folder)
     rig = {"slow": {"step": 0.3, "flush": 0.1}}
     killed_in = []
-    for phase, count in (("start-up", 1), ("step", 1), ("checkpoint", 2)):
+    for phase, count in (first, ("checkpoint", 2)):
         command = Command(repository, *ENTRANCES[entrance], rig=rig)
         command.wait_for_phase(phase, count)
         time.sleep(draw.uniform(3, 8) if phase == "start-up" else draw.uniform(0, 0.2))
@@ -89,7 +92,7 @@ def test_an_entrance_killed_as_a_whole_goes_on_without_being_told(repository, en
         assert command.end() == -signal.SIGKILL, command.output
         checkpoints(repository)
         killed_in.append(command.phases())
-    assert "step" in killed_in[1] and "checkpoint" in killed_in[2]
+    assert "checkpoint" in killed_in[1]
     repository.command(*ENTRANCES[entrance])
     assert repository.manifests() == before
     assert repository.pending() == set()
@@ -124,3 +127,19 @@ def test_two_runs_of_one_stage_at_once_do_not_meet(repository):
     assert second.returncode == 4 and "is being run by another process here" in second.stdout
     first.send(signal.SIGKILL)
     first.end()
+
+
+def test_ctrl_c_in_the_middle_of_a_library_is_an_interruption(monkeypatch, capsys):
+    """Pydantic raises an error of its own from the KeyboardInterrupt."""
+
+    class Settings(pydantic.BaseModel):
+        @pydantic.model_serializer
+        def write(self) -> str:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", lambda **options: Settings().model_dump())
+    monkeypatch.setattr(signal, "signal", lambda *arguments: None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted; the same command continues where it can\n"

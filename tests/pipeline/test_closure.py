@@ -122,7 +122,6 @@ for stage in table:
 """
 
 
-@pytest.mark.workflow
 def test_every_module_that_a_stage_loads_is_in_its_key(repository):
     """Each stage of the small pipeline runs where nothing of ours is loaded but plumbing; all that it loads must be in its closure or plumbing."""
     arguments = [BIN / "python", "-W", "ignore", "-c", RUN, str(repository.root), " ".join(PLUMBING)]

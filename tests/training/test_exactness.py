@@ -59,12 +59,19 @@ def kill(workers: int, settings: dict[str, Any]) -> None:
         assert process.exitcode == -9
 
 
+def some_and_all(some: list[tuple[int, int]], workers: tuple[int, ...]) -> pytest.MarkDecorator:
+    """Numbers of workers and loader processes: a few in every test run, every pair in `make test-slow`."""
+    every = pytest.param(list(itertools.product(workers, LOADERS)), id="all", marks=pytest.mark.slow)
+    return pytest.mark.parametrize("settings", [pytest.param(some, id="some"), every])
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("task", ["captioner", "contrastive"])
-def test_one_experiment_has_one_set_of_final_bytes(tmp_path, shards, record_row, task, precision):
+@some_and_all([(1, 0), (2, 2), (8, 0)], WORKERS)
+def test_one_experiment_has_one_set_of_final_bytes(tmp_path, shards, record_row, task, precision, settings):
     draw = random.Random(f"{task} {precision}")
     found = set()
-    for workers, loaders in itertools.product(WORKERS, LOADERS):
+    for workers, loaders in settings:
         common = {"shards": shards, "task": task, "precision": precision, "loader_workers": loaders}
         whole = {"folder": tmp_path / f"whole-{workers}-{loaders}", "killed_at": None, "rank": 0, **common}
         uninterrupted = train(workers, whole)
@@ -78,13 +85,7 @@ def test_one_experiment_has_one_set_of_final_bytes(tmp_path, shards, record_row,
     assert len(found) == 1, found
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        pytest.param([(1, 0), (4, 2)], id="some"),
-        pytest.param(list(itertools.product((1, 2, 4), LOADERS)), id="all", marks=pytest.mark.faults),
-    ],
-)
+@some_and_all([(1, 0), (4, 2)], (1, 2, 4))
 def test_a_mixture_has_one_set_of_final_bytes(tmp_path, shards, record_row, settings):
     """Killed twice: after a step before the first validation, and after a later one."""
     found, rows = set(), set()

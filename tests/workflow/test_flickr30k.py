@@ -72,7 +72,7 @@ def flickr(project, write_image, weights):
     )
 
 
-@pytest.mark.workflow
+@pytest.mark.slow
 def test_the_documents_scale_runs_for_a_few_steps(flickr):
     project, experiment, params = flickr
     table = project.configure(params, caption_flickr30k=experiment)
@@ -100,7 +100,6 @@ def test_the_documents_scale_runs_for_a_few_steps(flickr):
     assert len(references) == 5
 
 
-@pytest.mark.workflow
 def test_the_file_as_it_is_committed_is_accepted_when_the_data_are_given(empty_repository, write_image, weights):
     root = empty_repository.root
     name = "caption_flickr30k.yaml"

@@ -71,10 +71,10 @@ def _read(path: Path) -> dict[str, Any] | None:
     return value
 
 
-def is_whole(directory: Path) -> bool:
-    """Whether every listed file exists with its listed size. Cheap; `faults` checks the digests, too."""
+def is_whole(directory: Path, manifest: Manifest | None = None) -> bool:
+    """Whether every file that `manifest` (default: the directory's own) lists exists with its listed size. `faults` checks the digests, too."""
     try:
-        manifest = read_manifest(directory)
+        manifest = manifest or read_manifest(directory)
         return all((directory / name).stat().st_size == entry["size"] for name, entry in manifest.files.items())
     except (ArtifactError, OSError):
         return False

@@ -24,6 +24,13 @@ def _terminated(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
+def _is_interruption(error: BaseException) -> bool:
+    """Whether Ctrl-C caused the error. Some libraries, pydantic among them, raise an error of their own from it."""
+    while cause := error.__cause__:
+        error = cause
+    return isinstance(error, KeyboardInterrupt)
+
+
 def main() -> None:
     """The entry point. Turns a `UserError` into one line and a stable exit code."""
     run_the_projects_code()
@@ -41,10 +48,13 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:
-        if not (hasattr(error, "show") and hasattr(error, "exit_code")):
+        if _is_interruption(error):
+            code = INTERRUPTED
+        elif hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show()  # a usage error of the command line
+            code = error.exit_code
+        else:
             raise
-        error.show()  # a usage error of the command line
-        code = error.exit_code
     if code == INTERRUPTED:
         print("interrupted; the same command continues where it can", file=sys.stderr)
     sys.exit(code)

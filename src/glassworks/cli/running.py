@@ -58,13 +58,19 @@ def run_stage(
     workers: int | None = None,
 ) -> None:
     """Run one stage of the project, or its parallel job number `job`."""
-    from glassworks.pipeline.execution import execute, execute_job
+    from glassworks.pipeline.execution import check_inputs, execute, execute_job, skip
+    from glassworks.pipeline.freshness import restore_unchanged
     from glassworks.pipeline.slurm import requeued_if_interrupted
     from glassworks.runtime import fork_server
 
     with copied_to(_own_log(log)):
         table = open_table(root)
         stage = table[name]
+        check_inputs(table, stage)
+        if restore_unchanged(table, stage):
+            print(f"{name}: its inputs have the content of before, and so has {stage.directory}", file=sys.stderr)
+            skip(table, stage, job)
+            return
         set_instruction_set(table.project.params.determinism.cpu_isa)
         # torch prints C++ stacks if a peer process ends first; the workers report the actual error themselves
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

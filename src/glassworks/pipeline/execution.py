@@ -76,9 +76,16 @@ def execute(table: Table, stage: Stage, run: Runner, threads: int = 1, workers: 
         folder = table.project.root / "provenance"
         folder.mkdir(exist_ok=True)
         write_json(folder / f"{stage.name}.json", note)
-        for leftover in work_directories(table.project.root, stage):
-            shutil.rmtree(leftover, ignore_errors=True)
+        _remove_work(table, stage)
     return target
+
+
+def skip(table: Table, stage: Stage, job: int | None) -> None:
+    """End a stage, or one of its jobs, whose artefact is fresh: a job writes its file, the stage removes the files of its jobs."""
+    if job is None:
+        _remove_work(table, stage)
+    else:
+        _write_job_file(table, stage, job, {"unchanged": True})
 
 
 def execute_job(
@@ -86,10 +93,18 @@ def execute_job(
 ) -> None:
     """Run parallel job number `job` of a stage in the stage's work directory, where `execute` collects it. Writes `stage.job_file(job)`."""
     with _opened(table, stage, threads, lock=f"{stage.name}-{job}") as (context, ingredients, _):
-        done = run(context, job)
-        file = table.project.root / stage.job_file(job)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, {"key": ingredients.key, **done})
+        _write_job_file(table, stage, job, {"key": ingredients.key, **run(context, job)})
+
+
+def _remove_work(table: Table, stage: Stage) -> None:
+    for leftover in work_directories(table.project.root, stage):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _write_job_file(table: Table, stage: Stage, job: int, content: dict[str, Any]) -> None:
+    file = table.project.root / stage.job_file(job)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, content)
 
 
 def rerun(table: Table, stage: Stage, run: Runner, scratch: Path, threads: int = 1) -> Path:

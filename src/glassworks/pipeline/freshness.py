@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glassworks.artifacts.digests import FileDigests, digest_json, files_under, sha256_file, write_text
-from glassworks.artifacts.manifest import MANIFEST, RECIPE, is_whole, read_recipe
+from glassworks.artifacts.digests import FileDigests, digest_json, files_under, sha256_file, write_json, write_text
+from glassworks.artifacts.manifest import MANIFEST, RECIPE, Manifest, is_whole, read_manifest, read_recipe
+from glassworks.errors import ArtifactError
 from glassworks.pipeline.closure import Closure
 from glassworks.pipeline.stage import PACKAGE, Stage
 from glassworks.pipeline.table import Table
@@ -89,6 +90,8 @@ class Keys:
 def sync(table: Table) -> dict[str, str | None]:
     """Set file times so that Snakemake runs exactly the stale stages; returns `Keys.fresh`. Called when the Snakefile is parsed.
 
+    Copies the manifests of stale stages for `restore_unchanged`.
+
     Deletes nothing, since a dry run parses the Snakefile, too. The manifest, recipe and key file of a fresh stage get the same old time, so that no
     file looks newer than another. The key file of a stale stage, an input of its rule, gets a new time and new content. The nonce in the key file is
     needed: without the nonce, Snakemake would miss a return to a value that it ran before.
@@ -97,6 +100,7 @@ def sync(table: Table) -> dict[str, str | None]:
     for stage in table:
         key_file = root / stage.key_file
         key_file.parent.mkdir(parents=True, exist_ok=True)
+        _keep_manifest(root, stage, keep=not fresh[stage.name])
         if key := fresh[stage.name]:
             content = json.dumps({"fresh": key})
             if not key_file.exists() or key_file.read_text() != content:
@@ -107,6 +111,44 @@ def sync(table: Table) -> dict[str, str | None]:
         else:
             write_text(key_file, json.dumps({"stale_since": time.time_ns()}))
     return fresh
+
+
+def _keep_manifest(root: Path, stage: Stage, keep: bool) -> None:
+    """Copy the manifest of an artefact, since Snakemake deletes it before it runs the stage. The copy of a deleted manifest stays."""
+    copy, directory = root / stage.kept_manifest, root / stage.directory
+    if not keep:
+        copy.unlink(missing_ok=True)
+    elif is_whole(directory) and (recipe := read_recipe(directory)):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_json(copy, {"key": recipe.get("key"), "manifest": read_manifest(directory).as_json()})
+
+
+def forget_manifests(table: Table) -> None:
+    """Remove the copies, so that every stage that is started runs."""
+    for stage in table:
+        _keep_manifest(table.project.root, stage, keep=False)
+
+
+def restore_unchanged(table: Table, stage: Stage) -> bool:
+    """Put back the manifest that Snakemake deleted, if the artefact is fresh for the current key; returns whether it is.
+
+    A stage becomes stale with its inputs. If these are made again with the same content, its key is the old one, and nothing is to be done.
+    """
+    root = table.project.root
+    copy, directory = root / stage.kept_manifest, root / stage.directory
+    try:
+        kept, recipe = json.loads(copy.read_text()), read_recipe(directory)
+        manifest = Manifest(kept["manifest"]["files"], kept["manifest"]["counts"])
+        there = is_whole(directory, manifest) and (
+            not (directory / MANIFEST).exists() or read_manifest(directory) == manifest
+        )
+        key = Keys(table).ingredients(stage).key
+    except (OSError, ValueError, KeyError, TypeError, ArtifactError):
+        return False
+    if not (there and recipe and kept["key"] == recipe.get("key") == key):
+        return False
+    write_json(directory / MANIFEST, manifest.as_json())
+    return True
 
 
 def drop_stale_locks(root: Path) -> Any:

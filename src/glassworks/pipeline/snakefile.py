@@ -14,7 +14,7 @@ from glassworks.config.project import load_project
 from glassworks.errors import UserError
 from glassworks.pipeline import slurm
 from glassworks.pipeline.dvc import check_dvc, record
-from glassworks.pipeline.freshness import drop_stale_locks, sync
+from glassworks.pipeline.freshness import drop_stale_locks, forget_manifests, sync
 from glassworks.pipeline.stage import Stage, stage_name
 from glassworks.pipeline.table import Table
 
@@ -110,8 +110,11 @@ class Pipeline:
 
         return prefix
 
-    def check_cluster(self) -> None:
-        """Exit with an error if the cluster can never run a job. Called before the first job."""
+    def start(self) -> None:
+        """Called before the first job. Exits with an error if the cluster can never run a job."""
+        settings = self.workflow.dag_settings
+        if settings.forceall or settings.forcetargets or settings.forcerun:
+            forget_manifests(self.table)  # the user asks to run stages that may be fresh
         if not self.workflow.non_local_exec:
             return
         try:

@@ -74,6 +74,11 @@ class Stage:
     def key_file(self) -> str:
         return f".work/keys/{self.name}.json"
 
+    @property
+    def kept_manifest(self) -> str:
+        """The copy of the manifest of a stale stage, with the key of its artefact."""
+        return f".work/kept/{self.name}.json"
+
     def job_file(self, job: int) -> str:
         """The file that job number `job` of the stage writes when it is done."""
         return f".work/{self.name}/job-{job:05d}.json"
