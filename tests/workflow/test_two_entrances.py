@@ -106,9 +106,15 @@ def change_seen_by_both(repository: Repository, tmp_path: Path, first: str) -> N
     assert twin.pending() == set()
 
 
-def test_two_parameters_that_swap_values(repository, tmp_path):
+def changed_for_dvc(repository: Repository) -> set[str]:
+    """The stages that `dvc status` lists: those with a changed parameter or file, without the ones after them."""
+    return set(re.findall(r"^([\w-]+):$", repository.command("dvc", "status").stdout, re.MULTILINE))
+
+
+def test_two_parameters_that_swap_values(repository):
     repository.edit("experiments/tiny.yaml", lambda e: e["optimization"].update(learning_rate=0.02, weight_decay=0.01))
-    change_seen_by_both(repository, tmp_path, "train-tiny")
+    assert repository.pending() == DOWNSTREAM["train-tiny"]
+    assert changed_for_dvc(repository) == {"train-tiny", "report"}
 
 
 def test_a_changed_source_package(repository, tmp_path):
@@ -156,9 +162,10 @@ def test_a_file_that_no_row_names_trains_nothing(repository, tmp_path):
     assert provenance.read_text() != trained, "asked for by name, it runs"
 
 
-def test_a_module_that_is_imported_in_a_function_makes_its_users_stale(repository, tmp_path):
+def test_a_module_that_is_imported_in_a_function_makes_its_users_stale(repository):
     comment(repository, "models/pretrained/begin_captioner.py")
-    change_seen_by_both(repository, tmp_path, "train-tiny")
+    assert repository.pending() == DOWNSTREAM["train-tiny"]
+    assert changed_for_dvc(repository) == {"train-tiny", "evaluate-tiny-captions"}, "both import it"
 
 
 def test_a_deleted_shard(repository, tmp_path):
@@ -222,10 +229,6 @@ def seeds_of_variants(repository: Repository, *seeds: int) -> None:
 def runs_of_variants(*seeds: int) -> set[str]:
     names = {f"tiny--dry--{seed}" for seed in seeds}
     return {f"train-{name}" for name in names} | {f"evaluate-{name}-captions" for name in names}
-
-
-def changed_for_dvc(repository: Repository) -> set[str]:
-    return set(re.findall(r"^([\w-]+):$", repository.command("dvc", "status").stdout, re.MULTILINE))
 
 
 def test_variants_in_both_entrances(repository, tmp_path):
