@@ -1,4 +1,4 @@
-# The pipeline, top to bottom: fetch raw files, make records, write shards, train, evaluate, report.
+# The pipeline, top to bottom: fetch raw files, make records, write shards, pack rows, train, evaluate, report.
 #
 # What there is to do (which data sets, which experiments, with which parameters) stands in params.yaml and experiments/. The stage table in
 # src/glassworks/pipeline/ derives every stage from them; the rules below say how a stage of each kind is run, and ask the table what it reads.
@@ -19,7 +19,7 @@ container: "docker://python:3.11-slim"
 
 wildcard_constraints:
     dataset=pipeline.choices("fetch", "records", "shards"),
-    experiment=pipeline.choices("tokenizer", "train", "evaluate"),
+    experiment=pipeline.choices("tokenizer", "pack", "train", "evaluate"),
     weights=pipeline.choices("weights"),
     evaluation=pipeline.evaluations(),
     job=r"\d{5}",

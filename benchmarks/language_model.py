@@ -61,7 +61,7 @@ def experiment(**training: Any) -> Experiment:
 
 def make_run(folder: Path, tokenizer: Path, chosen: Experiment) -> Run:
     """The run that the stage `train` would make, in a folder of its own."""
-    task = LanguageModellingTask(chosen.model, TextTokenizer(tokenizer), chosen.data.packing)
+    task = LanguageModellingTask(chosen.model, TextTokenizer(tokenizer), chosen.packing())
     rows = [
         Part(task.arrange(ShardDataset(SHARDS, split), tokenizer / split), chosen.data.options)
         for split in ("train", "validation")

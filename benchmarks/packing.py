@@ -82,7 +82,7 @@ def benchmark_a_million(count: int) -> Plan:
         ("texts, one limit", draw_lengths(count), {"tokens": ROW}),
     ):
         start = time.process_time()
-        plan = pack(sizes, limits, split=True)
+        plan = pack(sizes, limits, split=(sizes[:, 1:] == 0).all(axis=1))
         took = time.process_time() - start
         least = max(-(-int(total) // limit) for total, limit in zip(sizes.sum(axis=0), limits.values(), strict=True))
         rows = len(plan.starts) - 1

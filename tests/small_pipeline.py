@@ -136,6 +136,7 @@ class Repository:
             r"(?:Writing|Publishing the) shards of (\w+)": "shards-{}",
             r"Fetching the weights (\w+)": "weights-{}",
             r"Training the tokenizer of ([\w-]+)": "tokenizer-{}",
+            r"(?:Tokenizing|Packing) the texts of ([\w-]+)": "pack-{}",
             r"Training (?!the )([\w-]+)": "train-{}",
             r"Evaluating ([\w-]+: \w+)": "evaluate-{}",
         }

@@ -55,7 +55,7 @@ def dropped(project) -> list[tuple[str, str]]:
 
 def test_published_val_images_are_our_test_split(coco):
     records = coco(splits={"validation": 0.0, "test": 0.0})
-    assert [(record.key, record.split, record.captions) for record in records] == [
+    assert [(record.key, record.split, record.texts) for record in records] == [
         ("000000000009", "train", ["A tray of food .", "Meat and bread ."]),
         ("000000000025", "train", ["A giraffe eating ."]),
         ("000000000030", "train", ["A flower vase ."]),

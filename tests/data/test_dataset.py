@@ -37,7 +37,7 @@ def test_samples_are_read_as_they_were_written(shards):
         sample, expected = dataset[index], record(index)
         assert (sample.key, bytes(sample.members["png"])) == (expected.key, media(expected)["png"])
         assert sample.json() == {
-            "key": expected.key, "group": expected.group, "captions": expected.captions, "labels": expected.labels,
+            "key": expected.key, "group": expected.group, "captions": expected.texts, "labels": expected.labels,
         }  # fmt: skip
         assert sample.where == f"train-{index // 7:05d}.tar: sample 'k{index:03d}'"
     assert [ShardDataset(shards, "test")[i].key for i in range(3)] == ["k020", "k021", "k022"]

@@ -52,22 +52,22 @@ def dropped(project) -> list[dict[str, str]]:
 
 def test_published_table_is_read_with_nothing_dropped(flickr, project):
     records = flickr()
-    assert [(record.key, len(record.captions)) for record in records] == [
+    assert [(record.key, len(record.texts)) for record in records] == [
         ("1000092795", 5),
         ("2199200615", 5),
         ("998845445", 2),
     ]
-    assert records[0].captions[4] == "Two friends enjoy time spent together ."
+    assert records[0].texts[4] == "Two friends enjoy time spent together ."
     assert dropped(project) == []
 
 
 def test_defect_004_6_the_published_row_without_its_delimiter_is_repaired(flickr):
     """The document trains on an empty caption there."""
-    assert flickr()[1].captions[4] == "A dog runs across the grass ."
+    assert flickr()[1].texts[4] == "A dog runs across the grass ."
 
 
 def test_quotation_marks_and_odd_separators_stay_in_the_caption(flickr):
-    captions = flickr()[1].captions
+    captions = flickr()[1].texts
     assert captions[1] == 'A brown dog with a "big" collar runs .'
     assert captions[2] == "A dog with its tongue out\x85 running ."
 
@@ -108,7 +108,7 @@ def test_defect_004_1_all_captions_of_an_image_are_in_one_split(flickr):
         f"image_name| comment_number| comment\n{rows}", images=names, splits={"validation": 0.3, "test": 0.3}
     )
     assert {record.split for record in records} == {"train", "validation", "test"}
-    assert all(len(record.captions) == 5 and record.group == record.media["file"] for record in records)
+    assert all(len(record.texts) == 5 and record.group == record.media["file"] for record in records)
 
 
 def karpathy(**splits):

@@ -37,7 +37,7 @@ CSV = "file,caption,split\na.png,one,train\nb.png,two,val\na.png,another one,\nc
 
 def test_rows_of_one_file_are_captions_of_one_record(photos):
     records = photos(CSV)
-    assert [(record.key, record.split, record.captions) for record in records] == [
+    assert [(record.key, record.split, record.texts) for record in records] == [
         ("a", "train", ["one", "another one"]),
         ("b", "validation", ["two"]),
         ("c", "test", ["three"]),
@@ -46,14 +46,14 @@ def test_rows_of_one_file_are_captions_of_one_record(photos):
 
 def test_csv_may_have_a_byte_order_mark_quotes_line_breaks_and_further_columns(photos):
     records = photos('\ufefffile,id,caption\r\na.png,1,"Two lines,\r\nand a ""quote"""\r\n\r\nb.png,2,  spaces  \r\n')
-    assert [record.captions for record in records] == [['Two lines,\r\nand a "quote"'], ["spaces"]]
+    assert [record.texts for record in records] == [['Two lines,\r\nand a "quote"'], ["spaces"]]
 
 
 def test_jsonl_with_one_or_several_captions(photos):
     rows = [{"file": "a.png", "caption": "one"}, {"file": "b.png", "captions": ["two", "zwei — 二"]}]
     table = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     records = photos(table, captions="captions.jsonl")
-    assert [record.captions for record in records] == [["one"], ["two", "zwei — 二"]]
+    assert [record.texts for record in records] == [["one"], ["two", "zwei — 二"]]
 
 
 def test_split_is_a_stable_function_of_the_file(photos, project):

@@ -40,7 +40,7 @@ def test_every_verse_is_a_record_and_its_book_the_group(project, tmp_path):
     found = list(
         records(context(project, tmp_path, module({1001001: "In the  beginning", 1001002: "And", 66022021: "Amen."})))
     )
-    assert [(record.key, record.group, record.captions) for record in found] == [
+    assert [(record.key, record.group, record.texts) for record in found] == [
         ("01-001-001", "Genesis", ["In the beginning"]),
         ("01-001-002", "Genesis", ["And"]),
         ("66-022-021", "Revelation", ["Amen."]),

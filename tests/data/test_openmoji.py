@@ -52,7 +52,7 @@ def test_every_named_drawing_is_a_record_in_order_of_its_code(records):
         "1f9d1-1f3ff-200d-1f33e",
         "1f9d1-200d-1f33e",
     ]
-    assert found[0].captions == ["red apple", "apple"]
+    assert found[0].texts == ["red apple", "apple"]
     assert found[0].labels["category"] == "food-and-drink" and found[0].labels["subcategory"] == "food-fruit"
 
 
@@ -105,7 +105,7 @@ def test_drawings_that_look_the_same_share_a_split(records):
     things = [noun(f"{0x1F400 + number:X}", f"thing {number}", "objects", "tool") for number in range(6)]
     for seed in range(10):
         found = records(norway, bouvet, *things, seed=seed, splits={"validation": 0.3, "test": 0.3})
-        assert len({record.split for record in found if "flag" in record.captions[0]}) == 1
+        assert len({record.split for record in found if "flag" in record.texts[0]}) == 1
 
 
 FAMILIES = {

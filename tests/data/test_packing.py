@@ -3,15 +3,19 @@
 import json
 from fractions import Fraction
 from hashlib import sha256
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from glassworks.config.packing import Packing
+from glassworks.data.reading import packing
+from glassworks.data.reading.dataset import Sample
 from glassworks.data.reading.order import mix
-from glassworks.data.reading.packing import PackedTexts, pack, plan
-from glassworks.data.reading.tokens import Tokens, tokenize
+from glassworks.data.reading.packing import PackedRows, arrange, pack, plan, plan_rows
+from glassworks.data.reading.tokens import Tokens, join, tokenize
 from glassworks.errors import DataError
 
 
@@ -26,6 +30,11 @@ class Shards:
 
     def __getitem__(self, index):
         return type("Sample", (), {"key": str(index)})()
+
+
+def packed_rows(shards, tokens, row_tokens, kind="documents", **settings) -> PackedRows:
+    settings = Packing(row_tokens=row_tokens, packing=kind, **settings)
+    return PackedRows(shards, tokens, plan_rows(shards, tokens, settings))
 
 
 def numbered(lengths: list[int]) -> Tokens:
@@ -94,43 +103,67 @@ def test_the_plan_of_fixed_lengths_has_fixed_bytes():
 def test_a_sample_larger_than_a_row_is_one_line_and_only_plain_texts_are_split():
     limits = {"tokens": 100, "crops": 4}
     assert packed([(250, 0)], limits, split=True) == [[(0, 0, 100)], [(0, 100, 100)], [(0, 200, 50)]]
-    message = r"^picture 7: 5,000 tokens and 3 crops, and a row has room for 100 tokens and 4 crops; .* never cut inside an image$"
-    for split in (False, True):
+    message = r"^picture 7: 5,000 tokens and 3 crops, and a row has room for 100 tokens and 4 crops; .* only plain texts are ever cut$"
+    sizes = np.array([*[(10, 1)] * 7, (5000, 3), (9, 9)])
+    for split in (False, sizes[:, 1] == 0):
         with pytest.raises(DataError, match=message):
-            plan([6, 3], np.array([*[(10, 1)] * 7, (5000, 3), (9, 9)]), limits, split, "picture {}".format)
+            plan([6, 3], sizes, limits, split, "picture {}".format)
     with pytest.raises(DataError, match=r"^sample 1: 10 tokens and 5 crops, and"):
         packed([(250, 0), (10, 5)], limits, split=True)
     with pytest.raises(DataError, match=r"^sample 0: 250 tokens and 0 crops, and"):
         packed([(250, 0)], limits)
 
 
-def test_a_plan_is_kept_and_mapped_into_memory(tmp_path):
-    tokens, folder = numbered([5, 9, 3, 8, 4]), tmp_path / "work" / "plan"
-    made = PackedTexts(Shards(3, 2), tokens, 12, "documents", folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["items.npy", "shard_sizes.npy", "starts.npy"]
-    assert [path.name for path in folder.parent.iterdir()] == ["plan"]
-    assert all(isinstance(array, np.memmap) for array in made.plan)
-    fresh = PackedTexts(Shards(3, 2), tokens, 12, "documents")
-    assert made.shard_sizes == fresh.shard_sizes == [2, 1]
-    for index in range(3):
+class Letters:
+    """A tokenizer with a token for each letter."""
+
+    bos, eos, pad, size = 1, 2, 0, 300
+
+    def encode_all(self, texts):
+        return [[1, *ids, 2] for ids in self.encode_parts(texts)]
+
+    def encode_parts(self, texts):
+        return [[ord(letter) for letter in text] for text in texts]
+
+
+class Written(Shards):
+    """Samples with these contents of the member json, in one shard."""
+
+    def __init__(self, *contents: dict) -> None:
+        super().__init__(len(contents))
+        self.contents = contents
+
+    def __getitem__(self, index):
+        content = self.contents[index]
+        return Sample(f"k{index}", {"json": memoryview(json.dumps(content).encode())}, f"sample {index}")
+
+
+TEXTS = Written(*({"captions": [letter * length]} for letter, length in zip("abcde", (3, 7, 1, 6, 2), strict=True)))
+
+
+def test_rows_are_kept_and_mapped_into_memory(tmp_path, monkeypatch):
+    settings, folder = Packing(row_tokens=12), tmp_path / "work" / "rows"
+    made, fresh = arrange(TEXTS, Letters(), settings, folder), arrange(TEXTS, Letters(), settings)
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*")) == [
+        *("plan/items.npy", "plan/shard_sizes.npy", "plan/starts.npy", "tokens/ends.npy", "tokens/ids.npy"),
+    ]
+    assert all(isinstance(array, np.memmap) for array in (*made.plan, made.tokens.ids, made.tokens.ends))
+    assert made.shard_sizes == fresh.shard_sizes
+    for index in range(len(fresh)):
         assert made[index].key == fresh[index].key and (made[index].inputs == fresh[index].inputs).all()
-    content = [(folder / name).read_bytes() for name in ("items.npy", "starts.npy")]
-    fresh.plan.save(folder)  # a second worker that planned at the same time
-    assert [(folder / name).read_bytes() for name in ("items.npy", "starts.npy")] == content
-    assert [path.name for path in folder.parent.iterdir()] == ["plan"]
-
-
-def test_a_plan_that_another_worker_kept_is_not_made_again(tmp_path, monkeypatch):
-    tokens = numbered([5, 9, 3])
-    PackedTexts(Shards(3), tokens, 12, "stream", tmp_path / "plan")
-    monkeypatch.setattr("glassworks.data.reading.packing.plan_texts", None)
-    assert len(PackedTexts(Shards(3), tokens, 12, "stream", tmp_path / "plan")) == 2
+    content = {path: path.read_bytes() for path in folder.glob("*/*.npy")}
+    fresh.plan.save(folder / "plan")  # a second worker that planned at the same time
+    assert {path: path.read_bytes() for path in folder.glob("*/*")} == content
+    assert sorted(path.name for path in folder.iterdir()) == ["plan", "tokens"]
+    for name in ("tokenize", "plan_rows"):
+        monkeypatch.setattr(packing, name, None)
+    assert len(arrange(TEXTS, Letters(), settings, folder)) == len(fresh)
 
 
 def test_rows_of_documents_hold_whole_texts_and_their_next_tokens():
     lengths = [5, 9, 3, 8, 4]
     tokens = numbered(lengths)
-    rows = PackedTexts(Shards(3, 2), tokens, 12, "documents")
+    rows = packed_rows(Shards(3, 2), tokens, 12)
     assert rows.shard_sizes == [2, 1]
     pairs = []
     for index in range(len(rows)):
@@ -147,7 +180,7 @@ def test_rows_of_documents_hold_whole_texts_and_their_next_tokens():
 
 def test_a_stream_is_cut_wherever_a_row_ends():
     tokens = numbered([5, 9, 3])
-    rows = PackedTexts(Shards(3), tokens, 8, "stream")
+    rows = packed_rows(Shards(3), tokens, 8, "stream")
     assert [rows[index].inputs.tolist() for index in range(len(rows))] == [list(range(8)), list(range(8, 16))]
     assert [rows[index].targets.tolist() for index in range(len(rows))] == [list(range(1, 9)), list(range(9, 17))]
     assert rows.texts(1).tolist() == [1, 1, 1, 1, 1, 2, 2, 2]
@@ -159,18 +192,87 @@ def test_rows_are_nearly_full():
     assert lengths.sum() / (len(rows) * 256) > 0.99
 
 
-def test_tokens_are_kept_and_found_again(tmp_path, monkeypatch):
-    class Two(Shards):
-        def __getitem__(self, index):
-            content = {"json": memoryview(json.dumps({"captions": [["ab", "c"][index]]}).encode())}
-            return type("Sample", (), {"key": str(index), "members": content, "where": "here"})()
+def message(role, content, branch=0, **more):
+    return {"role": role, "content": content, "branch": branch, **more}
 
-    class Letters:
-        def encode_all(self, texts):
-            return [[1, *(ord(letter) for letter in text), 2] for text in texts]
 
-    made = tokenize(Two(2), Letters(), tmp_path)
-    assert made.ids.tolist() == [1, 97, 98, 2, 1, 99, 2] and made.ends.tolist() == [4, 7]
-    monkeypatch.setattr("glassworks.data.reading.tokens.text_of", None)
-    again = tokenize(Two(2), Letters(), tmp_path)
-    assert again.ids.tolist() == made.ids.tolist() and again.text(1).tolist() == [1, 99, 2]
+CHAT = {"messages": [message("user", "ab"), message("assistant", "c"), message("user", "d"), message("assistant", "e")]}
+TREE = {
+    "messages": [
+        message("system", "ab"),
+        message("user", "c", 1),
+        message("assistant", "de", 1),
+        message("assistant", "f", 2, weight=0.5),
+    ]
+}
+a, b, c, d, e, f = (ord(letter) for letter in "abcdef")
+
+
+def test_messages_become_tokens_with_weights_and_branches_begin_with_the_end_of_their_context():
+    tokens = tokenize(Written(TEXTS.contents[0], TREE, CHAT), Letters())
+    assert tokens.text(0).tolist() == [1, a, a, a, 2]
+    assert tokens.text(1).tolist() == [1, a, b, 2, 2, c, 2, d, e, 2, 2, f, 2]
+    assert tokens.weights[5:18].tolist() == [0] * 7 + [1, 1, 1] + [0, 0.5, 0.5]
+    assert tokens.bounds(1) == [5, 9, 15, 18] and tokens.bounds(0) == [0, 5]
+    assert tokens.text(2).tolist() == [1, a, b, 2, c, 2, d, 2, e, 2]
+    assert tokens.weights[18:].tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 1, 1]
+    assert tokens.texts.tolist() == [True, False, False]
+    assert tokens.inputs().tolist() == [4, 3 + 5 + 2, 9]
+
+
+def test_the_tokens_of_parts_joined_are_those_of_the_whole():
+    dataset = Written(*TEXTS.contents, TREE, CHAT, TEXTS.contents[0])
+    whole = tokenize(dataset, Letters())
+    for cuts in ([0, 2, 6, 8], [0, 5, 8], [0, 8]):
+        parts = [tokenize(dataset, Letters(), range(*cut)) for cut in pairwise(cuts)]
+        assert (parts[0].weights is None) == (cuts[1] <= 5)
+        for name, array in join(parts)._asdict().items():
+            assert array.dtype == getattr(whole, name).dtype and (array == getattr(whole, name)).all(), name
+
+
+def test_a_row_holds_texts_conversations_and_trees():
+    rows = arrange(Written(TREE, CHAT, TEXTS.contents[0]), Letters(), Packing(row_tokens=23))
+    assert len(rows) == 1
+    row = rows[0]
+    assert row.key == "k0"
+    assert row.documents.tolist() == [0] * 10 + [1] * 9 + [2] * 4
+    assert row.branches.tolist() == [0] * 3 + [1] * 5 + [2] * 2 + [0] * 13
+    assert row.positions.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 3, 4, *range(9), *range(4)]
+    assert row.inputs[:10].tolist() == [1, a, b, 2, c, 2, d, e, 2, f]
+    assert row.targets[:10].tolist() == [a, b, 2, c, 2, d, e, 2, f, 2]
+    assert row.weights[:10].tolist() == [0] * 3 + [0, 0, 1, 1, 1] + [0.5, 0.5]
+    assert rows.texts(0).tolist() == row.documents.tolist()
+    plain = arrange(TEXTS, Letters(), Packing(row_tokens=12))[0]
+    assert plain.weights is plain.branches is plain.positions is None
+
+
+def test_a_row_holds_no_more_documents_than_allowed():
+    rows = arrange(TEXTS, Letters(), Packing(row_tokens=6, documents_per_row=1))
+    pieces = [rows.plan.row(index).tolist() for index in range(len(rows))]
+    assert all(len(row) == 1 for row in pieces)
+    assert [row[0][0] for row in pieces] == [0, 1, 1, 2, 3, 3, 4], "texts longer than a row are still split"
+    assert max(len(row) for row in arrange(TEXTS, Letters(), Packing(row_tokens=12)).plan.items) > 1
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (TREE, r"^sample 1, a context of 3 and branches of 5, 2: 10 tokens, and a row has room for 9 tokens; shorten"),
+        ({"messages": [message("assistant", "abcdefghi")]}, r"^sample 1: 10 tokens, and a row has room for 9 tokens"),
+        ({"messages": [message("user", "a")]}, r"^sample 1: no token has a loss; give a message the role"),
+        ({"messages": [*TREE["messages"], message("user", "a", 3)]}, r"^sample 1: branch 3: no token has a loss"),
+        (
+            {"messages": [message("assistant", [{"type": "image", "media": "png"}])]},
+            r"^sample 1: a message holds media, and this task reads texts only",
+        ),
+        ({"messages": [message("user", "a", 4)]}, r"^sample 1: messages.0.branch: 4 follows 0"),
+    ],
+)
+def test_messages_that_cannot_be_packed_are_one_line(content, line):
+    with pytest.raises(DataError, match=line):
+        arrange(Written(TEXTS.contents[0], content), Letters(), Packing(row_tokens=9))
+
+
+def test_a_stream_of_messages_is_one_line():
+    with pytest.raises(DataError, match=r"^sample 1: holds messages, which `packing: stream` would cut"):
+        arrange(Written(TEXTS.contents[0], TREE), Letters(), Packing(row_tokens=90, packing="stream"))

@@ -1,13 +1,17 @@
 """The table of records: read and written a row group at a time, and refused when its keys or groups contradict each other."""
 
+import json
 from array import array
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
 
 from glassworks.data import records as table_module
+from glassworks.data.messages import Size, as_json, parse_messages
 from glassworks.data.records import TABLE, Dropped, Record, RecordTable, Rows, read_table, write_table
+from glassworks.data.shards import members_of
 from glassworks.errors import DataError
 from glassworks.stages import records as stage
 
@@ -79,3 +83,75 @@ def test_a_damaged_table_is_one_line(tmp_path):
         (tmp_path / TABLE).write_bytes(damaged)
         with pytest.raises(DataError, match=rf"{TABLE}: cannot be read \(.*check it with `glassworks verify`$"):
             list(read_table(tmp_path))
+
+
+MESSAGES = [
+    {"role": "system", "content": "Look."},
+    {"role": "user", "content": [{"type": "image", "media": "png"}, {"type": "text", "text": "Which?"}], "branch": 1},
+    {"role": "assistant", "content": "A fox.", "branch": 1},
+    {"role": "user", "content": "Where?", "branch": 2},
+    {"role": "assistant", "content": "Left.", "weight": 0.5, "branch": 2},
+]
+TREE = Record(
+    "tree",
+    "train",
+    "tree",
+    messages=parse_messages(MESSAGES, "here"),
+    sizes={"png": Size(kind="image", width=20, height=10)},
+)
+
+
+def test_a_sample_may_have_messages_and_sizes_and_lack_anything_else(tmp_path, small_groups):
+    """The columns appear with the first record that needs them, in its row group, and the bytes are those of any other writing."""
+    records = [*RECORDS[:9], TREE, *RECORDS[9:]]
+    write_table(tmp_path / TABLE, records)
+    assert pq.ParquetFile(tmp_path / TABLE).schema_arrow.names[-2:] == ["messages", "sizes"]
+    assert pq.ParquetFile(tmp_path / TABLE).num_row_groups == 3
+    assert list(read_table(tmp_path)) == records
+    assert [path.name for path in tmp_path.iterdir()] == [TABLE]
+    assert [message.loss_weight for message in TREE.messages] == [0, 0, 1, 0, 0.5]
+    assert as_json(TREE.messages) == MESSAGES
+
+
+def test_a_table_without_messages_has_the_bytes_that_it_always_had(tmp_path, small_groups):
+    write_table(tmp_path / TABLE, RECORDS)
+    assert pq.ParquetFile(tmp_path / TABLE).schema_arrow.equals(table_module.SCHEMA)
+
+
+def test_messages_and_sizes_are_members_of_the_sample(tmp_path):
+    members = members_of(TREE, lambda record: {"png": b"pixels"})
+    assert list(members) == ["png", "json"]
+    content = json.loads(members["json"])
+    assert content["messages"] == MESSAGES and content["captions"] == []
+    assert content["sizes"] == {"png": {"kind": "image", "width": 20, "height": 10}}
+    assert set(json.loads(members_of(RECORDS[0], lambda record: {})["json"])) == {"captions", "labels", "key", "group"}
+    with pytest.raises(
+        DataError, match=r"^sample 'tree': messages or sizes name the media file 'png'; did you mean '0.png'"
+    ):
+        members_of(TREE, lambda record: {"0.png": b""})
+
+
+@pytest.mark.parametrize(
+    ("messages", "line"),
+    [
+        ([{"content": "a"}], "row 3: messages.0.role: Field required"),
+        ([{"role": "user", "content": 3}], "row 3: messages.0.content"),
+        ([{"role": "user", "content": "a", "branch": 2}], "row 3: messages.0.branch: 2 follows 0; write the context"),
+        (
+            [{"role": "user", "content": "a", "branch": 1}, {"role": "user", "content": "b"}],
+            "row 3: messages.1.branch: 0 follows 1",
+        ),
+        ([{"role": "user", "content": "a", "weight": -1.0}], "row 3: messages.0.weight"),
+        ([{"role": "user", "content": [{"type": "picture", "media": "a"}]}], "row 3: messages.0.content"),
+    ],
+)
+def test_messages_that_make_no_sense_are_one_line(messages, line):
+    with pytest.raises(DataError) as refused:
+        parse_messages(messages, "row 3")
+    assert str(refused.value).startswith(line) and "\n" not in str(refused.value)
+
+
+def test_the_stage_counts_messages_and_refuses_branches_in_disorder(run):
+    assert run([*RECORDS, TREE])["messages"] == 5
+    with pytest.raises(DataError, match=r"^things: record 'tree': messages.2.branch: 0 follows 2"):
+        run([*RECORDS, replace(TREE, messages=[TREE.messages[1], TREE.messages[3], TREE.messages[0]])])

@@ -108,7 +108,7 @@ def test_every_caption_of_a_scene_is_true(made):
     related = grounded = 0
     for record in made:
         facts = SceneFacts.of_labels(record.labels)
-        for caption in record.captions:
+        for caption in record.texts:
             stated = parser.parse(caption)
             assert stated.objects == facts.objects, caption
             assert stated.relations <= facts.relations, caption
@@ -122,7 +122,7 @@ def test_a_caption_with_its_sides_swapped_is_false(made):
     swapped = str.maketrans({"<": ">", ">": "<"})
     for record in made:
         facts = SceneFacts.of_labels(record.labels)
-        for caption in record.captions:
+        for caption in record.texts:
             for one, other in (("left", "right"), ("above", "below"), ("top", "bottom")):
                 marked = caption.replace(one, "<").replace(other, ">")
                 if ("<" in marked) != (">" in marked):
@@ -132,8 +132,8 @@ def test_a_caption_with_its_sides_swapped_is_false(made):
 
 def test_the_five_captions_of_a_scene_differ_and_are_plain_lower_case_english(made):
     for record in made:
-        assert len(set(record.captions)) == 5
-        assert all(set(caption) <= set("abcdefghijklmnopqrstuvwxyz, ") for caption in record.captions)
+        assert len(set(record.texts)) == 5
+        assert all(set(caption) <= set("abcdefghijklmnopqrstuvwxyz, ") for caption in record.texts)
 
 
 def test_relations_are_those_of_the_boxes(made):
@@ -216,12 +216,12 @@ def test_a_scene_does_not_depend_on_how_many_are_made(made, compose_with):
     by_key = {record.key: record for record in made}
     for record in fewer:
         assert json.loads(json.dumps(record.labels)) == by_key[record.key].labels
-        assert record.captions == by_key[record.key].captions
+        assert record.texts == by_key[record.key].texts
 
 
 def test_another_seed_makes_other_scenes(made, compose_with):
     others = compose_with(seed=6)
-    same = sum(one.captions == other.captions for one, other in zip(made, others, strict=True))
+    same = sum(one.texts == other.texts for one, other in zip(made, others, strict=True))
     assert same < len(made) / 20
 
 

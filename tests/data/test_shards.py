@@ -128,7 +128,7 @@ def test_webdataset_reads_the_shards(make):
     read = list(WebDataset(urls, shardshuffle=False, empty_check=False))
     expected = [r for r in RECORDS if r.split == "train"]
     assert [(s["__key__"], s["png"]) for s in read] == [(r.key, media(r)["png"]) for r in expected]
-    assert [json.loads(s["json"])["captions"] for s in read] == [r.captions for r in expected]
+    assert [json.loads(s["json"])["captions"] for s in read] == [r.texts for r in expected]
     gc.collect()
 
 

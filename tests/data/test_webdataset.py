@@ -80,7 +80,7 @@ def test_tars_by_img2dataset_drop_in(folder, run):
 
 def test_records_have_the_captions(folder, run):
     records = list(read_table(run(SPLITS, until="records")))
-    assert [(r.split, r.captions) for r in records][-1] == ("test", ["caption 23"])
+    assert [(r.split, r.texts) for r in records][-1] == ("test", ["caption 23"])
     assert records[0].group == records[0].key == "00000-000000000"
     assert records[0].media == {"tar": "00000.tar", "key": "000000000"}
 

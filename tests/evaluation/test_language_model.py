@@ -52,7 +52,7 @@ def trained(project, write_image, request):
         project.run(stage)
     for job in range(project.table["shards-pictures"].jobs):
         project.run_job("shards-pictures", job)
-    for stage in ("shards-pictures", "tokenizer-lm", "train-lm", "evaluate-lm-language"):
+    for stage in ("shards-pictures", "tokenizer-lm", "pack-lm", "train-lm", "evaluate-lm-language"):
         project.run(stage)
     return project
 

@@ -57,7 +57,7 @@ def mixed(project, write_image):
         (project.root / name / "captions.csv").write_text("\n".join(rows))
     datasets = {name: {"source": "folder", "path": name} for name in CAPTIONS}
     table = project.configure({"datasets": datasets}, **EXPERIMENTS)
-    for made in [made for made in table if made.kind in ("fetch", "records", "shards", "tokenizer")]:
+    for made in [made for made in table if made.kind in ("fetch", "records", "shards", "tokenizer", "pack")]:
         for job in range(made.jobs):
             project.run_job(made.name, job)
         project.run(made.name)

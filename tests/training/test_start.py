@@ -59,7 +59,7 @@ def trained(project, write_image):
         project.run(stage)
     for job in range(project.table["shards-pictures"].jobs):
         project.run_job("shards-pictures", job)
-    for stage in ("shards-pictures", "tokenizer-first", "train-first"):
+    for stage in ("shards-pictures", "tokenizer-first", "pack-first", "train-first", "pack-second"):
         project.run(stage)
     return project
 

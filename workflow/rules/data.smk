@@ -1,4 +1,4 @@
-# Raw files, records, shards, published weights, tokenizers.
+# Raw files, records, shards, published weights, tokenizers, packed rows.
 
 
 # The network or a local folder -> raw files.
@@ -99,3 +99,38 @@ rule tokenizer:
         "Training the tokenizer of {wildcards.experiment}"
     shell:
         "glassworks tokenizer {wildcards.experiment} --log {log}"
+
+
+# Shards and a tokenizer -> the token ids of some of the shards.
+rule pack_job:
+    input:
+        pipeline.inputs("pack"),
+    output:
+        ".work/pack-{experiment}/job-{job}.json",
+    log:
+        "logs/pack-{experiment}-{job}.log",
+    resources:
+        **pipeline.resources("pack"),
+    params:
+        job=lambda wildcards: int(wildcards.job),
+    message:
+        "Tokenizing the texts of {wildcards.experiment}, job {wildcards.job}"
+    shell:
+        "glassworks pack {wildcards.experiment} --job {params.job} --log {log}"
+
+
+# The token ids of all shards -> rows of packed texts and messages.
+rule pack:
+    input:
+        pipeline.inputs("pack"),
+        pipeline.jobs("pack"),
+    output:
+        "data/packs/{experiment}/manifest.json",
+    log:
+        "logs/pack-{experiment}.log",
+    resources:
+        **pipeline.resources("pack"),
+    message:
+        "Packing the texts of {wildcards.experiment}"
+    shell:
+        "glassworks pack {wildcards.experiment} --log {log}"

@@ -56,6 +56,20 @@ def tokenizer(experiment: Subject, threads: Threads = 1, log: Log = None) -> Non
 
 
 @app.command(rich_help_panel="Stages")
+def pack(
+    experiment: Subject,
+    job: Annotated[
+        int | None,
+        typer.Option(min=0, help="Tokenize only the shards of this job, for a later call without --job to collect."),
+    ] = None,
+    threads: Threads = 1,
+    log: Log = None,
+) -> None:
+    """Tokenize the texts and messages of an experiment and plan the rows that they are packed into."""
+    run_stage(f"pack-{experiment}", threads, log, job)
+
+
+@app.command(rich_help_panel="Stages")
 def train(
     experiment: Subject,
     threads: Threads = 1,

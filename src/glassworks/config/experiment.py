@@ -10,6 +10,7 @@ from glassworks.config.base import Name, Settings
 from glassworks.config.data import Data
 from glassworks.config.needs import Initial, Need
 from glassworks.config.optimization import Optimization
+from glassworks.config.packing import Packing
 from glassworks.config.training import Execution, Training
 
 S = TypeVar("S", bound=Settings)
@@ -33,6 +34,8 @@ class Experiment(Settings):
 
     scored_by: ClassVar[str]
     """Default evaluation if the file lists none: the name of a folder under evaluation/."""
+    packed_by: ClassVar[tuple[str, ...]] = ()
+    """Key paths that `packing` depends on."""
 
     task: str
     """Training objective: the name of a folder under tasks/."""
@@ -55,6 +58,10 @@ class Experiment(Settings):
     def modules(self) -> tuple[str, ...]:
         """Registry modules that train and run the model, relative to the package. Subclasses add those of the components they name."""
         return registry.modules("tasks", self.task)
+
+    def packing(self) -> Packing | None:
+        """The settings of the stage `pack`; None for a task with one sample a row."""
+        return None
 
     def needs(self) -> dict[str, Need]:
         """All input artefacts of training, by role."""

@@ -76,6 +76,8 @@ class Execution(Settings):
     """Nodes of the run when it is submitted to SLURM, a power of two. Elsewhere the run uses one node."""
     workers_per_node: Count | None = None
     """Maximum training processes per node, a power of two; null uses all granted cores or free devices."""
+    pack_jobs: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """Parallel jobs that tokenize texts and messages for packed rows. Does not affect the bytes of the rows."""
     gradient_checkpointing: bool = False
     """Keep only the inputs of transformer blocks and recompute the rest in the backward pass: less memory, more time, the same bits."""
     loggers: list[Literal["tensorboard", "wandb"]] = Field(default=[])

@@ -1,4 +1,6 @@
-"""Records: one table per data set (records.parquet) with a key, a split, captions, labels and a reference to the media bytes.
+"""Records: one table per data set (records.parquet) with a key, a split, texts, messages, labels, a reference to the media bytes and their sizes.
+
+A sample may lack any of them. The columns `messages` and `sizes` exist only in tables that use them.
 
 The stage `records` (`glassworks.stages.records`) fills it.
 """
@@ -6,7 +8,7 @@ The stage `records` (`glassworks.stages.records`) fills it.
 import json
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,6 +20,7 @@ import pyarrow.parquet as pq
 
 from glassworks.artifacts.digests import canonical_json
 from glassworks.config.datasets import Split
+from glassworks.data.messages import Message, Size, as_json, parse_messages, parse_sizes
 from glassworks.errors import DataError
 
 TABLE = "records.parquet"
@@ -33,6 +36,8 @@ SCHEMA = pa.schema(
         ("media", pa.string()),
     ]
 )
+OPTIONAL = ("messages", "sizes")
+"""Columns with JSON, null in a record without them."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,16 @@ class Record:
     split: Split
     group: str
     """Samples of one group share a split: an image id, a base concept, a speaker."""
-    captions: list[str]
+    texts: list[str] = field(default_factory=list)
+    """Captions of an image, or a text. The column and the key in a tar are called `captions`."""
     labels: dict[str, Any] = field(default_factory=dict)
     """Other metadata, as JSON."""
     media: dict[str, Any] = field(default_factory=dict)
     """The location of the media bytes, in the source's own format, as JSON."""
+    messages: list[Message] = field(default_factory=list)
+    """A conversation or a message tree."""
+    sizes: dict[str, Size] = field(default_factory=dict)
+    """Kind and size of the media files, by the name of the member in a tar."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +72,57 @@ class Dropped:
 
 def write_table(path: Path, records: Iterable[Record]) -> None:
     """Write records as parquet, in the given order."""
-    records = iter(records)
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd", write_statistics=False) as writer:
+    records, optional = iter(records), ()
+    writer = _writer(path, optional)
+    try:
         while group := list(islice(records, GROUP)):
-            columns = {
-                "key": [record.key for record in group],
-                "split": [record.split for record in group],
-                "group": [record.group for record in group],
-                "captions": [record.captions for record in group],
-                "labels": [canonical_json(record.labels) for record in group],
-                "media": [canonical_json(record.media) for record in group],
-            }
-            writer.write_table(pa.table(columns, schema=SCHEMA), row_group_size=GROUP)
+            used = tuple(name for name in OPTIONAL if name in optional or any(getattr(one, name) for one in group))
+            if used != optional:
+                writer.close()
+                optional, writer = used, _widened(path, used)
+            writer.write_table(_table(group, optional), row_group_size=GROUP)
+    finally:
+        writer.close()
+
+
+def _schema(optional: Sequence[str]) -> pa.Schema:
+    return pa.schema([*SCHEMA, *((name, pa.string()) for name in optional)])
+
+
+def _writer(path: Path, optional: Sequence[str]) -> pq.ParquetWriter:
+    return pq.ParquetWriter(path, _schema(optional), compression="zstd", write_statistics=False)
+
+
+def _widened(path: Path, optional: Sequence[str]) -> pq.ParquetWriter:
+    """A writer after the row groups of `path`, rewritten with more columns."""
+    narrow = path.with_name(f".{path.name}.narrow")
+    path.rename(narrow)
+    writer, file, schema = _writer(path, optional), pq.ParquetFile(narrow), _schema(optional)
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group)
+        missing = {name: pa.nulls(len(table), pa.string()) for name in optional if name not in table.column_names}
+        writer.write_table(
+            pa.table({**dict(zip(table.column_names, table.columns, strict=True)), **missing}, schema=schema),
+            row_group_size=GROUP,
+        )
+    file.close()
+    narrow.unlink()
+    return writer
+
+
+def _table(group: Sequence[Record], optional: Sequence[str]) -> pa.Table:
+    columns = {
+        "key": [record.key for record in group],
+        "split": [record.split for record in group],
+        "group": [record.group for record in group],
+        "captions": [record.texts for record in group],
+        "labels": [canonical_json(record.labels) for record in group],
+        "media": [canonical_json(record.media) for record in group],
+    }
+    for name in optional:
+        found = [getattr(record, name) for record in group]
+        columns[name] = [canonical_json(as_json(value)) if value else None for value in found]
+    return pa.table(columns, schema=_schema(optional))
 
 
 def read_table(directory: Path, split: Split | None = None) -> Iterator[Record]:
@@ -143,4 +192,14 @@ class Rows:
 
 
 def _record(row: dict[str, Any]) -> Record:
-    return Record(**{**row, "labels": json.loads(row["labels"]), "media": json.loads(row["media"])})
+    messages, sizes, where = row.get("messages"), row.get("sizes"), f"record {row['key']!r}"
+    return Record(
+        row["key"],
+        row["split"],
+        row["group"],
+        row["captions"],
+        json.loads(row["labels"]),
+        json.loads(row["media"]),
+        parse_messages(json.loads(messages), where) if messages else [],
+        parse_sizes(json.loads(sizes), where) if sizes else {},
+    )

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from glassworks.artifacts.digests import canonical_json
+from glassworks.config.base import nearest
 from glassworks.config.datasets import Split
+from glassworks.data.messages import as_json, media_of
 from glassworks.data.records import Record, Rows
 from glassworks.data.sidecars import BLOCK, Entry, Sidecar, read_head, scan_tar, sidecar_path
 from glassworks.errors import ArtifactError, DataError
@@ -71,11 +73,21 @@ def write_tar(folder: Path, plan: Plan, media: Media) -> Iterator[Record]:
 
 
 def members_of(record: Record, media: Media) -> dict[str, bytes]:
-    """The members of a sample in order: media by extension, then `json` with the other metadata."""
+    """The members of a sample in order: media by extension, then `json` with the other metadata.
+
+    Raises `DataError` if a message or a size names a member that does not exist.
+    """
     found = media(record)
-    text = canonical_json(
-        {"captions": record.captions, "labels": record.labels, "key": record.key, "group": record.group}
-    )
+    for name in (*media_of(record.messages), *record.sizes):
+        if name not in found:
+            raise DataError(
+                f"sample {record.key!r}: messages or sizes name the media file {name!r}{nearest(name, list(found))}"
+            )
+    content = {"captions": record.texts, "labels": record.labels, "key": record.key, "group": record.group}
+    for key, values in (("messages", record.messages), ("sizes", record.sizes)):
+        if values:
+            content[key] = as_json(values)
+    text = canonical_json(content)
     return {**{extension: found[extension] for extension in sorted(found)}, "json": text.encode()}
 
 

@@ -32,7 +32,7 @@ class Stage:
     """A stage: it makes a directory that is a pure function of its inputs, parameters and code."""
 
     kind: str
-    """fetch, records, shards, weights, tokenizer, train, evaluate or report. Also the name of the command and of the Snakemake rule."""
+    """fetch, records, shards, weights, tokenizer, pack, train, evaluate or report. Also the name of the command and of the Snakemake rule."""
     subject: str
     """Name of the dataset, weights or experiment; empty for the report."""
     directory: str
@@ -52,7 +52,7 @@ class Stage:
     part: str = ""
     """Name of the evaluation; distinguishes stages of the same kind and subject."""
     jobs: int = 0
-    """Number of parallel jobs that prepare parts of the artefact (shards); 0 for none."""
+    """Number of parallel jobs that prepare parts of the artefact (shards, pack); 0 for none."""
     resources: Resources = Resources()
     """Resources requested from a scheduler."""
     execution: Execution | None = None

@@ -145,6 +145,36 @@ def _tokenizer_stage(project: Project, name: str) -> Stage | None:
     return shared if shared and (shared.params, shared.inputs) == (stage.params, stage.inputs) else stage
 
 
+def _pack_stage(project: Project, name: str) -> Stage | None:
+    """The stage that packs the texts and messages of an experiment into rows; None if its task has one sample a row.
+
+    The runs of a variant share one, which is that of their experiment unless an override changes it.
+    """
+    experiment, run = project.experiments[name], project.runs.get(name)
+    packing = experiment.packing()
+    if packing is None:
+        return None
+    data, subject = experiment.data, run.stem if run else name
+    splits = {dataset: ["train"] for dataset in data.datasets}
+    for dataset, split in data.held_out_splits.items():
+        splits.setdefault(dataset, []).append(split)
+    stage = Stage(
+        kind="pack",
+        subject=subject,
+        directory=f"data/packs/{subject}",
+        entries=("stages.pack",),
+        params={"splits": splits, "rows": packing.model_dump(mode="json")},
+        settings=watched_sections(project, name, *experiment.packed_by),
+        inputs={
+            "tokenizer": _stage_of(project, Tokenizer("data.tokenizer", name)),
+            **{role: f"shards-{dataset}" for dataset, role in roles("shards", splits).items()},
+        },
+        jobs=experiment.execution.pack_jobs if experiment.execution.pack_jobs > 1 else 0,
+    )
+    shared = _pack_stage(project, run.experiment) if run else None
+    return shared if shared and (shared.params, shared.inputs) == (stage.params, stage.inputs) else stage
+
+
 def _experiment_stages(project: Project, name: str) -> Iterator[Stage]:
     experiment, run = project.experiments[name], project.runs.get(name)
     settings = experiment.model_dump(mode="json", exclude={"execution"})
@@ -157,6 +187,10 @@ def _experiment_stages(project: Project, name: str) -> Iterator[Stage]:
         inputs["tokenizer"] = tokenizer.name
         yield tokenizer  # yielded again by each experiment that shares it
     inputs |= {role: _stage_of(project, need) for role, need in experiment.needs().items()}
+    packs = {}
+    if pack := _pack_stage(project, name):
+        packs["pack"] = pack.name
+        yield pack  # yielded again by each experiment that shares it
     trained = ("task", "data", "model", "optimization", "training")
     yield Stage(
         kind="train",
@@ -170,7 +204,7 @@ def _experiment_stages(project: Project, name: str) -> Iterator[Stage]:
             **{section: settings[section] for section in trained},
         },
         settings={"params.yaml": train_keys, **watched_sections(project, name, *trained)},
-        inputs=inputs,
+        inputs=inputs | packs,
         resources=Resources(_threads(experiment), mem_mb=6000, runtime=240, nodes=experiment.execution.nodes),
         execution=experiment.execution,
     )

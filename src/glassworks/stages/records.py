@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from glassworks.artifacts.digests import write_json
 from glassworks.config.datasets import SPLITS, Split
+from glassworks.data.messages import order_fault
 from glassworks.data.records import TABLE, Dropped, Record, write_table
 from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
@@ -28,6 +29,7 @@ class Tally:
     dropped: list[Dropped] = field(default_factory=list)
     samples: Counter[Split] = field(default_factory=Counter)
     captions: int = 0
+    messages: int = 0
 
     def kept(self, items: Iterable[Record | Dropped]) -> Iterator[Record]:
         """The records among `items`, which are counted."""
@@ -39,8 +41,11 @@ class Tally:
                 raise DataError(
                     f"{self.dataset}: the key {item.key!r} cannot name a member of a tar (no dots, no slashes)"
                 )
+            if fault := order_fault(item.messages):
+                raise DataError(f"{self.dataset}: record {item.key!r}: {fault}")
             self.samples[item.split] += 1
-            self.captions += len(item.captions)
+            self.captions += len(item.texts)
+            self.messages += len(item.messages)
             yield item
 
 
@@ -64,7 +69,8 @@ def run(context: Context) -> dict[str, Any]:
     check(dataset, file)
     write_json(context.output / "dropped.json", [{"where": item.where, "reason": item.reason} for item in dropped])
     by_split = {split: tally.samples[split] for split in SPLITS}
-    return {"samples": by_split, "captions": tally.captions, "dropped": len(dropped)}
+    counts = {"samples": by_split, "captions": tally.captions, "dropped": len(dropped)}
+    return counts | ({"messages": tally.messages} if tally.messages else {})
 
 
 def check(dataset: str, file: Path) -> None:

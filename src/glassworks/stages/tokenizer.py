@@ -6,6 +6,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from glassworks.artifacts.digests import write_json
+from glassworks.data.messages import texts_of
 from glassworks.data.records import read_table
 from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
@@ -20,7 +21,7 @@ def run(context: Context) -> dict[str, Any]:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     texts: list[str] = []
     for _, folder in sorted(context.inputs.items()):
-        found = [text for record in read_table(folder, "train") for text in record.captions]
+        found = [text for record in read_table(folder, "train") for text in (*record.texts, *texts_of(record.messages))]
         if not found:
             raise DataError(f"{folder.name}: the training split has no texts to train a tokenizer on")
         texts += found

@@ -94,7 +94,7 @@ def _task(context: Context) -> AnyTask:
 def _run(context: Context, task: AnyTask) -> Run[nn.Module, Batch]:
     experiment, seed = _experiment(context), context.params["seed"]
     folders = {name: context.inputs[role] for name, role in experiment.data.shard_roles.items()}
-    parts, sets = _read(experiment.data, task, folders, context.work / "tokens")
+    parts, sets = _read(experiment.data, task, folders, context.inputs.get("pack"))
     return Run(
         name=context.stage.name,
         folder=context.work,
@@ -119,11 +119,11 @@ def _start(experiment: Experiment, directory: Path | None, seed: int) -> Callabl
 
 
 def _read(
-    data: Data, task: AnyTask, folders: Mapping[str, Path], tokens: Path
+    data: Data, task: AnyTask, folders: Mapping[str, Path], packed: Path | None
 ) -> tuple[list[AnyPart], dict[str, AnyPart]]:
-    """The training data sets, and the held-out sets by name. `folders` holds the shards of every data set.
+    """The training data sets, and the held-out sets by name. `folders` holds the shards of every data set, `packed` the artefact of the stage `pack`.
 
-    Raises `DataError` for a data set without samples, before any text is tokenized.
+    Raises `DataError` for a data set without samples.
     """
     several = len(data.datasets) > 1
     wanted: list[tuple[str, str, Split]] = [(key, part.dataset, "train") for key, part in data.parts.items()]
@@ -138,7 +138,7 @@ def _read(
     training: list[AnyPart] = []
     held_out: dict[str, AnyPart] = {}
     for name, split, samples in found:
-        rows = task.arrange(samples, tokens / name / split)
+        rows = task.arrange(samples, packed and packed / name / split)
         part = Part(rows, data.options_of(name), name if several else "")
         if split == "train":
             training.append(part)

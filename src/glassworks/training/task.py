@@ -98,7 +98,7 @@ class Task(Trainable[M, B], Protocol[M, E, B, R, O_contra]):
         ...
 
     def arrange(self, dataset: Samples, folder: Path | None = None, /) -> Rows[R]:
-        """The rows that the samples of a split become; `folder` caches them between runs."""
+        """The rows that the samples of a split become; `folder` holds those of a task that packs (stage `pack`)."""
         ...
 
     def example(self, row: R, part: O_contra, seed: int, /) -> E:

@@ -1,27 +1,30 @@
-"""Samples packed into rows under limits such as tokens and crops. Each shard is planned once, from the measured sizes of its samples.
+"""Documents packed into rows under limits such as tokens and crops. Each shard is planned once, from the measured sizes of its samples.
+
+A document is a text, a conversation or a message tree (`data.reading.tokens`).
 
 The plan is a pure function of the sizes. Attention is masked between packed samples, so the choice of samples in a row does not matter. Rows are shuffled,
 samples are not.
 """
 
-import shutil
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from operator import ge, sub
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from glassworks.artifacts.digests import disk_errors, flush_to_disk
-from glassworks.artifacts.machine import unique_name
+from glassworks.config.packing import Packing as Settings
+from glassworks.data.reading.arrays import load_arrays, save_arrays
 from glassworks.data.reading.rows import Samples
-from glassworks.data.reading.tokens import Tokens
+from glassworks.data.reading.text import TextTokenizer
+from glassworks.data.reading.tokens import Tokens, tokenize
 from glassworks.errors import DataError
 
-Packing = Literal["documents", "stream"]
+TOKENS, PLAN = "tokens", "plan"
+"""Folders of the arrays of a packed split."""
 
 
 class Plan(NamedTuple):
@@ -39,64 +42,43 @@ class Plan(NamedTuple):
         return self.items[self.starts[index] : self.starts[index + 1]].astype(np.int64)
 
     def save(self, folder: Path) -> None:
-        """Write one .npy file for each array. `folder` appears by one rename; if another worker has already written it, it stays."""
-        temporary = folder.with_name(f".{folder.name}.{unique_name()}.tmp")
-        try:
-            with disk_errors(folder):
-                temporary.mkdir(parents=True, exist_ok=True)
-                for name, array in self._asdict().items():
-                    np.save(temporary / f"{name}.npy", array)
-                    flush_to_disk(temporary / f"{name}.npy")
-                flush_to_disk(temporary)
-                try:
-                    temporary.rename(folder)
-                except OSError:
-                    if not folder.is_dir():
-                        raise
-                flush_to_disk(folder.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        """Write one .npy file for each array."""
+        save_arrays(folder, self._asdict())
 
     @classmethod
     def load(cls, folder: Path) -> "Plan":
         """The plan written by `save`, mapped into memory."""
-        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in cls._fields))
+        return cls(**load_arrays(folder))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of packed texts, as int64 arrays of one length."""
+    """One row of packed documents, as arrays of one length."""
 
     key: str
-    """Key of the sample of its first text."""
+    """Key of the sample of its first document."""
     inputs: np.ndarray
+    """int64."""
     targets: np.ndarray
-    """The next token of each input."""
+    """int64: the next token of each input."""
     documents: np.ndarray
-    """The index of the text in the row, for each input."""
+    """int64: the index of the document in the row, for each input."""
     loss_weight: float = 1.0
     """Factor of the training loss of every token."""
+    weights: np.ndarray | None = None
+    """float32: the weight of the loss of each target; None for 1."""
+    branches: np.ndarray | None = None
+    """int64 (`Layout`); None in a row without message trees."""
+    positions: np.ndarray | None = None
+    """int64 (`Layout`); None with `branches`."""
 
 
-class PackedTexts:
-    """The texts of a split in rows of up to `row_tokens` inputs (`Rows[Row]`).
+class PackedRows:
+    """The documents of a split in the rows of a plan (`Rows[Row]`)."""
 
-    "documents" packs whole texts, each from BOS to EOS. "stream" concatenates the texts of a shard and cuts a row every `row_tokens` inputs. The last row
-    of a shard may be shorter. `folder` caches the plan.
-    """
-
-    def __init__(
-        self, dataset: Samples, tokens: Tokens, row_tokens: int, packing: Packing, folder: Path | None = None
-    ) -> None:
-        self.dataset, self.tokens = dataset, tokens
-        if folder is not None and folder.is_dir():
-            self.plan = Plan.load(folder)
-        else:
-            self.plan = plan_texts(dataset.shard_sizes, tokens, row_tokens, packing)
-            if folder is not None:
-                self.plan.save(folder)
-                self.plan = Plan.load(folder)
-        self.shard_sizes = [int(size) for size in self.plan.shard_sizes]
+    def __init__(self, dataset: Samples, tokens: Tokens, plan: Plan) -> None:
+        self.dataset, self.tokens, self.plan = dataset, tokens, plan
+        self.shard_sizes = [int(size) for size in plan.shard_sizes]
 
     def __len__(self) -> int:
         return len(self.plan.starts) - 1
@@ -104,36 +86,87 @@ class PackedTexts:
     def __getitem__(self, index: int) -> Row:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        items = self.plan.row(index)
-        at = self._places(items)
-        documents = np.repeat(np.arange(len(items)), items[:, 2])
-        inputs, targets = self.tokens.ids[at].astype(np.int64), self.tokens.ids[at + 1].astype(np.int64)
-        return Row(self.dataset[int(items[0, 0])].key, inputs, targets, documents)
+        items, tokens = self.plan.row(index), self.tokens
+        places, lengths = self._places(items)
+        layout = lay_out(lengths)
+        trees = any(len(document) > 1 for document in lengths)
+        return Row(
+            self.dataset[int(items[0, 0])].key,
+            tokens.ids[places].astype(np.int64),
+            tokens.ids[places + 1].astype(np.int64),
+            layout.documents,
+            weights=None if tokens.weights is None else tokens.weights[places + 1],
+            branches=layout.branches if trees else None,
+            positions=layout.positions if trees else None,
+        )
 
     def texts(self, index: int) -> np.ndarray:
-        """int64 [tokens]: the text of each target of a row."""
-        return np.searchsorted(self.tokens.ends, self._places(self.plan.row(index)) + 1, side="right")
+        """int64 [tokens]: the document of each target of a row."""
+        return np.searchsorted(self.tokens.ends, self._places(self.plan.row(index))[0] + 1, side="right")
 
-    def _places(self, items: np.ndarray) -> np.ndarray:
-        """int64 [tokens]: positions of the inputs of a row among all tokens."""
-        texts, starts, lengths = items.T
-        begins = np.where(texts > 0, self.tokens.ends[texts - 1], 0) + starts
-        return np.repeat(begins - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
+    def _places(self, items: np.ndarray) -> tuple[np.ndarray, list[list[int]]]:
+        """int64 [tokens]: positions of the inputs of a row among all tokens; and the inputs of each segment, by document."""
+        begins: list[int] = []
+        lengths: list[list[int]] = []
+        for document, start, length in items.tolist():
+            bounds = self.tokens.bounds(document)
+            if len(bounds) == 2:
+                begins.append(bounds[0] + start)
+                lengths.append([length])
+            else:
+                begins += bounds[:-1]
+                lengths.append([end - begin - 1 for begin, end in pairwise(bounds)])
+        counts = np.array([length for document in lengths for length in document], np.int64)
+        return np.repeat(np.array(begins) - np.cumsum(counts) + counts, counts) + np.arange(counts.sum()), lengths
 
 
-def plan_texts(shard_sizes: Sequence[int], tokens: Tokens, row_tokens: int, packing: Packing) -> Plan:
-    """The plan of the texts of a split. A text of n tokens has n - 1 inputs."""
-    lengths = np.diff(tokens.ends, prepend=0)
-    if packing == "documents":
-        return plan(shard_sizes, lengths[:, None] - 1, {"tokens": row_tokens}, split=True)
-    return _join(shard_sizes, [cut(part, row_tokens) for part in _by_shard(shard_sizes, lengths)])
+def arrange(dataset: Samples, tokenizer: TextTokenizer, packing: Settings, folder: Path | None = None) -> PackedRows:
+    """The documents of a split in rows. `folder` holds tokens and plan: they are mapped from it, or made and written into it."""
+    if folder is None:
+        tokens = tokenize(dataset, tokenizer)
+        return PackedRows(dataset, tokens, plan_rows(dataset, tokens, packing))
+    if not (folder / PLAN).is_dir():
+        if not (folder / TOKENS).is_dir():
+            tokenize(dataset, tokenizer).save(folder / TOKENS)
+        plan_rows(dataset, Tokens.load(folder / TOKENS), packing).save(folder / PLAN)
+    return PackedRows(dataset, Tokens.load(folder / TOKENS), Plan.load(folder / PLAN))
+
+
+def plan_rows(dataset: Samples, tokens: Tokens, packing: Settings) -> Plan:
+    """The plan of the documents of a split in rows of up to `row_tokens` inputs.
+
+    "documents" packs whole documents, each text from BOS to EOS; a longer text is split. "stream" concatenates the texts of a shard and cuts a row every
+    `row_tokens` inputs, so the last row of a shard may be shorter.
+
+    Raises `DataError` naming the sample of a conversation or a message tree that is longer than a row, or that "stream" would cut.
+    """
+    sizes = tokens.inputs()
+    if packing.packing == "stream":
+        if tokens.texts is not None:
+            first = dataset[int(tokens.texts.argmin())]
+            raise DataError(f"{first.where}: holds messages, which `packing: stream` would cut; use documents")
+        parts = _by_shard(dataset.shard_sizes, sizes + 1)
+        return _join(dataset.shard_sizes, [cut(part, packing.row_tokens) for part in parts])
+
+    def name(document: int) -> str:
+        _, *branches = [end - begin - 1 for begin, end in pairwise(tokens.bounds(document))]
+        context = int(sizes[document]) - sum(branches)
+        tree = f", a context of {context:,} and branches of {', '.join(f'{length:,}' for length in branches)}"
+        return dataset[document].where + (tree if branches else "")
+
+    limits, columns = {"tokens": packing.row_tokens}, [sizes]
+    if packing.documents_per_row is not None:
+        limits["documents"] = packing.documents_per_row
+        columns.append(np.ones_like(sizes))
+    split = np.ones(len(sizes), bool) if tokens.texts is None else tokens.texts
+    return plan(dataset.shard_sizes, np.stack(columns, axis=1), limits, split, name)
 
 
 def plan(
     shard_sizes: Sequence[int],
     sizes: np.ndarray,
     limits: Mapping[str, int],
-    split: bool = False,
+    split: bool | np.ndarray = False,
     name: Callable[[int], str] = "sample {}".format,
 ) -> Plan:
     """The plan of a split from the measured sizes of its samples, int [samples, limits]. Each shard is packed by itself; see `pack`."""
@@ -141,15 +174,16 @@ def plan(
     def named(first: int) -> Callable[[int], str]:
         return lambda sample: name(first + sample)
 
-    parts = zip(accumulate(shard_sizes, initial=0), _by_shard(shard_sizes, sizes), strict=False)
-    packed = [pack(part, limits, split, named(first)) for first, part in parts]
+    splits = _by_shard(shard_sizes, np.broadcast_to(split, len(sizes)))
+    parts = zip(accumulate(shard_sizes, initial=0), _by_shard(shard_sizes, sizes), splits, strict=False)
+    packed = [pack(part, limits, divisible, named(first)) for first, part, divisible in parts]
     return _join(shard_sizes, packed)
 
 
 def pack(
     sizes: np.ndarray,
     limits: Mapping[str, int],
-    split: bool = False,
+    split: bool | np.ndarray = False,
     name: Callable[[int], str] = "sample {}".format,
 ) -> Plan:
     """Rows within `limits` by best-fit decreasing bin packing (Johnson, 1974), as a plan of one shard.
@@ -158,19 +192,19 @@ def pack(
     Samples are placed by their largest share of a limit, largest first, equal ones in their order. A sample goes to the row that has the fewest tokens left
     among those with room for it. Items of a row are sorted by sample, rows by their first item.
 
-    A sample larger than a limit raises `DataError`, which calls it `name(sample)`. With `split`, a sample with more tokens than a row is split into several
-    items if it has nothing but tokens.
+    A sample larger than a limit raises `DataError`, which calls it `name(sample)`. `split`, bool or bool [samples], allows to split a sample with more
+    tokens than a row into several items; each has the other sizes of the sample.
     """
     sizes, most = np.asarray(sizes, np.int64), np.array(list(limits.values()), np.int64)
     tokens, row_tokens = sizes[:, 0], int(most[0])
-    divisible = (sizes[:, 1:] == 0).all(axis=1) if split else np.zeros(len(sizes), bool)
+    divisible = np.broadcast_to(split, len(sizes))
     over = sizes > most
     over[divisible, 0] = False
     if over.any():
         sample = int(over.any(axis=1).argmax())
         raise DataError(
             f"{name(sample)}: {_amounts(limits, sizes[sample])}, and a row has room for {_amounts(limits, most)}; "
-            f"shorten the sample or raise the limit, since samples are never cut inside an image"
+            f"shorten the sample or raise the limit, since only plain texts are ever cut"
         )
     counts = -(-tokens // row_tokens)
     samples = np.repeat(np.arange(len(sizes)), counts)

@@ -66,8 +66,11 @@ class TextTokenizer:
 
     def encode_all(self, texts: list[str]) -> list[list[int]]:
         """BOS, the tokens of a text, EOS, for each of `texts`."""
-        encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [[self.bos, *one.ids, self.eos] for one in encoded]
+        return [[self.bos, *ids, self.eos] for ids in self.encode_parts(texts)]
+
+    def encode_parts(self, texts: list[str]) -> list[list[int]]:
+        """The tokens of each of `texts` alone."""
+        return [encoded.ids for encoded in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def decode(self, ids: list[int]) -> str:
         """The text of generated `ids` (without BOS) up to the first EOS, without special tokens."""

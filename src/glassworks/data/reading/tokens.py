@@ -1,60 +1,181 @@
-"""The texts of a split as token ids, tokenized once and cached in the work directory for all workers of a run."""
+"""The texts and messages of a split as token ids, in arrays that all workers map into memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from glassworks.artifacts.machine import unique_name
+from glassworks.data.messages import Message, Text, parse_messages
+from glassworks.data.reading.arrays import load_arrays, save_arrays
 from glassworks.data.reading.captions import read_captions
+from glassworks.data.reading.dataset import Sample
 from glassworks.data.reading.rows import Samples
 from glassworks.data.reading.text import TextTokenizer
 from glassworks.errors import DataError
 
 BATCH = 1000
-"""Texts tokenized at a time."""
+"""Samples tokenized at a time."""
 
 
 class Tokens(NamedTuple):
-    """The concatenated texts of a split."""
+    """The documents of a split, one after another. A document is a text, a conversation or a message tree.
+
+    A document has one segment, or, for a message tree, one for the context and one for each branch. In a segment every token but the first is the target
+    of the token before it. The segment of a branch begins with a copy of the last token of the context, which predicts its first token.
+    """
 
     ids: np.ndarray
-    """int32 [tokens]: every text between BOS and EOS."""
+    """int32 [tokens]: every text between BOS and EOS; the messages of a document after BOS, each with EOS."""
     ends: np.ndarray
-    """int64 [texts]: the end of each text."""
+    """int64 [documents]: the end of each document."""
+    segments: np.ndarray | None = None
+    """int64 [segments]: the end of each segment; None if every document has one."""
+    weights: np.ndarray | None = None
+    """float32 [tokens]: weight of the loss of each token as a target; None without messages, for 1."""
+    texts: np.ndarray | None = None
+    """bool [documents]: whether a document is a text, which may be split; None without messages."""
 
     def text(self, index: int) -> np.ndarray:
-        """The ids of one text."""
-        return self.ids[(self.ends[index - 1] if index else 0) : self.ends[index]]
+        """The ids of one document."""
+        return self.ids[self.begin(index) : self.ends[index]]
+
+    def begin(self, index: int) -> int:
+        """The first token of a document."""
+        return int(self.ends[index - 1]) if index else 0
+
+    def bounds(self, index: int) -> list[int]:
+        """The begin of a document and the ends of its segments."""
+        begin, end = self.begin(index), int(self.ends[index])
+        if self.segments is None:
+            return [begin, end]
+        first, last = np.searchsorted(self.segments, (begin, end), side="right")
+        return [begin, *self.segments[first:last].tolist()]
+
+    def inputs(self) -> np.ndarray:
+        """int64 [documents]: the inputs of each document, one fewer than the tokens of each of its segments."""
+        lengths = np.diff(self.ends, prepend=0)
+        if self.segments is None:
+            return lengths - 1
+        return lengths - np.diff(np.searchsorted(self.segments, self.ends, side="right"), prepend=0)
+
+    def save(self, folder: Path) -> None:
+        """Write one .npy file for each array."""
+        save_arrays(folder, self._asdict())
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tokens":
+        """The tokens written by `save`, mapped into memory."""
+        return cls(**load_arrays(folder))
 
 
-def tokenize(dataset: Samples, tokenizer: TextTokenizer, folder: Path | None = None) -> Tokens:
-    """The tokens of all samples of a split in order, cached in `folder`."""
-    if folder is not None and (folder / "ends.npy").is_file():
-        return Tokens(np.load(folder / "ids.npy", mmap_mode="r"), np.load(folder / "ends.npy", mmap_mode="r"))
-    parts, lengths = [np.empty(0, np.int32)], [0]
-    for start in range(0, len(dataset), BATCH):
-        texts = [text_of(dataset, index) for index in range(start, min(start + BATCH, len(dataset)))]
-        for ids in tokenizer.encode_all(texts):
-            parts.append(np.array(ids, np.int32))
-            lengths.append(len(ids))
-    tokens = Tokens(np.concatenate(parts), np.cumsum(lengths[1:], dtype=np.int64))
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, array in (
-            ("ids", tokens.ids),
-            ("ends", tokens.ends),
-        ):  # `ends` last: its presence marks both as complete
-            temporary = folder / f"{name}.{unique_name()}.npy"
-            np.save(temporary, array)
-            temporary.replace(folder / f"{name}.npy")
-    return tokens
+class Document(NamedTuple):
+    """The tokens of one sample."""
+
+    segments: list[list[int]]
+    weights: list[list[float]] | None = None
+    """Weight of the loss of each token; None in a text, for 1."""
+
+
+def tokenize(dataset: Samples, tokenizer: TextTokenizer, part: range | None = None) -> Tokens:
+    """The tokens of the samples of a split in order, or of a part of them."""
+    part = range(len(dataset)) if part is None else part
+    pieces = []
+    for start in range(0, len(part), BATCH):
+        samples = [dataset[index] for index in part[start : start + BATCH]]
+        messages = [messages_of(sample) for sample in samples]
+        texts = [_text(sample) for sample, found in zip(samples, messages, strict=True) if not found]
+        ids = iter(tokenizer.encode_all(texts) if texts else ())
+        documents = [
+            render(found, tokenizer, sample.where) if found else Document([next(ids)])
+            for sample, found in zip(samples, messages, strict=True)
+        ]
+        pieces.append(_arrays(documents))
+    return join(pieces)
+
+
+def render(messages: Sequence[Message], tokenizer: TextTokenizer, where: str) -> Document:
+    """The tokens of a conversation or a message tree without a chat template: BOS, then the text of each message and EOS.
+
+    Raises `DataError` beginning with `where` for a medium, and for messages without any loss.
+    """
+    runs: list[tuple[list[int], list[float]]] = [([tokenizer.bos], [0.0])]
+    contents = tokenizer.encode_parts([_content(message, where) for message in messages])
+    for message, content in zip(messages, contents, strict=True):
+        if message.branch == len(runs):
+            runs.append(([runs[0][0][-1]], [0.0]))
+        ids, weights = runs[message.branch]
+        ids += [*content, tokenizer.eos]
+        weights += [message.loss_weight] * (len(content) + 1)
+    for number, (_, weights) in enumerate(runs):
+        if not any(weights) and (number or len(runs) == 1):
+            here = f"{where}: branch {number}" if number else where
+            raise DataError(f"{here}: no token has a loss; give a message the role assistant, or a weight above 0")
+    return Document([ids for ids, _ in runs], [weights for _, weights in runs])
+
+
+def _content(message: Message, where: str) -> str:
+    texts = [part.text for part in message.parts if isinstance(part, Text)]
+    if len(texts) != len(message.parts):
+        raise DataError(f"{where}: a message holds media, and this task reads texts only")
+    return "".join(texts)
+
+
+def _arrays(documents: Sequence[Document]) -> Tokens:
+    """The arrays of some documents. Those that are the same without messages are left out."""
+    ids = np.array([token for document in documents for run in document.segments for token in run], np.int32)
+    ends = np.cumsum([sum(map(len, document.segments)) for document in documents], dtype=np.int64)
+    if all(document.weights is None for document in documents):
+        return Tokens(ids, ends)
+    runs = [len(run) for document in documents for run in document.segments]
+    weights = np.ones(len(ids), np.float32)
+    for end, document in zip(ends.tolist(), documents, strict=True):
+        if document.weights is not None:
+            own = [weight for run in document.weights for weight in run]
+            weights[end - len(own) : end] = own
+    segments = np.cumsum(runs, dtype=np.int64) if len(runs) > len(documents) else None
+    return Tokens(ids, ends, segments, weights, np.array([document.weights is None for document in documents]))
+
+
+def join(pieces: Sequence[Tokens]) -> Tokens:
+    """The tokens of several parts of a split, one after another."""
+    if not pieces:
+        return Tokens(np.empty(0, np.int32), np.empty(0, np.int64))
+    begins = np.cumsum([0, *(len(piece.ids) for piece in pieces)]).tolist()
+
+    pieces = [
+        piece._replace(ends=piece.ends + begin, segments=None if piece.segments is None else piece.segments + begin)
+        for piece, begin in zip(pieces, begins, strict=False)
+    ]
+
+    def joined(name: str, default: Callable[[Tokens], np.ndarray]) -> np.ndarray | None:
+        arrays = [getattr(piece, name) for piece in pieces]
+        if all(array is None for array in arrays):
+            return None
+        pairs = zip(pieces, arrays, strict=True)
+        return np.concatenate([default(piece) if array is None else array for piece, array in pairs])
+
+    return Tokens(
+        np.concatenate([piece.ids for piece in pieces]),
+        np.concatenate([piece.ends for piece in pieces]),
+        joined("segments", lambda piece: piece.ends),
+        joined("weights", lambda piece: np.ones(len(piece.ids), np.float32)),
+        joined("texts", lambda piece: np.ones(len(piece.ends), bool)),
+    )
+
+
+def messages_of(sample: Sample) -> list[Message]:
+    """The messages of a sample; empty if it has none."""
+    found = sample.json().get("messages") if "json" in sample.members else None
+    return parse_messages(found, sample.where) if found else []
 
 
 def text_of(dataset: Samples, index: int) -> str:
     """The text of a sample: its first caption, else its member txt."""
-    sample = dataset[index]
+    return _text(dataset[index])
+
+
+def _text(sample: Sample) -> str:
     texts = read_captions(sample.members, sample.where)
     if not texts:
         raise DataError(f"{sample.where}: no text in its json or txt member")

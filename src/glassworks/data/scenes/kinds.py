@@ -56,8 +56,8 @@ def choose_kinds(sprites: Iterable[Record], count: int, seed: int, dataset: str)
     """
     shelves: dict[str, list[Kind]] = defaultdict(list)
     for record in sprites:
-        if record.split == "train" and record.captions[0] in NOUNS:
-            shelves[record.labels["subcategory"]].append(Kind(record.key, record.captions[0]))
+        if record.split == "train" and record.texts[0] in NOUNS:
+            shelves[record.labels["subcategory"]].append(Kind(record.key, record.texts[0]))
     ranked = []
     for kinds in shelves.values():
         kinds.sort(key=lambda kind: share(seed, "kind", kind.key))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from glassworks.data.reading.dataset import ShardDataset
-from glassworks.data.reading.packing import PackedTexts, Row
+from glassworks.data.reading.packing import PackedRows, Row
 from glassworks.data.reading.text import TextTokenizer
 from glassworks.data.reading.tokens import text_of, tokenize
 from glassworks.evaluation.bootstrap import ratio_interval
@@ -34,7 +34,7 @@ class TextTask(Protocol):
 
     tokenizer: TextTokenizer
 
-    def arrange(self, dataset: ShardDataset, folder: Path | None = None) -> PackedTexts:
+    def arrange(self, dataset: ShardDataset, folder: Path | None = None) -> PackedRows:
         """The texts of a split as packed rows."""
 
     def collate(self, rows: list[Row]) -> Any:

@@ -40,7 +40,7 @@ def records(context: Context) -> Iterator[Record | Dropped]:
             key=key,
             split=split_of(name, context.params["splits"], context.params["seed"]),
             group=name,
-            captions=[content],
+            texts=[content],
             labels={"book": name, "chapter": chapter, "verse": verse},
         )
 

@@ -55,7 +55,7 @@ def records(context: Context) -> Iterator[Record | Dropped]:
             key=code.lower(),
             split=split_of(groups[code], context.params["splits"], seed),
             group=groups[code],
-            captions=captions(name.texts),
+            texts=captions(name.texts),
             labels={
                 "category": name.category or neutral.category,
                 "subcategory": name.subcategory or neutral.subcategory,
