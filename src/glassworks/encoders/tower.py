@@ -49,7 +49,7 @@ class Tower:
             ]
             self._check(batches[0])
             parts = [self._encode(batch) for batch in batches]
-        return {name: torch.cat([part[name] for part in parts])[:count] for name in parts[0]}
+            return {name: torch.cat([part[name] for part in parts])[:count] for name in parts[0]}
 
     def _encode(self, batch: Reading) -> Reading:
         values, mask = self.encoder.encode(batch)
