@@ -248,6 +248,13 @@ def test_faults_in_the_settings_are_one_line_each(project, params, towers, line)
     assert line in str(error.value) and "\n" not in str(error.value)
 
 
+def test_an_experiment_names_two_towers(project):
+    with pytest.raises(
+        ConfigError, match=r"stored\.yaml: \(top level\): model\.towers: name two encoders, by modality; there are 0$"
+    ):
+        project.configure(PARAMS, stored={**EXPERIMENT, "model": {"width": 8}})
+
+
 def test_two_data_sets_have_features_of_their_own(aligned):
     both = {**PARAMS, "datasets": {**PARAMS["datasets"], "more": {"source": "folder", "path": "more"}}}
     shutil.copytree(aligned.root / "pictures", aligned.root / "more")

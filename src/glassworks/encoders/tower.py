@@ -37,7 +37,7 @@ class Tower:
     def features(self, readings: Mapping[str, Tensor]) -> Reading:
         """Features of N stacked readings: `features` [N, C], or [N, tokens, C] and `mask` [N, tokens] without pooling.
 
-        Raises `ConfigError` if the features of a sample depend on its position in a batch on this device.
+        Raises `ConfigError` if the features of a sample depend on its position in a batch, or on its neighbours, on this device.
         """
         first = next(iter(readings.values()))
         count, size = len(first), self.settings.batch_size
@@ -60,16 +60,16 @@ class Tower:
         return {"features": mean.to(self.dtype)}
 
     def _check(self, batch: Reading) -> None:
-        """Encode one batch also in another order, once."""
+        """Encode one batch also shifted by a place and with another neighbour, once."""
         if self._checked:
             return
         self._checked = True
-        shifted = self._encode({name: tensor.roll(1, 0) for name, tensor in batch.items()})
+        shifted = self._encode({name: _shifted(tensor) for name, tensor in batch.items()})
         for name, tensor in self._encode(batch).items():
-            if not torch.equal(tensor.roll(1, 0), shifted[name]):
+            if not torch.equal(_shifted(tensor), shifted[name]):
                 raise ConfigError(
-                    f"encoders.{self.name}.batch_size: on this device the features of a sample depend on its position "
-                    f"in a batch of {self.settings.batch_size}; set it to 1"
+                    f"encoders.{self.name}.batch_size: on this device the features of a sample depend on the rest of "
+                    f"its batch of {self.settings.batch_size}; set it to 1"
                 )
 
 
@@ -88,3 +88,8 @@ def _padded(tensor: Tensor, size: int) -> Tensor:
     """[n, …] to [size, …] in row-major order: the memory layout of a batch selects kernels, too."""
     missing = size - len(tensor)
     return torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])]).contiguous()
+
+
+def _shifted(batch: Tensor) -> Tensor:
+    """[B, …] with the last row replaced by a second copy of the first, before it."""
+    return torch.cat([batch[:1], batch[:-1]])

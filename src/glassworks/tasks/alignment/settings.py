@@ -1,8 +1,8 @@
 """experiments/NAME.yaml of the task `alignment`."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from glassworks.config.base import Name, Settings
 from glassworks.config.data import Data
@@ -23,8 +23,8 @@ class Tower(Settings):
 class Network(Heads):
     """The heads and the encoders that they read."""
 
-    towers: Annotated[dict[Name, Tower], Field(min_length=2, max_length=2)]
-    """The encoders by modality: `image` and `text`."""
+    towers: dict[Name, Tower] = Field(default={})
+    """Two encoders by modality: `image` and `text`."""
 
 
 class Alignment(Experiment):
@@ -36,8 +36,14 @@ class Alignment(Experiment):
     """The objective."""
     data: Data
     """The data of training and evaluation."""
-    model: Network
+    model: Network = Network()
     """The heads and their towers."""
+
+    @model_validator(mode="after")
+    def _two_towers(self) -> "Alignment":
+        if len(self.model.towers) != 2:
+            raise ValueError(f"model.towers: name two encoders, by modality; there are {len(self.model.towers)}")
+        return self
 
     def needs(self) -> dict[str, Need]:
         found = super().needs()
