@@ -21,6 +21,7 @@ wildcard_constraints:
     dataset=pipeline.choices("fetch", "records", "shards"),
     experiment=pipeline.choices("tokenizer", "pack", "train", "evaluate"),
     weights=pipeline.choices("weights"),
+    encoder=pipeline.choices("features"),
     evaluation=pipeline.evaluations(),
     job=r"\d{5}",
 

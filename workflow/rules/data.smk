@@ -1,4 +1,4 @@
-# Raw files, records, shards, published weights, tokenizers, packed rows.
+# Raw files, records, shards, published weights, features, tokenizers, packed rows.
 
 
 # The network or a local folder -> raw files.
@@ -83,6 +83,41 @@ rule weights:
         "Fetching the weights {wildcards.weights}"
     shell:
         "glassworks weights {wildcards.weights} --log {log}"
+
+
+# Shards and the weights of a frozen encoder -> the features of some of the shards.
+rule features_job:
+    input:
+        pipeline.inputs("features"),
+    output:
+        ".work/features-{encoder}-{dataset}/job-{job}.json",
+    log:
+        "logs/features-{encoder}-{dataset}-{job}.log",
+    resources:
+        **pipeline.resources("features"),
+    params:
+        job=lambda wildcards: int(wildcards.job),
+    message:
+        "Computing features of {wildcards.dataset} by {wildcards.encoder}, job {wildcards.job}"
+    shell:
+        "glassworks features {wildcards.encoder} {wildcards.dataset} --job {params.job} --log {log}"
+
+
+# The features of all jobs -> one artefact of safetensors with an index.
+rule features:
+    input:
+        pipeline.inputs("features"),
+        pipeline.jobs("features"),
+    output:
+        "data/features/{encoder}/{dataset}/manifest.json",
+    log:
+        "logs/features-{encoder}-{dataset}.log",
+    resources:
+        **pipeline.resources("features"),
+    message:
+        "Publishing the features of {wildcards.dataset} by {wildcards.encoder}"
+    shell:
+        "glassworks features {wildcards.encoder} {wildcards.dataset} --log {log}"
 
 
 # Records of the training split -> a tokenizer.

@@ -50,6 +50,21 @@ def weights(
 
 
 @app.command(rich_help_panel="Stages")
+def features(
+    encoder: Annotated[str, typer.Argument(help="An entry under `encoders` in params.yaml.")],
+    dataset: Subject,
+    job: Annotated[
+        int | None,
+        typer.Option(min=0, help="Compute only the shards of this job, for a later call without --job to collect."),
+    ] = None,
+    threads: Threads = 1,
+    log: Log = None,
+) -> None:
+    """Compute the features of a dataset by a frozen encoder, once, for experiments to train on."""
+    run_stage(f"features-{encoder}-{dataset}", threads, log, job)
+
+
+@app.command(rich_help_panel="Stages")
 def tokenizer(experiment: Subject, threads: Threads = 1, log: Log = None) -> None:
     """Train the tokenizer of an experiment on its training split."""
     run_stage(f"tokenizer-{experiment}", threads, log)

@@ -1,5 +1,9 @@
 """Settings common to all frozen encoders."""
 
+from typing import Annotated, Literal
+
+from pydantic import Field
+
 from glassworks.config.base import Name, Settings
 from glassworks.config.needs import Need, Weights
 
@@ -7,10 +11,18 @@ from glassworks.config.needs import Need, Weights
 class Encoder(Settings):
     """A frozen encoder with published weights. Each folder under encoders/ defines one subclass."""
 
-    kind: str
+    encoder: str
     """Encoder: the name of a folder under encoders/."""
     weights: Name
     """An entry under `weights` in params.yaml."""
+    pooling: Literal["mean", "none"] = "mean"
+    """`mean`: one vector per sample, the mean of its tokens without masked ones. `none`: all tokens and their mask."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Type of the features. The encoder computes in float32; the result is rounded."""
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    """Samples that are encoded at a time; a smaller rest is padded. So the features of a sample do not depend on other samples."""
+    jobs: Annotated[int, Field(ge=1, le=10_000)] = 2
+    """Parallel jobs that compute the features of a dataset. Does not affect their bytes."""
 
     def needs(self, key: str) -> dict[str, Need]:
         """Input artefacts of a stage that runs the encoder, by role. `key` is the key path of these settings."""

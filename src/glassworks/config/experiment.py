@@ -3,11 +3,12 @@
 import json
 from typing import Annotated, Any, ClassVar, TypeVar, cast
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from glassworks.config import registry
 from glassworks.config.base import Name, Settings
 from glassworks.config.data import Data
+from glassworks.config.encoder import Encoder
 from glassworks.config.needs import Initial, Need
 from glassworks.config.optimization import Optimization
 from glassworks.config.packing import Packing
@@ -48,6 +49,8 @@ class Experiment(Settings):
     execution: Execution = Execution()
     """Checkpoints, processes, nodes and loggers. Does not affect the bytes of the model."""
 
+    _encoders: dict[str, Encoder] = PrivateAttr(default_factory=dict)
+
     @model_validator(mode="after")
     def _a_part_for_every_node(self) -> "Experiment":
         nodes, parts = self.execution.nodes, self.training.micro_batches
@@ -77,12 +80,25 @@ class Experiment(Settings):
         """Input artefacts that the trained model needs for inference, such as a frozen encoder. Evaluations read them, too."""
         return {}
 
+    def evaluation_needs(self, dataset: str) -> dict[str, Need]:
+        """Input artefacts that an evaluation on a dataset needs beside its shards, such as features."""
+        return {}
+
+    @property
+    def encoders(self) -> dict[str, Encoder]:
+        """The entries under `encoders` in params.yaml that training runs, by name. Only `experiment_of` fills them in."""
+        return self._encoders
+
 
 def experiment_of(params: dict[str, Any], execution: Execution) -> Experiment:
     """The experiment of a training stage, parsed from the resolved parameters."""
     settings = registry.settings_class("tasks", params["task"], Experiment)
     sections = {name: params[name] for name in ("task", "data", "model", "optimization", "training")}
-    return settings.model_validate_json(json.dumps({**sections, "execution": execution.model_dump(mode="json")}))
+    found = settings.model_validate_json(json.dumps({**sections, "execution": execution.model_dump(mode="json")}))
+    for name, entry in params.get("encoders", {}).items():
+        encoder = registry.settings_class("encoders", entry["encoder"], Encoder)
+        found._encoders[name] = encoder.model_validate_json(json.dumps(entry))
+    return found
 
 
 def data_of(task: str, section: dict[str, Any]) -> Data:

@@ -11,7 +11,7 @@ class Need:
     key: str
     """Key path in the YAML file, for error messages."""
     name: str
-    """Name of a dataset, of an entry under `weights`, or of an experiment."""
+    """Name of a dataset, of an entry under `weights` or `encoders`, or of an experiment."""
 
 
 class Shards(Need):
@@ -40,6 +40,21 @@ class Model(Need):
 
 class Initial(Model):
     """The trained model of an experiment, whose weights another training starts with."""
+
+
+class Encoding(Need):
+    """An artefact of an entry under `encoders` in params.yaml, which `name` names."""
+
+
+@dataclass(frozen=True)
+class Features(Encoding):
+    """The features of a dataset."""
+
+    dataset: str
+
+
+class EncoderWeights(Encoding):
+    """The published weights of an encoder that runs during training."""
 
 
 class Tokenizer(Need):

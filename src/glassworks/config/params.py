@@ -7,12 +7,15 @@ from pydantic import Field
 from glassworks.config import registry
 from glassworks.config.base import Name, Settings
 from glassworks.config.datasets import Dataset
+from glassworks.config.encoder import Encoder
 from glassworks.config.weights import AnyWeights
 
 if TYPE_CHECKING:
     AnyDataset = Dataset
+    AnyEncoder = Encoder
 else:
     AnyDataset = registry.union("sources", Dataset, "source")
+    AnyEncoder = registry.union("encoders", Encoder, "encoder")
 
 
 class Determinism(Settings):
@@ -44,6 +47,8 @@ class Params(Settings):
     """Datasets to fetch, split and shard, by a name of your choice."""
     weights: dict[Name, AnyWeights] = Field(default={})
     """Published weights that experiments start from, by a name of your choice."""
+    encoders: dict[Name, AnyEncoder] = Field(default={})
+    """Frozen encoders whose features experiments train on, by a name of your choice."""
     experiments: list[Name]
     """Experiments that `all` trains and evaluates: names of files in experiments/, without .yaml."""
     report: Report = Report()

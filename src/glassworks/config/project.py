@@ -16,7 +16,7 @@ from glassworks.config.base import Name, nearest, parse, read_yaml
 from glassworks.config.data import TextData
 from glassworks.config.evaluation import Evaluation
 from glassworks.config.experiment import Experiment
-from glassworks.config.needs import Initial, Need, Shards, Tokenizer, Weights
+from glassworks.config.needs import Encoding, Initial, Need, Shards, Tokenizer, Weights
 from glassworks.config.params import Params
 from glassworks.config.variants import Variant, VariantRun, overridden
 from glassworks.errors import ConfigError
@@ -44,7 +44,8 @@ class Project:
 
     def reads(self, name: str) -> list[str]:
         """The experiments and weights that an experiment reads. A variant may read the tokenizer of its experiment."""
-        needed = [need.name for need in self.experiments[name].needs().values() if not isinstance(need, Shards)]
+        needs = self.experiments[name].needs().values()
+        needed = [need.name for need in needs if not isinstance(need, Shards | Encoding)]
         return [*needed, self.runs[name].experiment] if name in self.runs else needed
 
 
@@ -78,6 +79,12 @@ def load_project(root: Path) -> Project:
     for name in listed:
         faults += _reading_faults(project, name, f"experiments/{name}.yaml")
     faults += _dataset_faults(params)
+    faults += [
+        f"params.yaml: encoders.{name}.weights: there are no weights {encoder.weights!r}"
+        f"{nearest(encoder.weights, list(params.weights))}"
+        for name, encoder in params.encoders.items()
+        if encoder.weights not in params.weights
+    ]
     faults += [
         f"params.yaml: weights.{name}: an experiment has this name, too; choose another"
         for name in params.weights
@@ -172,6 +179,12 @@ def evaluations_of(experiment: Experiment) -> dict[str, Evaluation]:
     return getattr(experiment, "evaluations", {})
 
 
+def evaluation_needs(experiment: Experiment, name: str) -> dict[str, Need]:
+    """Input artefacts of an evaluation by role, except the model and its tokenizer."""
+    evaluation, data = evaluations_of(experiment)[name], experiment.data
+    return evaluation.needs(name, data) | experiment.evaluation_needs(evaluation.dataset or data.datasets[0])
+
+
 def variants_of(experiment: Experiment) -> dict[str, Variant]:
     """The variants of an experiment from `parse_experiment`, by name."""
     return getattr(experiment, "variants", {})
@@ -185,16 +198,18 @@ def fits(evaluation: Evaluation, experiment: Experiment) -> bool:
 def _experiment_faults(params: Params, file: Path | str, experiment: Experiment) -> list[str]:
     needs, faults = list(experiment.needs().values()), []
     for name, evaluation in evaluations_of(experiment).items():
-        needs += evaluation.needs(name, experiment.data).values()
+        needs += evaluation_needs(experiment, name).values()
         if not fits(evaluation, experiment):
             tasks = " or ".join(evaluation.scores)
             faults.append(f"{file}: evaluations.{name}: {evaluation.kind} scores {tasks} models, not {experiment.task}")
-    wanted = {need.key: need.name for need in needs if isinstance(need, Shards)}
-    return faults + [
-        f"{file}: {key}: params.yaml has no dataset {name!r}{nearest(name, list(params.datasets))}"
-        for key, name in wanted.items()
-        if name not in params.datasets
-    ]
+    for kind, word, known in ((Shards, "dataset", list(params.datasets)), (Encoding, "encoder", list(params.encoders))):
+        wanted = {need.key: need.name for need in needs if isinstance(need, kind)}
+        faults += [
+            f"{file}: {key}: params.yaml has no {word} {name!r}{nearest(name, known)}"
+            for key, name in wanted.items()
+            if name not in known
+        ]
+    return faults
 
 
 def _reading_faults(project: Project, name: str, file: str) -> list[str]:
@@ -205,7 +220,7 @@ def _reading_faults(project: Project, name: str, file: str) -> list[str]:
         return project.runs[name].stem if name in project.runs else name
 
     for need in experiments[name].needs().values():
-        if isinstance(need, Shards) or (need.name in params.experiments and need.name not in experiments):
+        if isinstance(need, Shards | Encoding) or (need.name in params.experiments and need.name not in experiments):
             continue  # an experiment with faults of its own has been reported
         allowed = [other for other, one in experiments.items() if stem(other) != stem(name) and _fits(need, one)]
         allowed += [] if isinstance(need, Initial) else list(params.weights)

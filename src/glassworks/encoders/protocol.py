@@ -44,7 +44,7 @@ class EncoderModule(Protocol):
 
 def load_encoder(settings: Settings, directory: Path) -> Encoder:
     """The encoder of these settings. A stage that calls this lists the encoder's folder among its entries."""
-    return cast(EncoderModule, registry.code("encoders", settings.kind)).load(settings, directory)
+    return cast(EncoderModule, registry.code("encoders", settings.encoder)).load(settings, directory)
 
 
 def stack(readings: Sequence[Reading]) -> Reading:

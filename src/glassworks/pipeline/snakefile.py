@@ -18,7 +18,7 @@ from glassworks.pipeline.freshness import drop_stale_locks, forget_manifests, sy
 from glassworks.pipeline.stage import Stage, stage_name
 from glassworks.pipeline.table import Table
 
-SUBJECTS = ("dataset", "experiment", "weights", "evaluation")
+SUBJECTS = ("encoder", "dataset", "experiment", "weights", "evaluation")
 """Wildcards whose values, in this order, form the name of a stage."""
 SRUN = "srun --overlap --nodes {0} --ntasks-per-node 1 --cpus-per-task {1} "
 

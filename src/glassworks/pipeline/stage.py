@@ -32,9 +32,9 @@ class Stage:
     """A stage: it makes a directory that is a pure function of its inputs, parameters and code."""
 
     kind: str
-    """fetch, records, shards, weights, tokenizer, pack, train, evaluate or report. Also the name of the command and of the Snakemake rule."""
+    """fetch, records, shards, weights, features, tokenizer, pack, train, evaluate or report. Also the name of the command and of the Snakemake rule."""
     subject: str
-    """Name of the dataset, weights or experiment; empty for the report."""
+    """Name of the dataset, weights, encoder or experiment; empty for the report."""
     directory: str
     """Directory of the artefact, relative to the project."""
     entries: tuple[str, ...]
@@ -50,9 +50,9 @@ class Stage:
     local_path: str | None = None
     """The user's folder that the stage reads, if any."""
     part: str = ""
-    """Name of the evaluation; distinguishes stages of the same kind and subject."""
+    """Name of the evaluation, or of the dataset of features; distinguishes stages of the same kind and subject."""
     jobs: int = 0
-    """Number of parallel jobs that prepare parts of the artefact (shards, pack); 0 for none."""
+    """Number of parallel jobs that prepare parts of the artefact (shards, features, pack); 0 for none."""
     resources: Resources = Resources()
     """Resources requested from a scheduler."""
     execution: Execution | None = None

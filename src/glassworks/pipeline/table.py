@@ -10,8 +10,8 @@ from glassworks.config import registry
 from glassworks.config.base import nearest
 from glassworks.config.data import TextData
 from glassworks.config.experiment import Experiment
-from glassworks.config.needs import Model, Need, Shards, Tokenizer, roles
-from glassworks.config.project import Project, evaluations_of
+from glassworks.config.needs import EncoderWeights, Features, Model, Need, Shards, Tokenizer, roles
+from glassworks.config.project import Project, evaluation_needs, evaluations_of
 from glassworks.config.weights import PUBLISHED, HubWeights, LocalWeights, WheelWeights
 from glassworks.errors import ConfigError
 from glassworks.pipeline.stage import Resources, Stage, inputs_first
@@ -49,6 +49,7 @@ def _stages(project: Project) -> list[Stage]:
     experiments = {name: project.reads(name) for name in project.experiments}
     made = [stage for name in inputs_first(datasets) for stage in _dataset_stages(project, name)]
     made += [_weights_stage(project, name) for name in params.weights]
+    made += _features_stages(project)
     made += [stage for name in inputs_first(experiments) for stage in _experiment_stages(project, name)]
     return [*made, _report_stage(project, made)]
 
@@ -123,6 +124,43 @@ def _dataset_stages(project: Project, name: str) -> Iterator[Stage]:
     )
 
 
+def _features_stages(project: Project) -> Iterator[Stage]:
+    """The features that the experiments read, one stage for each encoder and dataset."""
+    needs = [need for experiment in project.experiments.values() for need in _all_needs(experiment)]
+    params = project.params
+    for name, dataset in dict.fromkeys((need.name, need.dataset) for need in needs if isinstance(need, Features)):
+        encoder = params.encoders[name]
+        written = sorted(encoder.model_fields_set - {"jobs"})
+        yield Stage(
+            kind="features",
+            subject=name,
+            part=dataset,
+            directory=f"data/features/{name}/{dataset}",
+            entries=("stages.features", *registry.modules("encoders", encoder.encoder)),
+            params={
+                "cpu_isa": params.determinism.cpu_isa,
+                "device": params.determinism.device,
+                "encoder": encoder.model_dump(mode="json", exclude={"jobs"}),
+            },
+            settings={
+                "params.yaml": (
+                    *written_keys(project, "determinism"),
+                    *(f"encoders.{name}.{field}" for field in written),
+                )
+            },
+            inputs={"shards": f"shards-{dataset}", "weights": f"weights-{encoder.weights}"},
+            jobs=encoder.jobs,
+            resources=Resources(mem_mb=4000, runtime=240),
+        )
+
+
+def _all_needs(experiment: Experiment) -> Iterator[Need]:
+    """The needs of training and of all evaluations of an experiment."""
+    yield from experiment.needs().values()
+    for name in evaluations_of(experiment):
+        yield from evaluation_needs(experiment, name).values()
+
+
 def _tokenizer_stage(project: Project, name: str) -> Stage | None:
     """The stage that trains the tokenizer of an experiment; None if the tokenizer is that of another experiment or of weights.
 
@@ -191,25 +229,40 @@ def _experiment_stages(project: Project, name: str) -> Iterator[Stage]:
     if pack := _pack_stage(project, name):
         packs["pack"] = pack.name
         yield pack  # yielded again by each experiment that shares it
+    run_in_training = [need.name for need in experiment.needs().values() if isinstance(need, EncoderWeights)]
+    encoders = {name: project.params.encoders[name] for name in run_in_training}
+    resolved = {name: encoder.model_dump(mode="json", exclude={"jobs"}) for name, encoder in encoders.items()}
+    towers = tuple(module for one in encoders.values() for module in registry.modules("encoders", one.encoder))
     trained = ("task", "data", "model", "optimization", "training")
     yield Stage(
         kind="train",
         subject=name,
         directory=f"models/{name}",
-        entries=("stages.train", *code),
+        entries=("stages.train", *code, *towers),
         params={
             **common,
             "seed": project.seed(name),
             "device": project.params.determinism.device,
+            **({"encoders": resolved} if resolved else {}),
             **{section: settings[section] for section in trained},
         },
-        settings={"params.yaml": train_keys, **watched_sections(project, name, *trained)},
+        settings={
+            "params.yaml": (
+                *train_keys,
+                *(
+                    f"encoders.{n}.{field}"
+                    for n, one in encoders.items()
+                    for field in sorted(one.model_fields_set - {"jobs"})
+                ),
+            ),
+            **watched_sections(project, name, *trained),
+        },
         inputs=inputs | packs,
         resources=Resources(_threads(experiment), mem_mb=6000, runtime=240, nodes=experiment.execution.nodes),
         execution=experiment.execution,
     )
     for part, evaluation in evaluations_of(experiment).items():
-        needs = evaluation.needs(part, experiment.data)
+        needs = evaluation_needs(experiment, part)
         yield Stage(
             kind="evaluate",
             subject=name,
@@ -245,6 +298,10 @@ def _stage_of(project: Project, need: Need) -> str:
     """The name of the stage that makes a needed artefact."""
     if isinstance(need, Shards):
         return f"shards-{need.name}"
+    if isinstance(need, Features):
+        return f"features-{need.name}-{need.dataset}"
+    if isinstance(need, EncoderWeights):
+        return f"weights-{project.params.encoders[need.name].weights}"
     if need.name not in project.experiments:
         return f"weights-{need.name}"
     if isinstance(need, Tokenizer):

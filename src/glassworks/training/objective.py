@@ -10,7 +10,7 @@ Peak memory is that of one micro-batch; the gradient is that of the global batch
 """
 
 from dataclasses import dataclass, replace
-from typing import Generic
+from typing import Any, Generic
 
 import torch
 from torch import Tensor, nn
@@ -72,8 +72,15 @@ def couple(
 
 
 def to_device(batch: B, device: torch.device) -> B:
-    """The micro-batch with its tensors on `device`."""
+    """The micro-batch with its tensors on `device`, those in dictionaries included."""
     if device.type == "cpu":
         return batch
-    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
-    return replace(batch, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})  # type: ignore[type-var]
+    moved = {name: _moved(value, device) for name, value in vars(batch).items() if isinstance(value, Tensor | dict)}
+    return replace(batch, **moved)  # type: ignore[type-var]
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """A tensor, or a dictionary of tensors at any depth, on `device`."""
+    if isinstance(value, dict):
+        return {name: _moved(inner, device) for name, inner in value.items()}
+    return value.to(device, non_blocking=True)

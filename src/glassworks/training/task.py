@@ -21,7 +21,7 @@ from glassworks.data.reading.rows import Keyed, Rows, Samples
 
 
 class Batch(Protocol):
-    """A micro-batch: a dataclass of tensors."""
+    """A micro-batch: a dataclass of tensors, or of dictionaries of tensors."""
 
     @property
     def keys(self) -> list[str]:

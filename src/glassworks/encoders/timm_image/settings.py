@@ -9,7 +9,7 @@ from glassworks.models.settings.numbers import Count
 class TimmImage(Encoder):
     """An image encoder of timm. Tokens are the patches of a ViT, or the positions of a convolutional feature map."""
 
-    kind: Literal["timm_image"] = "timm_image"
+    encoder: Literal["timm_image"] = "timm_image"
     """The folder under encoders/."""
     image_size: Count = 224
     """Side of the square input in pixels; images are resized to it."""

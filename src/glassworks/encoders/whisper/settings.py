@@ -8,5 +8,5 @@ from glassworks.config.encoder import Encoder
 class Whisper(Encoder):
     """The encoder of Whisper: one token for every 20 ms of the first 30 s."""
 
-    kind: Literal["whisper"] = "whisper"
+    encoder: Literal["whisper"] = "whisper"
     """The folder under encoders/."""

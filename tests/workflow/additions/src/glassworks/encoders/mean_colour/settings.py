@@ -8,5 +8,5 @@ from glassworks.config.encoder import Encoder
 class MeanColour(Encoder):
     """The mean colour of an image, projected by published weights."""
 
-    kind: Literal["mean_colour"] = "mean_colour"
+    encoder: Literal["mean_colour"] = "mean_colour"
     """The folder under encoders/."""

@@ -14,7 +14,7 @@ class Classifier(Settings):
 
     names: list[str]
     """The classes."""
-    encoder: registry.union("encoders", Encoder, "kind")  # type: ignore[valid-type]
+    encoder: registry.union("encoders", Encoder, "encoder")  # type: ignore[valid-type]
     """The frozen encoder."""
 
 
@@ -29,7 +29,7 @@ class ColourNaming(Experiment):
     """The network."""
 
     def modules(self) -> tuple[str, ...]:
-        return (*super().modules(), *registry.modules("encoders", self.model.encoder.kind))
+        return (*super().modules(), *registry.modules("encoders", self.model.encoder.encoder))
 
     def model_needs(self) -> dict[str, Need]:
         needs: dict[str, Need] = self.model.encoder.needs("model.encoder")

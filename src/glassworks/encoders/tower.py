@@ -1,0 +1,95 @@
+"""Features by a frozen encoder whose bits depend on the sample alone, in a stage or inside a training step.
+
+Kernels choose their order of additions by the shape of a batch, so the same image alone and among 64 may differ in the last bits. Every batch here has the
+same shape: `batch_size` samples, padded by repeating the last one.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glassworks.artifacts.digests import digest_json
+from glassworks.artifacts.manifest import read_manifest
+from glassworks.config.encoder import Encoder as Settings
+from glassworks.data.reading.dataset import Sample
+from glassworks.encoders.protocol import Encoder, Reading, load_encoder
+from glassworks.errors import ConfigError
+
+
+class Tower:
+    """A frozen encoder with its pooling and its dtype."""
+
+    def __init__(self, encoder: Encoder, settings: Settings, name: str) -> None:
+        """`name` is that of the encoder in params.yaml."""
+        self.encoder, self.settings, self.name = encoder, settings, name
+        self.width = encoder.width
+        self.dtype: torch.dtype = getattr(torch, settings.dtype)
+        self._checked = settings.batch_size == 1
+
+    def read(self, sample: Sample) -> Reading:
+        """The decoded sample."""
+        return self.encoder.read(sample)
+
+    @torch.no_grad()
+    def features(self, readings: Mapping[str, Tensor]) -> Reading:
+        """Features of N stacked readings: `features` [N, C], or [N, tokens, C] and `mask` [N, tokens] without pooling.
+
+        Raises `ConfigError` if the features of a sample depend on its position in a batch, or on its neighbours, on this device.
+        """
+        first = next(iter(readings.values()))
+        count, size = len(first), self.settings.batch_size
+        self.encoder.to(first.device)
+        with torch.autocast(first.device.type, enabled=False):
+            batches = [
+                {name: _padded(tensor[start : start + size], size) for name, tensor in readings.items()}
+                for start in range(0, count, size)
+            ]
+            self._check(batches[0])
+            parts = [self._encode(batch) for batch in batches]
+            return {name: torch.cat([part[name] for part in parts])[:count] for name in parts[0]}
+
+    def _encode(self, batch: Reading) -> Reading:
+        values, mask = self.encoder.encode(batch)
+        if self.settings.pooling == "none":
+            return {"features": values.to(self.dtype), "mask": mask}
+        weights = mask[..., None].to(values.dtype)
+        mean = (values * weights).sum(1) / weights.sum(1).clamp(min=1)
+        return {"features": mean.to(self.dtype)}
+
+    def _check(self, batch: Reading) -> None:
+        """Encode one batch also shifted by a place and with another neighbour, once."""
+        if self._checked:
+            return
+        self._checked = True
+        shifted = self._encode({name: _shifted(tensor) for name, tensor in batch.items()})
+        for name, tensor in self._encode(batch).items():
+            if not torch.equal(_shifted(tensor), shifted[name]):
+                raise ConfigError(
+                    f"encoders.{self.name}.batch_size: on this device the features of a sample depend on the rest of "
+                    f"its batch of {self.settings.batch_size}; set it to 1"
+                )
+
+
+def load_tower(name: str, settings: Settings, weights: Path) -> Tower:
+    """The tower of an entry under `encoders`, with the weights in an artefact."""
+    return Tower(load_encoder(settings, weights), settings, name)
+
+
+def identity(settings: Settings, weights: Path) -> dict[str, Any]:
+    """The settings of a tower and the digest of its weights: equal for equal features of a sample on equal devices."""
+    files = digest_json(read_manifest(weights).files)
+    return {"settings": settings.model_dump(mode="json", exclude={"jobs", "weights"}), "weights": files}
+
+
+def _padded(tensor: Tensor, size: int) -> Tensor:
+    """[n, …] to [size, …] in row-major order: the memory layout of a batch selects kernels, too."""
+    missing = size - len(tensor)
+    return torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])]).contiguous()
+
+
+def _shifted(batch: Tensor) -> Tensor:
+    """[B, …] with the last row replaced by a second copy of the first, before it."""
+    return torch.cat([batch[:1], batch[:-1]])

@@ -1,0 +1,1 @@
+"""Retrieval between the modalities of aligned heads."""

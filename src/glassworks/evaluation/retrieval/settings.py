@@ -1,0 +1,25 @@
+"""Settings of the evaluation `retrieval`."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from glassworks.config.data import Data
+from glassworks.config.evaluation import Evaluation
+from glassworks.config.needs import Need
+
+
+class RetrievalEvaluation(Evaluation):
+    """Finds the partner of each sample among all samples of a held-out split, in both directions. Scores recall and median rank, beside controls."""
+
+    scores: ClassVar[tuple[str, ...]] = ("alignment",)
+
+    kind: Literal["retrieval"] = "retrieval"
+    """Evaluation to run: the name of a folder under evaluation/. Defaults to the name of the section."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    """Samples embedded at a time."""
+    one_per_group: bool = False
+    """Score only the first sample of each group, such as one drawing for each concept of OpenMoji."""
+
+    def needs(self, name: str, data: Data) -> dict[str, Need]:
+        return {"shards": super().needs(name, data)["shards"]}

@@ -1,0 +1,1 @@
+"""Alignment of the features of frozen encoders."""

@@ -1,0 +1,38 @@
+"""Ranks of partners, by hand: ties count against the model, and the controls break every pair."""
+
+import numpy as np
+
+from glassworks.evaluation.retrieval.score import chance, exchanged, ranks_of, summary
+
+
+def test_a_rank_counts_the_partner_and_everything_at_least_as_similar():
+    similarities = np.array([[0.9, 0.1, 0.2], [0.5, 0.4, 0.4], [0.0, 0.7, 0.7]])
+    assert ranks_of(similarities, np.arange(3)).tolist() == [1, 3, 2]
+    assert ranks_of(similarities, np.array([1, 0, 1])).tolist() == [3, 1, 2]
+
+
+def test_equal_vectors_earn_nothing():
+    assert ranks_of(np.ones((4, 4)), np.arange(4)).tolist() == [4, 4, 4, 4]
+
+
+def test_recall_and_median_of_ranks():
+    found = summary(np.array([1, 2, 6, 11]), resamples=100, seed=0)
+    assert [found[f"recall@{k}"]["value"] for k in (1, 5, 10)] == [0.25, 0.5, 0.75]
+    assert found["median_rank"] == 4.0
+
+
+def test_chance_is_the_mean_over_all_orders():
+    random = np.random.default_rng(0)
+    ranks = np.concatenate([random.permutation(20) + 1 for _ in range(2000)])
+    expected = chance(20)
+    assert abs((ranks <= 5).mean() - expected["recall@5"]) < 1e-9 and expected["recall@10"] == 0.5
+    assert np.median(ranks) == expected["median_rank"]
+    assert chance(3)["recall@5"] == 1
+
+
+def test_every_pair_is_broken_and_every_partner_used_once():
+    keys = [f"k{number}" for number in range(50)]
+    others = exchanged(keys, seed=3)
+    assert sorted(others) == list(range(50)) and not (others == np.arange(50)).any()
+    backwards = exchanged(keys[::-1], seed=3)
+    assert [keys[::-1][index] for index in backwards][::-1] == [keys[index] for index in others]
