@@ -9,6 +9,7 @@ from glassworks.artifacts.digests import sha256_file, write_json
 from glassworks.artifacts.manifest import MANIFEST
 from glassworks.models import adapters, saving
 from glassworks.models.attention import initialise, shrink_residual_outputs
+from glassworks.models.losses import LinearLoss, linear_cross_entropy
 from glassworks.models.settings.text_decoder import TextDecoder as Config
 from glassworks.models.text_decoder import TextDecoder
 
@@ -16,7 +17,7 @@ KIND = "language_model"
 
 
 class LanguageModel(nn.Module):
-    """Token ids [B, T] to logits [B, T, V]."""
+    """Token ids [B, T] to logits [B, T, V], or to their loss."""
 
     def __init__(self, config: Config, vocabulary: int) -> None:
         super().__init__()
@@ -31,8 +32,17 @@ class LanguageModel(nn.Module):
         documents: Tensor | None = None,
         branches: Tensor | None = None,
         positions: Tensor | None = None,
-    ) -> Tensor:
-        return self.decoder(ids, documents=documents, branches=branches, positions=positions)
+        targets: Tensor | None = None,
+        token_weights: Tensor | None = None,
+        z_loss: float = 0.0,
+    ) -> Tensor | LinearLoss:
+        """With `targets` [B, T], their loss (`linear_cross_entropy`), without the logits of all positions."""
+        hidden = self.decoder.hidden(ids, documents=documents, branches=branches, positions=positions)
+        if targets is None:
+            return self.decoder.logits(hidden)
+        return linear_cross_entropy(
+            hidden, self.decoder.head_weight, targets, token_weights=token_weights, z_loss=z_loss
+        )
 
     def hidden(
         self,

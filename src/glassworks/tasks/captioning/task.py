@@ -19,7 +19,14 @@ from glassworks.data.reading.images import image_of, normalise, stack_images
 from glassworks.data.reading.rows import Samples
 from glassworks.data.reading.text import TextTokenizer, check_vocabulary
 from glassworks.models.captioner import Captioner
-from glassworks.models.losses import IGNORED, count_targets, loss_weights, next_token_losses, next_token_metrics
+from glassworks.models.losses import (
+    IGNORED,
+    LinearLoss,
+    count_targets,
+    linear_metrics,
+    loss_weights,
+    per_target,
+)
 from glassworks.models.settings.captioner import Captioner as ModelConfig
 from glassworks.tasks.captioning.settings import Captioning
 from glassworks.training.objective import to_device
@@ -114,12 +121,11 @@ class CaptioningTask:
 
     def loss(self, model: Captioner, batch: Batch, carry: tuple[Tensor, ...] = ()) -> Loss:
         """The loss of all target tokens: a global batch is weighted by token."""
-        losses, count = self.caption_losses(model, batch)
-        return Loss((losses if batch.loss_weights is None else losses * batch.loss_weights[:, None]).sum(), count)
+        return Loss(self.caption_losses(model, batch).total, count_targets(batch.targets))
 
     def validate(self, model: Captioner, batch: Batch) -> dict[str, tuple[float, int]]:
         """Loss and accuracy of the next token, summed over target tokens."""
-        return next_token_metrics(model(normalise(batch.images), batch.inputs), batch.targets)
+        return linear_metrics(self.caption_losses(model, replace(batch, loss_weights=None)), batch.targets)
 
     @torch.inference_mode()
     def reference_loss(self, model: Captioner, example: Example, device: torch.device) -> tuple[float, int]:
@@ -135,13 +141,14 @@ class CaptioningTask:
                 for caption in example.captions
             ]
         )
-        losses, count = self.caption_losses(model, to_device(batch, device))
-        return losses.sum().item(), count
+        total = self.caption_losses(model, to_device(replace(batch, loss_weights=None), device)).total
+        return total.item(), count_targets(batch.targets)
 
-    def caption_losses(self, model: Captioner, batch: Batch) -> tuple[Tensor, int]:
-        """The loss of every target token [B, T] (0 at padding), and the number of target tokens."""
-        logits = model(normalise(batch.images), batch.inputs)  # [B, T, V]
-        return next_token_losses(logits, batch.targets), count_targets(batch.targets)
+    def caption_losses(self, model: Captioner, batch: Batch) -> LinearLoss:
+        """The weighted loss of all target tokens."""
+        weights = per_target(batch.loss_weights, batch.targets)
+        found: LinearLoss = model(normalise(batch.images), batch.inputs, batch.targets, weights)
+        return found
 
 
 def make(

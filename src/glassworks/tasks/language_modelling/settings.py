@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from glassworks.config.data import LossOptions, TextData
 from glassworks.config.experiment import Experiment, Start
 from glassworks.config.needs import Need
+from glassworks.config.training import Training
 from glassworks.models.settings.adapter import Adapter
 from glassworks.models.settings.text_decoder import TextDecoder
 
@@ -33,6 +34,13 @@ class Model(TextDecoder, Start):
         return self
 
 
+class TokenTraining(Training):
+    """Steps, global batch, precision, reduction, validation and selection, and the loss."""
+
+    z_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Weight of the squared logsumexp of the logits of every target, which keeps logits small (PaLM, Chowdhery et al., 2022, uses 1e-4)."""
+
+
 class LanguageModelling(Experiment):
     """A language model."""
 
@@ -44,6 +52,8 @@ class LanguageModelling(Experiment):
     """Training data."""
     model: Model = Model()
     """The network."""
+    training: TokenTraining
+    """Steps, global batch, precision, validation, selection of the weights and the loss."""
 
     def model_needs(self) -> dict[str, Need]:
         return self.start_needs() if self.model.adapter else {}

@@ -18,7 +18,14 @@ from glassworks.data.reading.rows import Samples
 from glassworks.data.reading.text import TextTokenizer
 from glassworks.data.reading.tokens import tokenize
 from glassworks.models.language_model import LanguageModel
-from glassworks.models.losses import IGNORED, count_targets, loss_weights, next_token_losses, next_token_metrics
+from glassworks.models.losses import (
+    IGNORED,
+    LinearLoss,
+    count_targets,
+    linear_metrics,
+    loss_weights,
+    per_target,
+)
 from glassworks.models.settings.text_decoder import TextDecoder as ModelConfig
 from glassworks.tasks.language_modelling.settings import LanguageModelling
 from glassworks.training.task import Loss, Task
@@ -42,8 +49,6 @@ class Batch:
 class LanguageModellingTask:
     """Language modelling as a `Task[LanguageModel, Row, Batch, Row, LossOptions]`."""
 
-    metrics = ("loss", "accuracy")
-    """Per target token."""
     passes = 1
 
     def __init__(
@@ -52,9 +57,12 @@ class LanguageModellingTask:
         tokenizer: TextTokenizer,
         packing: Packing = "documents",
         base: Path | None = None,
+        z_loss: float = 0.0,
     ) -> None:
-        """`base` is the artefact whose adapter is trained; None trains a whole model."""
-        self.model, self.tokenizer, self.packing, self.base = model, tokenizer, packing, base
+        """`base` is the artefact whose adapter is trained; None trains a whole model. `z_loss` is the weight of the z-loss."""
+        self.model, self.tokenizer, self.packing, self.base, self.z_loss = model, tokenizer, packing, base, z_loss
+        self.metrics = ("loss", "accuracy", *(["z_loss"] if z_loss else []))
+        """Per target token. The loss is the cross-entropy alone."""
 
     def build(self) -> LanguageModel:
         """The model with random weights from torch's generator."""
@@ -92,14 +100,26 @@ class LanguageModellingTask:
 
     def loss(self, model: LanguageModel, batch: Batch, carry: tuple[Tensor, ...] = ()) -> Loss:
         """The loss of all target tokens."""
-        logits, count = model(batch.inputs, batch.documents), count_targets(batch.targets)  # [B, T, V]
-        if batch.loss_weights is None:
-            return Loss(next_token_losses(logits, batch.targets, "sum"), count)
-        return Loss((next_token_losses(logits, batch.targets) * batch.loss_weights[:, None]).sum(), count)
+        found: LinearLoss = model(
+            batch.inputs,
+            batch.documents,
+            targets=batch.targets,
+            token_weights=per_target(batch.loss_weights, batch.targets),
+            z_loss=self.z_loss,
+        )
+        count = count_targets(batch.targets)
+        if not self.z_loss:
+            return Loss(found.total, count)
+        entropy = found.total.detach() - found.z_term
+        return Loss(found.total, count, {"cross_entropy": (entropy, count), "z_loss": (found.z_term, count)})
 
     def validate(self, model: LanguageModel, batch: Batch) -> dict[str, tuple[float, int]]:
-        """Loss and accuracy of the next token, summed over target tokens."""
-        return next_token_metrics(model(batch.inputs, batch.documents), batch.targets)
+        """Cross-entropy, accuracy and z-loss of the next token, summed over target tokens."""
+        found = model(batch.inputs, batch.documents, targets=batch.targets, z_loss=self.z_loss)
+        metrics = linear_metrics(found, batch.targets)
+        if self.z_loss:
+            metrics["z_loss"] = (found.z_term.item(), metrics["loss"][1])
+        return metrics
 
 
 def make(
@@ -108,7 +128,7 @@ def make(
     """The task of an experiment, given the directories of its inputs."""
     base = inputs["start"] if experiment.model.adapter else None
     shape, tokenizer = experiment.model.plain(ModelConfig), TextTokenizer(inputs["tokenizer"])
-    return LanguageModellingTask(shape, tokenizer, experiment.data.packing, base)
+    return LanguageModellingTask(shape, tokenizer, experiment.data.packing, base, experiment.training.z_loss)
 
 
 def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[LanguageModellingTask, LanguageModel]:
