@@ -66,27 +66,21 @@ class LanguageModel(nn.Module):
         """Write config.json and model.safetensors."""
         saving.save(self, directory, self._config())
 
-    def save_adapter(self, directory: Path, base: Path) -> None:
-        """Write config.json and, in peft's layout, the adapter of the model in the artefact `base`, without the weights of the base."""
-        adapters.save_adapter(self, directory, {"name": base.name, "manifest": sha256_file(base / MANIFEST)})
+    def save_adapter(self, directory: Path, base: Path, dtype: str = "fp32") -> None:
+        """Write config.json and, in peft's layout, the adapter of the model in the artefact `base`, without the weights of the base.
+
+        `dtype` is the precision in which training held the base.
+        """
+        record = {"name": base.name, "manifest": sha256_file(base / MANIFEST)}
+        adapters.save_adapter(self, directory, record | ({"dtype": dtype} if dtype != "fp32" else {}))
         write_json(directory / saving.CONFIG, self._config())
 
     def _config(self) -> dict[str, object]:
         return {"model": KIND, "vocabulary": self.vocabulary, **self.config.model_dump(mode="json")}
 
     @classmethod
-    def load(cls, directory: Path, base: Path | None = None) -> "LanguageModel":
-        """The model written by `save`, or the base of a saved adapter with the adapter merged into it.
-
-        `base` is the artefact of the base; None looks for it beside `directory`, by the name that the adapter records. Raises `ArtifactError` listing
-        missing, extra and misshapen tensors, or if the base is missing or another one.
-        """
-        if (directory / adapters.CONFIG).is_file():
-            base = base or adapters.find_base(directory)
-            model = cls.load(base)
-            adapters.load_adapter(model, directory, sha256_file(base / MANIFEST))
-            adapters.merge(model)
-            return model
+    def load(cls, directory: Path) -> "LanguageModel":
+        """The model written by `save`. Raises `ArtifactError` listing missing, extra and misshapen tensors."""
         config, vocabulary = saving.read_settings(directory, KIND, Config)
         tensors = saving.read_tensors(directory / saving.WEIGHTS)
         with saving.without_weights():

@@ -12,13 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from glassworks.config.continuation import inherit_shape
 from glassworks.config.data import LossOptions
 from glassworks.data.reading.captions import captions_of
 from glassworks.data.reading.dataset import Sample
 from glassworks.data.reading.images import image_of, normalise, stack_images
 from glassworks.data.reading.rows import Samples
 from glassworks.data.reading.text import TextTokenizer, check_vocabulary
-from glassworks.models.captioner import Captioner
+from glassworks.models import saving
+from glassworks.models.captioner import KIND, Captioner
 from glassworks.models.losses import (
     IGNORED,
     LinearLoss,
@@ -156,13 +158,17 @@ def make(
 ) -> Task[Captioner, Example, Batch, Sample, LossOptions]:
     """The task of an experiment, given the directories of its inputs. Adds the version of timm to `fingerprint`."""
     config, tokenizer = experiment.model.plain(ModelConfig), TextTokenizer(inputs["tokenizer"])
+    if "start" in inputs:
+        saved, _ = saving.read_settings(inputs["start"], KIND, ModelConfig)
+        config = inherit_shape(experiment.model, saved, inputs["start"].name)
     language_model, backbone = inputs.get("language_model"), inputs.get("backbone.weights")
     one_length = experiment.training.compile
     if config.backbone is not None:
         fingerprint["timm"] = version("timm")
     if language_model is None and backbone is None:
         return CaptioningTask(config, tokenizer, one_length)
-    from glassworks.models.pretrained.begin_captioner import begin_captioner, read_decoder
+    from glassworks.models.pretrained.begin_captioner import begin_captioner
+    from glassworks.models.pretrained.language_models import read_decoder
 
     vocabulary = tokenizer.size
     if language_model is not None:

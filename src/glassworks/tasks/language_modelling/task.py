@@ -7,16 +7,18 @@ the same weight in any micro-batch.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
+from glassworks.config.continuation import inherit_shape
 from glassworks.config.data import LossOptions
 from glassworks.data.reading.packing import PackedTexts, Packing, Row
 from glassworks.data.reading.rows import Samples
-from glassworks.data.reading.text import TextTokenizer
+from glassworks.data.reading.text import TextTokenizer, check_vocabulary
 from glassworks.data.reading.tokens import tokenize
+from glassworks.models import saving
 from glassworks.models.language_model import LanguageModel
 from glassworks.models.losses import (
     IGNORED,
@@ -26,6 +28,10 @@ from glassworks.models.losses import (
     loss_weights,
     per_target,
 )
+from glassworks.models.pretrained.begin_language_model import begin_language_model
+from glassworks.models.pretrained.language_models import load_language_model, read_decoder
+from glassworks.models.saving import Matches
+from glassworks.models.settings.adapter import Adapter
 from glassworks.models.settings.text_decoder import TextDecoder as ModelConfig
 from glassworks.tasks.language_modelling.settings import LanguageModelling
 from glassworks.training.task import Loss, Task
@@ -46,6 +52,25 @@ class Batch:
     """[B] factor of the training loss of each row; None for 1."""
 
 
+@dataclass(frozen=True)
+class Begin:
+    """Initial weights that are not random."""
+
+    base: Path
+    """The artefact with the weights, in our layout or that of transformers."""
+    vocabulary: int
+    """Token embeddings of the base."""
+    adapter: Adapter | None = None
+    """The adapter to train."""
+    continued: Path | None = None
+    """The artefact of the adapter to continue; None for a new one."""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the base."""
+
+    def __call__(self, model: LanguageModel, seed: int) -> Matches:
+        return begin_language_model(model, self.base, seed, self.adapter, self.continued, saving.DTYPES[self.dtype])
+
+
 class LanguageModellingTask:
     """Language modelling as a `Task[LanguageModel, Row, Batch, Row, LossOptions]`."""
 
@@ -56,24 +81,31 @@ class LanguageModellingTask:
         model: ModelConfig,
         tokenizer: TextTokenizer,
         packing: Packing = "documents",
-        base: Path | None = None,
         z_loss: float = 0.0,
+        begin: Begin | None = None,
     ) -> None:
-        """`base` is the artefact whose adapter is trained; None trains a whole model. `z_loss` is the weight of the z-loss."""
-        self.model, self.tokenizer, self.packing, self.base, self.z_loss = model, tokenizer, packing, base, z_loss
+        """`z_loss` is the weight of the z-loss. `begin` sets the initial weights; None keeps random ones."""
+        self.model, self.tokenizer, self.packing, self.z_loss, self.begin = model, tokenizer, packing, z_loss, begin
         self.metrics = ("loss", "accuracy", *(["z_loss"] if z_loss else []))
         """Per target token. The loss is the cross-entropy alone."""
 
     def build(self) -> LanguageModel:
-        """The model with random weights from torch's generator."""
-        return LanguageModel(self.model, self.tokenizer.size)
+        """The model with random weights from torch's generator, or on the meta device if `start` sets all weights."""
+        if self.begin is None:
+            return LanguageModel(self.model, self.tokenizer.size)
+        with saving.without_weights():
+            return LanguageModel(self.model, self.begin.vocabulary)
+
+    def start(self, model: LanguageModel, seed: int) -> Matches | None:
+        """Set the initial weights of a built model, and attach the adapter that is trained."""
+        return self.begin(model, seed) if self.begin else None
 
     def save(self, model: LanguageModel, folder: Path) -> None:
         """Write the model and its tokenizer, so that they can be used without their project."""
-        if self.base is None:
+        if self.begin is None or self.begin.adapter is None:
             model.save(folder)
         else:
-            model.save_adapter(folder, self.base)
+            model.save_adapter(folder, self.begin.base, self.begin.dtype)
         self.tokenizer.save(folder)
 
     def arrange(self, dataset: Samples, folder: Path | None = None) -> PackedTexts:
@@ -126,13 +158,22 @@ def make(
     experiment: LanguageModelling, inputs: Mapping[str, Path], fingerprint: dict[str, object]
 ) -> Task[LanguageModel, Row, Batch, Row, LossOptions]:
     """The task of an experiment, given the directories of its inputs."""
-    base = inputs["start"] if experiment.model.adapter else None
-    shape, tokenizer = experiment.model.plain(ModelConfig), TextTokenizer(inputs["tokenizer"])
-    return LanguageModellingTask(shape, tokenizer, experiment.data.packing, base, experiment.training.z_loss)
+    model, tokenizer = experiment.model, TextTokenizer(inputs["tokenizer"])
+    options = experiment.data.packing, experiment.training.z_loss
+    if not model.inherits:
+        return LanguageModellingTask(model.plain(ModelConfig), tokenizer, *options)
+    weights, start = inputs.get("weights"), inputs.get("start")
+    base, first = weights or start, start or weights
+    assert base is not None and first is not None
+    saved, vocabulary = read_decoder(first)
+    check_vocabulary(tokenizer, vocabulary, first)
+    continued = start if weights is not None else None
+    begin = Begin(base, vocabulary, model.adapter, continued, model.base_dtype)
+    return LanguageModellingTask(inherit_shape(model, saved, first.name), tokenizer, *options, begin)
 
 
 def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[LanguageModellingTask, LanguageModel]:
     """The task of a trained language model, and the model in eval mode. `data` is the section `data` of its experiment."""
-    model = LanguageModel.load(inputs["model"], inputs.get("start")).eval()
+    model = load_language_model(inputs["model"], inputs.get("weights", inputs.get("start"))).eval()
     packing = cast(Packing, data["packing"])
     return LanguageModellingTask(model.config, TextTokenizer(inputs["tokenizer"]), packing), model
