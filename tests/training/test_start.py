@@ -67,6 +67,20 @@ def trained(project, write_image):
     return project
 
 
+def test_a_language_model_with_a_z_loss_has_one_set_of_bytes_for_any_number_of_workers(trained):
+    training = {"steps": 3, "batch_size": 8, "micro_batches": 4, "validate_every": 3, "z_loss": 1e-2}
+    trained.configure(PARAMS, first={**FIRST, "training": training})
+    digests = set()
+    for workers in (1, 2, 4):
+        shutil.rmtree(trained.root / "models/first", ignore_errors=True)
+        folder = trained.run("train-first", workers=workers)
+        digests.add((sha256_file(folder / WHOLE), (folder / "metrics.jsonl").read_text()))
+    assert len(digests) == 1
+    first, *_, last = read_metrics(folder / "metrics.jsonl")
+    assert first["loss"] == pytest.approx(first["loss.cross_entropy"] + first["loss.z_loss"])
+    assert first["loss.z_loss"] > 0 and last["validation_z_loss"] > 0
+
+
 ADAPTED = {
     **SECOND,
     "model": {**SECOND["model"], "adapter": {"rank": 2, "alpha": 4.0}},
