@@ -264,7 +264,7 @@ def test_an_experiment_may_begin_with_another_ones_model(tmp_path):
         ),
         (LANGUAGE + "model: {from: first}", LANGUAGE, "model.from: params.yaml lists no other language_modelling experiment called 'first'"),
         (EXPERIMENT + "model: {from: second}", LANGUAGE, "model.from: params.yaml lists no other captioning experiment called 'second'"),
-        (LANGUAGE + "model: {adapter: {}}", LANGUAGE, "model: adapter: an adapter of random weights is of no use; name a trained model in `from`"),
+        (LANGUAGE + "model: {adapter: {}}", LANGUAGE, "model: adapter: an adapter of random weights is of no use; name a trained model in `from`, or published weights in `weights`"),
         (
             LANGUAGE.replace("scenes", "scenes, tokenizer: {of: second}") + "model: {from: second}",
             LANGUAGE + "model: {from: third, adapter: {}}",

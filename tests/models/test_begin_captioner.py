@@ -7,7 +7,8 @@ from safetensors.torch import load_file, save_file
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.models import captioner as captioners
 from glassworks.models.language_model import LanguageModel
-from glassworks.models.pretrained.begin_captioner import begin_captioner, read_decoder
+from glassworks.models.pretrained.begin_captioner import begin_captioner
+from glassworks.models.pretrained.language_models import read_decoder
 from glassworks.models.settings.backbone import Backbone
 from glassworks.models.settings.captioner import Captioner
 from glassworks.models.settings.text_decoder import TextDecoder

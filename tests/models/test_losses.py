@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from glassworks.models import losses
 from glassworks.models.alignment import Alignment
 from glassworks.models.language_model import LanguageModel
-from glassworks.models.losses import IGNORED, info_nce, linear_cross_entropy, next_token_losses, next_token_metrics
+from glassworks.models.losses import IGNORED, info_nce, linear_cross_entropy, linear_metrics, next_token_losses
 from glassworks.models.settings.alignment import Alignment as AlignmentConfig
 from glassworks.models.settings.text_decoder import TextDecoder
 
@@ -32,17 +32,17 @@ def test_a_loss_is_the_negative_log_probability_of_its_target():
 
 
 def test_metrics_are_sums_over_targets():
-    right = LOGITS.argmax(-1)
-    targets = torch.where(TARGETS == IGNORED, IGNORED, right)
-    targets[0, 0] = (right[0, 0] + 1) % 7
-    metrics = next_token_metrics(LOGITS, targets)
-    assert metrics["accuracy"] == (7, 8)
-    assert metrics["loss"] == (pytest.approx(next_token_losses(LOGITS, targets).sum().item()), 8)
-
-
-def test_metrics_are_computed_in_float32():
-    half = LOGITS.bfloat16()
-    assert next_token_metrics(half, TARGETS) == next_token_metrics(half.float(), TARGETS)
+    (hidden, weight, _), targets, token_weights = example()
+    logits = F.linear(hidden, weight)
+    targets = torch.where((targets == IGNORED) | (targets % 2 == 0), targets, logits.argmax(-1))
+    found = linear_cross_entropy(hidden, weight, targets, z_loss=0.1, chunk_bytes=FEW)
+    metrics, count = linear_metrics(found, targets), int((targets != IGNORED).sum())
+    right = int((logits.argmax(-1) == targets).sum())
+    assert 0 < right < count
+    assert metrics["accuracy"] == (right, count)
+    assert metrics["loss"] == (pytest.approx(next_token_losses(logits, targets, "sum").item(), rel=1e-5), count)
+    weighted = linear_cross_entropy(hidden, weight, targets, token_weights=token_weights)
+    assert weighted.correct == right and not weighted.correct.requires_grad
 
 
 ROWS, TOKENS, WIDTH, VOCABULARY = 3, 11, 16, 97

@@ -99,3 +99,37 @@ def test_defect_003_9_2_no_token_sees_a_later_one_and_order_matters(task):
     torch.testing.assert_close(model(ids)[:, :4], model(changed)[:, :4])
     swapped = model(torch.tensor([[0, 8, 7, 9, 10]]))
     assert not torch.allclose(model(ids)[:, 4], swapped[:, 4], atol=1e-4)
+
+
+def test_the_z_loss_is_a_named_part_of_the_loss_and_a_metric(task):
+    torch.manual_seed(0)
+    model = task.build().eval()
+    batch = task.collate([row(ONE), row(OTHER)])
+    plain = task.loss(model, batch)
+    logits = model(batch.inputs, batch.documents)[batch.targets != IGNORED]
+    expected = 0.01 * logits.logsumexp(-1).square().sum()
+    with_z = LanguageModellingTask(task.model, task.tokenizer, z_loss=0.01)
+    found = with_z.loss(model, batch)
+    torch.testing.assert_close(found.total, plain.total + expected)
+    assert found.parts["z_loss"] == (pytest.approx(expected.item(), rel=1e-5), 7)
+    assert found.parts["cross_entropy"] == (pytest.approx(plain.total.item(), rel=1e-5), 7)
+    assert plain.parts == {}
+    metrics = with_z.validate(model, batch)
+    assert list(metrics) == list(with_z.metrics) and metrics["z_loss"] == (pytest.approx(expected.item(), rel=1e-5), 7)
+    assert metrics["loss"] == (pytest.approx(task.validate(model, batch)["loss"][0], rel=1e-5), 7)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_a_compiled_model_has_the_same_loss_and_gradients():
+    torch.compiler.reset()
+    task = LanguageModellingTask(MODELS["Llama"].model_copy(update={"depth": 1}), Letters())
+    torch.manual_seed(0)
+    model, batch = task.build(), task.collate([row(ONE, OTHER)])
+    plain = task.loss(model, batch)
+    expected = torch.autograd.grad(plain.total, list(model.parameters()))
+    model.compile(dynamic=False)
+    compiled = task.loss(model, batch)
+    torch.testing.assert_close(compiled.total, plain.total)
+    for one, other in zip(torch.autograd.grad(compiled.total, list(model.parameters())), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert task.validate(model.eval(), batch)["loss"][0] == pytest.approx(plain.total.item(), rel=1e-5)

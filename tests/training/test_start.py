@@ -12,8 +12,11 @@ from glassworks.config.data import LossOptions
 from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.text import TextTokenizer
 from glassworks.errors import ArtifactError, ConfigError
+from glassworks.inference.export import run as export
 from glassworks.models.adapters import WEIGHTS
 from glassworks.models.language_model import LanguageModel
+from glassworks.models.pretrained.language_models import load_language_model
+from glassworks.models.saving import WEIGHTS as WHOLE
 from glassworks.runtime.launch import run_workers
 from glassworks.stages.train import describe
 from glassworks.tasks.language_modelling.task import LanguageModellingTask
@@ -43,7 +46,7 @@ FIRST = {
 SECOND = {
     **FIRST,
     "data": {"dataset": "pictures", "tokenizer": {"of": "first"}},
-    "model": {**FIRST["model"], "from": "first"},
+    "model": {"from": "first"},
 }
 
 
@@ -62,6 +65,20 @@ def trained(project, write_image):
     for stage in ("shards-pictures", "tokenizer-first", "pack-first", "train-first", "pack-second"):
         project.run(stage)
     return project
+
+
+def test_a_language_model_with_a_z_loss_has_one_set_of_bytes_for_any_number_of_workers(trained):
+    training = {"steps": 3, "batch_size": 8, "micro_batches": 4, "validate_every": 3, "z_loss": 1e-2}
+    trained.configure(PARAMS, first={**FIRST, "training": training})
+    digests = set()
+    for workers in (1, 2, 4):
+        shutil.rmtree(trained.root / "models/first", ignore_errors=True)
+        folder = trained.run("train-first", workers=workers)
+        digests.add((sha256_file(folder / WHOLE), (folder / "metrics.jsonl").read_text()))
+    assert len(digests) == 1
+    first, *_, last = read_metrics(folder / "metrics.jsonl")
+    assert first["loss"] == pytest.approx(first["loss.cross_entropy"] + first["loss.z_loss"])
+    assert first["loss.z_loss"] > 0 and last["validation_z_loss"] > 0
 
 
 ADAPTED = {
@@ -89,7 +106,7 @@ def test_an_adapter_is_trained_saved_and_used_without_the_weights_of_its_base(tr
     trained.run("evaluate-second-language")
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     last = [row for row in rows if "validation_loss" in row][-1]
-    model, tokenizer = LanguageModel.load(folder).eval(), TextTokenizer(folder)
+    model, tokenizer = load_language_model(folder).eval(), TextTokenizer(folder)
     task = LanguageModellingTask(model.config, tokenizer)
     held_out = task.arrange(ShardDataset(trained.root / "data/shards/pictures", "validation"))
     batch = task.collate([task.example(row, LossOptions(), 0) for row in held_out])
@@ -111,12 +128,13 @@ def test_an_adapter_without_its_base_is_one_line(trained):
     text = manifest.read_text()
     manifest.write_text(text + " ")
     with pytest.raises(ArtifactError, match=r"models/second: an adapter of the base \w{64}, not of \w{64}; load it"):
-        LanguageModel.load(folder)
+        load_language_model(folder)
     manifest.unlink()
     with pytest.raises(
-        ArtifactError, match=r"models/second: an adapter of first, which is not at .*models/first; train it"
+        ArtifactError,
+        match=r"models/second: an adapter of first, which is neither at .*models/first nor at .*; train it",
     ):
-        LanguageModel.load(folder)
+        load_language_model(folder)
 
 
 def test_a_target_that_does_not_exist_is_one_line(trained):
@@ -152,10 +170,109 @@ def test_the_first_validation_is_the_last_of_the_run_that_it_continues(trained, 
     assert "from" not in json.loads((model / "config.json").read_text())
 
 
-def test_weights_of_another_shape_are_one_line(trained):
-    trained.configure(PARAMS, first=FIRST, second={**SECOND, "model": {**SECOND["model"], "depth": 2, "width": 8}})
-    with pytest.raises(ArtifactError) as error:
-        trained.run("train-second")
-    line = str(error.value)
-    assert "\n" not in line and line.startswith("model.from: ") and "models/first/model.safetensors: " in line
-    assert "missing decoder.blocks.1." in line and ", not [" in line
+def test_another_shape_than_that_of_the_base_is_one_line(trained):
+    with pytest.raises(ConfigError) as error:
+        trained.configure(PARAMS, first=FIRST, second={**SECOND, "model": {"from": "first", "depth": 2}})
+    expected = "model.depth: 2, but 'first', from which it continues, has 1; remove this key"
+    assert str(error.value) == f"experiments/second.yaml: {expected}"
+
+
+def test_the_shape_is_inherited_and_dvc_watches_its_file(trained):
+    second = {**SECOND, "model": {"from": "first", "dropout": 0.1}}
+    trained.configure(PARAMS, first=FIRST, second=second)
+    stage = trained.table["train-second"]
+    assert stage.params["model"]["width"] == 16 and stage.params["model"]["dropout"] == 0.1
+    assert stage.settings["experiments/first.yaml"] == ("model",)
+    model = LanguageModel.load(trained.run("train-second"))
+    assert model.config.dropout == 0.1 and model.config.heads == 2
+    note = json.loads((trained.root / "provenance/train-second.json").read_text())["start"]
+    assert note["matched"] == len(model.state_dict()) and note["new"] == note["left_over"] == {}
+
+
+PUBLISHED = {**PARAMS, "weights": {"published": {"source": "local", "path": "published"}}}
+ON_WEIGHTS = {
+    **ADAPTED,
+    "data": {"dataset": "pictures", "tokenizer": {"of": "published"}},
+    "model": {"weights": "published", "max_tokens": 24, "adapter": {"rank": 2, "alpha": 4.0}, "base_dtype": "bf16"},
+    "training": {**FIRST["training"], "steps": 20, "precision": "bf16"},
+}
+
+
+@pytest.fixture
+def published(trained):
+    """The trained model in transformers' layout as published weights."""
+    export(trained.root / "models/first", trained.root / "published", trained.root)
+    trained.configure(PUBLISHED, first=FIRST)
+    trained.run("weights-published")
+    return trained
+
+
+def test_a_language_model_begins_with_published_weights(published, tmp_path):
+    whole = {key: value for key, value in ON_WEIGHTS["model"].items() if key in ("weights", "max_tokens")}
+    second = {**ON_WEIGHTS, "model": whole, "training": FIRST["training"]}
+    published.configure(PUBLISHED, second=second, third={**SECOND, "data": second["data"], "model": {"from": "second"}})
+    context = published.context("train-second", tmp_path / "work")
+    before = run_workers(_validated, context, count=1, device="cpu", folder=tmp_path / "workers")
+    last = [row for row in read_metrics(published.root / "models/first/metrics.jsonl") if "validation_loss" in row][-1]
+    assert before == {name: value for name, value in last.items() if name != "step"}
+    first, second = (
+        load_file(published.root / f"models/first/{WHOLE}"),
+        load_file(published.run("train-second") / WHOLE),
+    )
+    assert first.keys() == second.keys() and any(not torch.equal(first[name], second[name]) for name in first)
+    third = LanguageModel.load(published.run("train-third"))
+    assert third.config == LanguageModel.load(published.root / "models/first").config
+
+
+def test_an_adapter_of_published_weights_is_continued_by_another_experiment(published, tmp_path):
+    third = {**ON_WEIGHTS, "model": {"from": "second", "base_dtype": "bf16"}}
+    published.configure(PUBLISHED, second=ON_WEIGHTS, third=third)
+    assert published.table["evaluate-third-language"].inputs["weights"] == "weights-published"
+    second = published.run("train-second", workers=2)
+    assert json.loads((second / "adapter_base.json").read_text())["dtype"] == "bf16"
+    note = json.loads((published.root / "provenance/train-second.json").read_text())["start"]
+    base = load_file(published.root / f"models/first/{WHOLE}")
+    assert note["matched"] == len(base) and "decoder.blocks.*.attention.qkv.lora_A.weight" in note["new"]
+
+    context = published.context("train-third", tmp_path / "work")
+    dtypes = run_workers(_dtypes, context, count=1, device="cpu", folder=tmp_path / "workers")
+    assert dtypes == {True: ["torch.float32"], False: ["torch.bfloat16"]}
+    before = run_workers(_validated, context, count=1, device="cpu", folder=tmp_path / "workers")
+    last = [row for row in read_metrics(second / "metrics.jsonl") if "validation_loss" in row][-1]
+    assert before == {name: value for name, value in last.items() if name != "step"}
+    folder = published.run("train-third")
+    assert json.loads((folder / "adapter_base.json").read_text())["name"] == "published"
+    published.run("evaluate-third-language")
+
+    digest = sha256_file(second / "adapter_model.safetensors")
+    shutil.rmtree(second)
+    assert sha256_file(published.run("train-second") / "adapter_model.safetensors") == digest, "by one worker, too"
+    merged = load_language_model(folder).state_dict()
+    rounded = {name: tensor.bfloat16().float() for name, tensor in base.items()}
+    kept = "decoder.tokens.weight"
+    assert torch.equal(merged[kept], rounded[kept]), "merged onto the weights that training has held"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 32}, "model.width: 32, but 'published', from which it continues, has 16; remove this key"),
+        (
+            {"max_tokens": 12},
+            "positions.weight is \\[24, 16\\], not \\[12, 16\\]|wpe.weight is \\[24, 16\\], not \\[12, 16\\]",
+        ),
+    ],
+)
+def test_another_shape_than_that_of_published_weights_is_one_line(published, changes, message):
+    published.configure(PUBLISHED, second={**ON_WEIGHTS, "model": {**ON_WEIGHTS["model"], **changes}})
+    with pytest.raises((ConfigError, ArtifactError), match=message) as error:
+        published.run("train-second")
+    assert "\n" not in str(error.value)
+
+
+def _dtypes(workers, stop, context):
+    parameters = list(make_trainer(describe(context), workers).model.parameters())
+    return {
+        trained: sorted({str(one.dtype) for one in parameters if one.requires_grad == trained})
+        for trained in (True, False)
+    }

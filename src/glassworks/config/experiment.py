@@ -3,7 +3,14 @@
 import json
 from typing import Annotated, Any, ClassVar, TypeVar, cast
 
-from pydantic import ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from glassworks.config import registry
 from glassworks.config.base import Name, Settings
@@ -23,7 +30,25 @@ class Start(Settings):
     model_config = ConfigDict(serialize_by_alias=True)
 
     from_: Annotated[Name | None, Field(alias="from", exclude_if=lambda name: name is None)] = None
-    """Continue from another experiment of the same task and shape: its published weights are the initial weights. Set `data.tokenizer.of` to it, too."""
+    """Continue from another experiment of the same task: its published weights are the initial weights, and its shape need not be repeated. Set
+    `data.tokenizer.of` to it, too.
+    """
+
+    @property
+    def inherits(self) -> bool:
+        """Whether the shape comes with the initial weights. Then only written settings are dumped, and the task reads the others from the weights."""
+        return self.from_ is not None
+
+    @property
+    def trains_adapter(self) -> bool:
+        """Whether the training publishes an adapter, without the weights of its base."""
+        return False
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = write(self)
+        written = {type(self).model_fields[name].alias or name for name in self.model_fields_set}
+        return {key: value for key, value in dumped.items() if key in written} if self.inherits else dumped
 
     def plain(self, settings: type[S]) -> S:
         """The model without its initial weights: `settings`, a base class of this one."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -13,9 +14,10 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from glassworks.config import registry
 from glassworks.config.base import Name, nearest, parse, read_yaml
+from glassworks.config.continuation import inherited_section
 from glassworks.config.data import TextData
 from glassworks.config.evaluation import Evaluation
-from glassworks.config.experiment import Experiment
+from glassworks.config.experiment import Experiment, Start
 from glassworks.config.needs import Encoding, Initial, Need, Shards, Tokenizer, Weights
 from glassworks.config.params import Params
 from glassworks.config.variants import Variant, VariantRun, overridden
@@ -42,6 +44,15 @@ class Project:
         run = self.runs.get(name)
         return self.params.seed if run is None or run.seed is None else run.seed
 
+    def bases(self, name: str) -> list[str]:
+        """The experiments whose model an experiment continues, the nearest first."""
+        found: list[str] = []
+        base = _continued(self.experiments[name])
+        while base in self.experiments and base not in found:
+            found.append(base)
+            base = _continued(self.experiments[base])
+        return found
+
     def reads(self, name: str) -> list[str]:
         """The experiments and weights that an experiment reads. A variant may read the tokenizer of its experiment."""
         needs = self.experiments[name].needs().values()
@@ -60,7 +71,7 @@ def load_project(root: Path) -> Project:
                 f"params.yaml: experiments.{index}: {name!r} is the name of the report's own folder; choose another"
             )
             continue
-        if name in project.experiments:
+        if name in project.contents:
             faults.append(f"params.yaml: experiments.{index}: {name!r} is listed twice")
             continue
         if not (root / file).is_file():
@@ -69,7 +80,12 @@ def load_project(root: Path) -> Project:
             continue
         try:
             project.contents[name] = read_yaml(root / file)
-            project.experiments[name] = parse_experiment(project.contents[name], file)
+        except ConfigError as error:
+            faults.append(str(error))
+    for name, content in project.contents.items():
+        file = Path("experiments", f"{name}.yaml")
+        try:
+            project.experiments[name] = parse_experiment(_with_base(content, project.contents, file), file)
         except ConfigError as error:
             faults.append(str(error))
             continue
@@ -106,7 +122,8 @@ def _add_variants(project: Project, name: str, file: Path) -> list[str]:
     for variant, settings in variants_of(plain).items():
         where = f"{file}: variants.{variant}.set"
         try:
-            experiment = parse_experiment(overridden(project.contents[name], settings.set, where), where)
+            content = overridden(project.contents[name], settings.set, where)
+            experiment = parse_experiment(_with_base(content, project.contents, where), where)
         except ConfigError as error:
             faults.append(str(error))
             continue
@@ -121,6 +138,25 @@ def _add_variants(project: Project, name: str, file: Path) -> list[str]:
                 found.append((used, run.name))
                 project.runs[run.name], project.experiments[run.name] = run, experiment
     return faults
+
+
+def _with_base(content: Any, contents: Mapping[str, Any], where: Path | str, seen: frozenset[str] = frozenset()) -> Any:
+    """The content of an experiment's file with the shape of the experiment that it continues from, if it continues from a listed one of its task."""
+    model = content.get("model") if isinstance(content, dict) else None
+    name = model.get("from") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or not isinstance(name, str) or name in seen:
+        return content
+    base = contents.get(name)
+    if not isinstance(base, dict) or base.get("task") != content.get("task"):
+        return content
+    file = Path("experiments", f"{name}.yaml")
+    started = getattr(parse_experiment(_with_base(base, contents, file, seen | {name}), file), "model", None)
+    if not isinstance(started, Start):
+        return content
+    try:
+        return {**content, "model": inherited_section(started, model, name)}
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _without_variants(experiment: Experiment) -> dict[str, Any]:
@@ -232,11 +268,33 @@ def _reading_faults(project: Project, name: str, file: str) -> list[str]:
             faults.append(f"{where}: params.yaml lists no {wanted} called {need.name!r}{nearest(need.name, allowed)}")
         elif need.name in experiments and _leads_to(project, need.name, name):
             faults.append(f"{where}: {need.name!r} itself reads {name!r}")
-        elif isinstance(need, Initial) and getattr(getattr(experiments[need.name], "model", None), "adapter", None):
-            faults.append(f"{where}: {need.name!r} is an adapter, not a whole model; name its base")
+        elif isinstance(need, Initial) and (
+            fault := _start_fault(need.name, experiments[need.name], experiments[name])
+        ):
+            faults.append(f"{where}: {fault}")
         elif isinstance(need, Initial) and _tokenizer(experiments, need.name) != _tokenizer(experiments, name):
             faults.append(f"{where}: {need.name!r} has another tokenizer; set data.tokenizer.of: {need.name}")
     return faults
+
+
+def _start_fault(start: str, theirs: Experiment, own: Experiment) -> str | None:
+    """The reason why an experiment cannot continue from `start`."""
+    base, weights = (getattr(getattr(one, "model", None), "weights", None) for one in (theirs, own))
+    model = getattr(theirs, "model", None)
+    if not (isinstance(model, Start) and model.trains_adapter):
+        return (
+            f"{start!r} is a whole model and replaces the weights {weights!r}; remove model.weights"
+            if weights
+            else None
+        )
+    if base is None:
+        return f"{start!r} is an adapter, not a whole model; name its base"
+    return None if weights == base else f"{start!r} is an adapter of {base!r}, not of {weights!r}; remove model.weights"
+
+
+def _continued(experiment: Experiment) -> str | None:
+    model = getattr(experiment, "model", None)
+    return model.from_ if isinstance(model, Start) else None
 
 
 def _tokenizer(experiments: dict[str, Experiment], name: str) -> str | None:

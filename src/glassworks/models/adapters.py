@@ -219,13 +219,15 @@ def load_adapter(model: nn.Module, folder: Path, manifest: str | None = None) ->
 
 
 def find_base(folder: Path) -> Path:
-    """The base of a saved adapter: the artefact beside it with the recorded name. Raises `ArtifactError` if it is missing."""
+    """The base of a saved adapter, by the recorded name: a model beside it, or published weights of the project. Raises `ArtifactError` if it is missing."""
     base = folder.resolve().with_name(str(read_base(folder).get("name")))
-    if not (base / MANIFEST).is_file():
-        raise ArtifactError(
-            f"{folder}: an adapter of {base.name}, which is not at {base}; train it or `glassworks pull` it"
-        )
-    return base
+    weights = folder.resolve().parents[1] / "data/weights" / base.name
+    for found in (base, weights):
+        if (found / MANIFEST).is_file():
+            return found
+    raise ArtifactError(
+        f"{folder}: an adapter of {base.name}, which is neither at {base} nor at {weights}; train it or `glassworks pull` it"
+    )
 
 
 def read_base(folder: Path) -> dict[str, Any]:

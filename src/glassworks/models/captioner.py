@@ -11,6 +11,7 @@ from glassworks.errors import ConfigError
 from glassworks.models import saving
 from glassworks.models.attention import initialise, shrink_residual_outputs
 from glassworks.models.backbone import Backbone
+from glassworks.models.losses import LinearLoss, linear_cross_entropy
 from glassworks.models.settings.backbone import Backbone as BackboneConfig
 from glassworks.models.settings.captioner import Captioner as Config
 from glassworks.models.text_decoder import Memory, TextDecoder
@@ -20,7 +21,7 @@ KIND = "captioner"
 
 
 class Captioner(nn.Module):
-    """Images [B, 3, I, I] in [-1, 1] and token ids [B, T] to logits [B, T, V].
+    """Images [B, 3, I, I] in [-1, 1] and token ids [B, T] to logits [B, T, V], or to their loss.
 
     The layers of a backbone are normalised, because they precede its final norm. They get positions, which a convolutional network hardly encodes.
     """
@@ -67,8 +68,14 @@ class Captioner(nn.Module):
         """The image keys and values of every decoder block. Decoding needs nothing else of the images."""
         return self.decoder.encode_memory(self.features(images))
 
-    def forward(self, images: Tensor, ids: Tensor) -> Tensor:
-        return self.decoder(ids, self.encode_memory(images))
+    def forward(
+        self, images: Tensor, ids: Tensor, targets: Tensor | None = None, token_weights: Tensor | None = None
+    ) -> Tensor | LinearLoss:
+        """With `targets` [B, T], their loss (`linear_cross_entropy`), without the logits of all positions."""
+        hidden = self.decoder.hidden(ids, self.encode_memory(images))
+        if targets is None:
+            return self.decoder.logits(hidden)
+        return linear_cross_entropy(hidden, self.decoder.head_weight, targets, token_weights=token_weights)
 
     def close_gates(self) -> None:
         """Set all gates to 0, so the decoder computes its language model without images."""

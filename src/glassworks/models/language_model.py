@@ -9,6 +9,7 @@ from glassworks.artifacts.digests import sha256_file, write_json
 from glassworks.artifacts.manifest import MANIFEST
 from glassworks.models import adapters, saving
 from glassworks.models.attention import initialise, shrink_residual_outputs
+from glassworks.models.losses import LinearLoss, linear_cross_entropy
 from glassworks.models.settings.text_decoder import TextDecoder as Config
 from glassworks.models.text_decoder import TextDecoder
 
@@ -16,7 +17,7 @@ KIND = "language_model"
 
 
 class LanguageModel(nn.Module):
-    """Token ids [B, T] to logits [B, T, V]."""
+    """Token ids [B, T] to logits [B, T, V], or to their loss."""
 
     def __init__(self, config: Config, vocabulary: int) -> None:
         super().__init__()
@@ -31,8 +32,17 @@ class LanguageModel(nn.Module):
         documents: Tensor | None = None,
         branches: Tensor | None = None,
         positions: Tensor | None = None,
-    ) -> Tensor:
-        return self.decoder(ids, documents=documents, branches=branches, positions=positions)
+        targets: Tensor | None = None,
+        token_weights: Tensor | None = None,
+        z_loss: float = 0.0,
+    ) -> Tensor | LinearLoss:
+        """With `targets` [B, T], their loss (`linear_cross_entropy`), without the logits of all positions."""
+        hidden = self.decoder.hidden(ids, documents=documents, branches=branches, positions=positions)
+        if targets is None:
+            return self.decoder.logits(hidden)
+        return linear_cross_entropy(
+            hidden, self.decoder.head_weight, targets, token_weights=token_weights, z_loss=z_loss
+        )
 
     def hidden(
         self,
@@ -56,27 +66,21 @@ class LanguageModel(nn.Module):
         """Write config.json and model.safetensors."""
         saving.save(self, directory, self._config())
 
-    def save_adapter(self, directory: Path, base: Path) -> None:
-        """Write config.json and, in peft's layout, the adapter of the model in the artefact `base`, without the weights of the base."""
-        adapters.save_adapter(self, directory, {"name": base.name, "manifest": sha256_file(base / MANIFEST)})
+    def save_adapter(self, directory: Path, base: Path, dtype: str = "fp32") -> None:
+        """Write config.json and, in peft's layout, the adapter of the model in the artefact `base`, without the weights of the base.
+
+        `dtype` is the precision in which training held the base.
+        """
+        record = {"name": base.name, "manifest": sha256_file(base / MANIFEST)}
+        adapters.save_adapter(self, directory, record | ({"dtype": dtype} if dtype != "fp32" else {}))
         write_json(directory / saving.CONFIG, self._config())
 
     def _config(self) -> dict[str, object]:
         return {"model": KIND, "vocabulary": self.vocabulary, **self.config.model_dump(mode="json")}
 
     @classmethod
-    def load(cls, directory: Path, base: Path | None = None) -> "LanguageModel":
-        """The model written by `save`, or the base of a saved adapter with the adapter merged into it.
-
-        `base` is the artefact of the base; None looks for it beside `directory`, by the name that the adapter records. Raises `ArtifactError` listing
-        missing, extra and misshapen tensors, or if the base is missing or another one.
-        """
-        if (directory / adapters.CONFIG).is_file():
-            base = base or adapters.find_base(directory)
-            model = cls.load(base)
-            adapters.load_adapter(model, directory, sha256_file(base / MANIFEST))
-            adapters.merge(model)
-            return model
+    def load(cls, directory: Path) -> "LanguageModel":
+        """The model written by `save`. Raises `ArtifactError` listing missing, extra and misshapen tensors."""
         config, vocabulary = saving.read_settings(directory, KIND, Config)
         tensors = saving.read_tensors(directory / saving.WEIGHTS)
         with saving.without_weights():

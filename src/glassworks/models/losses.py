@@ -22,12 +22,14 @@ PRODUCT_ROWS = 2**13
 
 
 class LinearLoss(NamedTuple):
-    """The loss of `linear_cross_entropy`. Both are scalars, in nats."""
+    """The loss of `linear_cross_entropy`. All are scalars, the losses in nats. Only `total` has a gradient."""
 
     total: Tensor
     """The sum to minimise: cross-entropy plus z-loss."""
     z_term: Tensor
-    """The z-loss in `total`, without a gradient."""
+    """The z-loss in `total`."""
+    correct: Tensor
+    """The number of targets that no other token exceeds in probability, whatever their weights."""
 
 
 def next_token_losses(logits: Tensor, targets: Tensor, reduction: Literal["none", "sum"] = "none") -> Tensor:
@@ -71,10 +73,10 @@ def linear_cross_entropy(
     # `ctx.needs_input_grad` ignores no_grad, and inside a Function gradients are always off.
     needs = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in (hidden, weight, bias)]
     with torch.autocast(device, enabled=False):
-        total, z_term = _LinearCrossEntropy.apply(
+        found = _LinearCrossEntropy.apply(
             hidden, weight, bias, targets, token_weights, z_loss, chunk_bytes, dtype, needs
         )
-    return LinearLoss(total, z_term)
+    return LinearLoss(*found)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -92,7 +94,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         chunk_bytes: int,
         dtype: torch.dtype,
         needs: list[bool],
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         sums = torch.float64 if dtype == torch.float64 else torch.float32
         # Small probabilities underflow in float16, and the loss is not scaled yet.
         factors = torch.float32 if dtype == torch.float16 else dtype
@@ -108,7 +110,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # One buffer for all chunks: fresh pages would take a tenth of the time.
         products = features.new_empty(len(chunks[0]), len(weight), dtype=dtype)
         buffer = products if dtype == sums else torch.empty_like(products, dtype=sums)
-        losses, z_terms = [], []
+        losses, z_terms, correct = [], [], targets.new_zeros(())
         for chunk in chunks:
             inputs, target = features[chunk].to(dtype), targets[chunk, None]
             product, logits = products[: len(chunk)], buffer[: len(chunk)]
@@ -119,6 +121,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if dtype != sums:
                 logits.copy_(product)
             target_logits, maximum = logits.gather(1, target), logits.amax(1, keepdim=True)
+            correct += (target_logits == maximum).sum()
             exponentials = logits.sub_(maximum).exp_()
             total = exponentials.sum(1, keepdim=True)
             logsumexp = maximum + total.log()
@@ -143,11 +146,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient)
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
         z_sum = torch.cat(z_terms).sum()
-        ctx.mark_non_differentiable(z_sum)
-        return torch.cat(losses).sum(), z_sum
+        ctx.mark_non_differentiable(z_sum, correct)
+        return torch.cat(losses).sum(), z_sum, correct
 
     @staticmethod
-    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, scale: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("linear_cross_entropy has no second derivative; use create_graph=False")
         # A retained graph needs the saved gradients again. Autograd adds nothing to them as long as they are the saved tensors, not views.
@@ -179,11 +182,15 @@ def count_targets(targets: Tensor) -> int:
     return int((targets != IGNORED).sum())
 
 
-def next_token_metrics(logits: Tensor, targets: Tensor) -> dict[str, tuple[float, int]]:
-    """Loss (nats, in float32) and accuracy of logits [B, T, V], each as a sum over targets [B, T] and their number."""
-    logits, count = logits.float(), count_targets(targets)
-    right = int((logits.argmax(-1) == targets).sum())
-    return {"loss": (next_token_losses(logits, targets, "sum").item(), count), "accuracy": (right, count)}
+def per_target(rows: Tensor | None, targets: Tensor) -> Tensor | None:
+    """[B, T]: the factors `rows` [B] of `loss_weights` for every target [B, T]."""
+    return None if rows is None else rows[:, None].expand_as(targets)
+
+
+def linear_metrics(found: LinearLoss, targets: Tensor) -> dict[str, tuple[float, int]]:
+    """Cross-entropy and accuracy of targets [B, T], each as a sum over targets and their number."""
+    count = count_targets(targets)
+    return {"loss": ((found.total - found.z_term).item(), count), "accuracy": (int(found.correct), count)}
 
 
 def info_nce(left: Tensor, right: Tensor, scale: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -19,8 +19,39 @@ from glassworks.models.memory import gather
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 S = TypeVar("S", bound=Settings)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Dtypes of a frozen base, by their names in settings."""
 LISTED = 12
 """Maximum faults of each kind that an error lists."""
+
+
+class Matches(NamedTuple):
+    """The origin of the initial weights of a model."""
+
+    source: str
+    """The files that were read."""
+    matched: int
+    """Number of tensors of the model that were read."""
+    new: list[str]
+    """Tensors of the model that no file has."""
+    left_over: list[str]
+    """Tensors of the files that the model does not use."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For the provenance: names with `*` for every index, and the number of tensors that a name stands for."""
+        return {**self._asdict(), "new": _counted(self.new), "left_over": _counted(self.left_over)}
+
+    def __str__(self) -> str:
+        lists = [
+            f"{title}: {', '.join(f'{name} ({count})' for name, count in _counted(names).items()) or 'nothing'}"
+            for title, names in (("new", self.new), ("left over", self.left_over))
+        ]
+        return f"starts with {self.matched} tensors of {self.source}; {'; '.join(lists)}"
+
+
+def _counted(names: list[str]) -> dict[str, int]:
+    patterns = [".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names]
+    return {pattern: patterns.count(pattern) for pattern in dict.fromkeys(patterns)}
 
 
 @contextmanager
@@ -110,9 +141,44 @@ def assign(
     gather(module, for_decoding)
 
 
+@torch.no_grad()
+def fill(
+    module: nn.Module, tensors: Mapping[str, Tensor], where: Path | str, dtype: torch.dtype = torch.float32
+) -> Matches:
+    """Copy the tensors of a saved model into `module`, or give them to a module on the meta device in `dtype`.
+
+    Raises `ArtifactError` listing missing, extra and misshapen tensors.
+    """
+    own = module.state_dict()
+    check({name: tensor.shape for name, tensor in own.items()}, tensors, where)
+    for name in own:
+        put(module, name, tensors[name], dtype)
+    return Matches(str(where), len(own), [], [])
+
+
+@torch.no_grad()
+def put(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype) -> None:
+    """Copy `value` into a tensor of `module`. A tensor on the meta device becomes a copy in `dtype`."""
+    owner, _, part = name.rpartition(".")
+    tensor = getattr(module.get_submodule(owner), part)
+    if tensor.is_meta:
+        module.get_submodule(owner).load_state_dict(
+            {part: value.to(dtype, copy=True).contiguous()}, assign=True, strict=False
+        )
+    else:
+        tensor.copy_(value)
+
+
+@torch.no_grad()
+def round_weights(module: nn.Module, dtype: str) -> None:
+    """Round every weight to the precision of `dtype` (bf16). The weights keep their dtype."""
+    for parameter in module.parameters():
+        parameter.copy_(parameter.to(DTYPES[dtype]))
+
+
 def check(
     expected: Mapping[str, Sequence[int]],
-    tensors: dict[str, Tensor],
+    tensors: Mapping[str, Tensor],
     where: Path | str,
     optional: Set[str] = frozenset(),
 ) -> None:

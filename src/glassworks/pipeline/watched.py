@@ -30,7 +30,11 @@ def watched_sections(project: Project, name: str, *sections: str) -> dict[str, t
         _within(override, section) or _within(section, override) for override in overrides for section in sections
     ):
         keys.append(f"variants.{run.variant}.set")
-    return {f"experiments/{file}.yaml": tuple(keys)}
+    found = {f"experiments/{file}.yaml": tuple(keys)}
+    if any(_within(section, "model") for section in sections):
+        inherited = (base for base in project.bases(name) if "model" in project.contents[base])
+        found |= {f"experiments/{base}.yaml": ("model",) for base in inherited}
+    return found
 
 
 def _remaining(content: Any, path: str, overrides: tuple[str, ...]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from glassworks.data.reading.mixture import Part, PartRow, order_of
 from glassworks.data.reading.order import sample_seed
 from glassworks.data.reading.rows import Keyed
 from glassworks.errors import DataError
+from glassworks.models.saving import Matches
 from glassworks.pipeline.execution import Context
 from glassworks.runtime.devices import held_devices
 from glassworks.runtime.launch import device_kind, run_workers, worker_count
@@ -26,7 +27,7 @@ from glassworks.tasks.protocol import AnyTask, load_task_module
 from glassworks.training.loop import DIGESTS, METRICS, Run, fit
 from glassworks.training.metrics_log import read_metrics, step_of, write_curves
 from glassworks.training.start import as_built, continue_from
-from glassworks.training.task import Batch
+from glassworks.training.task import Batch, StartingTask
 from glassworks.training.validation import HeldOut
 from glassworks.training.workers import Workers
 
@@ -73,6 +74,7 @@ def _train(workers: Workers, stop: StopRequest, context: Context) -> dict[str, A
         "published_step": fitted.published_step,
         "resumed_after_step": fitted.resumed_step,
         "samples_per_second": round(fitted.samples_per_second, 1),
+        **({"start": fitted.start.as_json()} if fitted.start else {}),
     }
 
 
@@ -105,17 +107,20 @@ def _run(context: Context, task: AnyTask) -> Run[nn.Module, Batch]:
         optimization=experiment.optimization,
         training=experiment.training,
         execution=experiment.execution,
-        start=_start(experiment, context.inputs.get("start"), seed),
+        start=_start(task, context.inputs.get("start"), seed),
         loggers=partial(_loggers, context),
     )
 
 
-def _start(experiment: Experiment, directory: Path | None, seed: int) -> Callable[[nn.Module], None]:
+def _start(task: AnyTask, directory: Path | None, seed: int) -> Callable[[nn.Module], Matches | None]:
     """Sets the initial weights of the built model."""
-    if directory is None:
-        return as_built
-    model = getattr(experiment, "model", None)
-    return partial(continue_from, directory=directory, adapter=getattr(model, "adapter", None), seed=seed)
+    if isinstance(task, StartingTask):
+        return partial(_start_task, task, seed)
+    return as_built if directory is None else partial(continue_from, directory=directory)
+
+
+def _start_task(task: StartingTask[nn.Module], seed: int, model: nn.Module) -> Matches | None:
+    return task.start(model, seed)
 
 
 def _read(

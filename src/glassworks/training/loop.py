@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from glassworks.config.optimization import Optimization
 from glassworks.config.training import Execution, Training
+from glassworks.models.saving import Matches
 from glassworks.progress import Progress
 from glassworks.training.checkpoint import Checkpoints, load, load_weights, snapshot
 from glassworks.training.determinism import make_deterministic
@@ -61,8 +62,8 @@ class Run(Generic[M, B]):
     optimization: Optimization
     training: Training
     execution: Execution
-    start: Callable[[nn.Module], None] = as_built
-    """Replaces the initial weights of the built model, such as by those of another run."""
+    start: Callable[[nn.Module], Matches | None] = as_built
+    """Replaces the initial weights of the built model, such as by those of another run, and returns their origin."""
     loggers: Callable[[int], list[Logger]] = lambda step: []
     """Opens further loggers for a run that continues after `step`. Called on rank 0 only."""
     after_step: Callable[[int], None] = lambda step: None
@@ -82,6 +83,8 @@ class Fitted(Generic[M]):
     resumed_step: int
     """The step of the checkpoint that the run resumed from; 0 for a new run."""
     samples_per_second: float
+    start: Matches | None = None
+    """The origin of the initial weights; None if the task has built them."""
 
 
 def fit(run: Run[M, B], workers: Workers, stop: Stop) -> Fitted[M]:
@@ -139,16 +142,19 @@ def _fit(run: Run[M, B], workers: Workers, stop: Stop, trainer: Trainer[M, B], c
     workers.barrier()
     published = _choose(run, trainer, checkpoints, history, step)
     to_cpu(trainer.model)
-    return Fitted(trainer.model, step, published, first, speed.rate)
+    return Fitted(trainer.model, step, published, first, speed.rate, trainer.start)
 
 
 def make_trainer(run: Run[M, B], workers: Workers) -> Trainer[M, B]:
     """A trainer around the model with its initial weights."""
     seed_generators(run.seed, "initial weights")
     model = run.task.build()
-    run.start(model)
+    start = run.start(model)
+    if start and workers.first:
+        print(f"{run.name}: {start}", file=sys.stderr, flush=True)
     model.to(workers.device)
     trainer = Trainer(model, run.task, run.optimization, run.training, run.seed, workers)
+    trainer.start = start
     if run.execution.gradient_checkpointing:
         recompute(cast(Network, model).blocks())
     if run.training.compile:

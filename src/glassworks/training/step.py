@@ -15,6 +15,7 @@ from glassworks.artifacts.digests import digest_json
 from glassworks.config.optimization import Optimization
 from glassworks.config.training import Training
 from glassworks.errors import ConfigError, DataError
+from glassworks.models.saving import Matches
 from glassworks.training.average import WeightAverage
 from glassworks.training.digests import tensor_digest
 from glassworks.training.fast_reduction import DataParallel, ShardedDataParallel
@@ -90,6 +91,8 @@ class Trainer(Generic[M, B]):
         )
         self.frozen = self._digest_frozen()
         """Digest of all parameters and buffers that no step trains; valid on rank 0."""
+        self.start: Matches | None = None
+        """The origin of the initial weights."""
         self.parameters: list[nn.Parameter] = []
         self.parts: tuple[str, ...] = ()
         """Names of the terms of the loss."""

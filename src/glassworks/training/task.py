@@ -18,6 +18,7 @@ from typing_extensions import TypeVar
 from glassworks.config.data import Options
 from glassworks.data.reading.dataset import Sample
 from glassworks.data.reading.rows import Keyed, Rows, Samples
+from glassworks.models.saving import Matches
 
 
 class Batch(Protocol):
@@ -107,6 +108,15 @@ class Task(Trainable[M, B], Protocol[M, E, B, R, O_contra]):
 
     def collate(self, examples: list[E], /) -> B:
         """Examples as a micro-batch."""
+        ...
+
+
+@runtime_checkable
+class StartingTask(Protocol[M_contra]):
+    """A task that fills the model that it has built with published or trained weights, unless they are random."""
+
+    def start(self, model: M_contra, seed: int, /) -> Matches | None:
+        """Set the initial weights; new parameters derive from `seed`. Returns the origin of the weights, or None for those that were built."""
         ...
 
 

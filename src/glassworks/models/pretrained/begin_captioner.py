@@ -2,28 +2,15 @@
 
 from pathlib import Path
 
-from glassworks.artifacts.model_files import read_hub_config
 from glassworks.models import saving
 from glassworks.models.backbone import Backbone
 from glassworks.models.captioner import Captioner
-from glassworks.models.language_model import KIND
 from glassworks.models.pretrained.backbones import load_backbone
-from glassworks.models.pretrained.language_models import decoder_config, load_language_model
+from glassworks.models.pretrained.language_models import load_language_model
 from glassworks.models.settings.captioner import Captioner as Config
-from glassworks.models.settings.text_decoder import TextDecoder
 
 NEW = frozenset({"cross_norm", "cross_attention", "gate"})
 """Parts of a decoder block that a language model lacks."""
-
-
-def read_decoder(directory: Path) -> tuple[TextDecoder, int]:
-    """The decoder shape and the number of token embeddings of a language model in a directory. Reads no tensors."""
-    config = read_hub_config(directory)
-    if config.get("model") == KIND:
-        return TextDecoder.model_validate({name: config[name] for name in TextDecoder.model_fields}), config[
-            "vocabulary"
-        ]
-    return decoder_config(config, directory), config["vocab_size"]
 
 
 def begin_captioner(

@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from glassworks.artifacts.digests import sha256_file
+from glassworks.artifacts.manifest import MANIFEST
 from glassworks.artifacts.model_files import CONFIG, read_hub_config
 from glassworks.errors import ArtifactError, ConfigError
-from glassworks.models import saving
+from glassworks.models import adapters, saving
 from glassworks.models.language_model import KIND, LanguageModel
-from glassworks.models.pretrained.mapping import Piece, fused, layer, load, published, read_tensors
+from glassworks.models.pretrained.mapping import Piece, fused, join_all, layer, load, published, read_tensors
 from glassworks.models.settings.text_decoder import TextDecoder as Config
 
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
@@ -24,12 +27,15 @@ BUFFERS = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")
 """Name suffixes of constants, which are not weights."""
 
 
-def load_language_model(directory: Path) -> LanguageModel:
+def load_language_model(directory: Path, base: Path | None = None) -> LanguageModel:
     """The language model in a directory in transformers' layout or ours, in float32 and in the memory layout for decoding.
 
-    Raises `ArtifactError` listing missing, extra and misshapen tensors, and `ConfigError` naming a setting that our decoder lacks.
+    An adapter is merged into its base, in the artefact `base`, or where `adapters.find_base` finds it. Raises `ArtifactError` listing missing, extra and
+    misshapen tensors, or if the base is missing or another one, and `ConfigError` naming a setting that our decoder lacks.
     """
     hub = read_hub_config(directory)
+    if (directory / adapters.CONFIG).is_file():
+        return _load_adapted(directory, base or adapters.find_base(directory))
     if hub.get("model") == KIND:
         return LanguageModel.load(directory)
     config, kind = decoder_config(hub, directory), hub["model_type"]
@@ -38,6 +44,45 @@ def load_language_model(directory: Path) -> LanguageModel:
     tensors = _without_prefix(read_tensors(directory), kind, config.tied)
     load(model, _pieces(config, kind), tensors, directory, for_decoding=True)
     return model
+
+
+def _load_adapted(directory: Path, base: Path) -> LanguageModel:
+    """The base with the adapter merged into it. Base weights that training held in half precision are rounded as there."""
+    config, vocabulary = saving.read_settings(directory, KIND, Config)
+    model = load_language_model(base)
+    if model.vocabulary != vocabulary:
+        raise ArtifactError(
+            f"{directory}: an adapter of a vocabulary of {vocabulary:,}, but {base} has {model.vocabulary:,}"
+        )
+    if (dtype := adapters.read_base(directory).get("dtype")) is not None:
+        saving.round_weights(model, dtype)
+    model.config = model.decoder.config = config
+    model.decoder.max_tokens = config.max_tokens
+    adapters.load_adapter(model, directory, sha256_file(base / MANIFEST))
+    adapters.merge(model)
+    return model
+
+
+def read_decoder(directory: Path) -> tuple[Config, int]:
+    """The decoder shape and the number of token embeddings of a language model in a directory. Reads no tensors."""
+    config = read_hub_config(directory)
+    if config.get("model") == KIND:
+        return saving.read_settings(directory, KIND, Config)
+    return decoder_config(config, directory), config["vocab_size"]
+
+
+def read_pieces(model: LanguageModel, directory: Path, dtype: torch.dtype) -> saving.Matches:
+    """Fill a model on the meta device with a published model in transformers' layout, in `dtype`, one tensor at a time.
+
+    Raises `ArtifactError` listing missing, extra and misshapen tensors.
+    """
+    kind, published = read_hub_config(directory)["model_type"], read_tensors(directory)
+    tensors = _without_prefix(published, kind, model.config.tied)
+    pieces = _pieces(model.config, kind)
+    for name, tensor in join_all(model, pieces, tensors, directory, dtype):
+        saving.put(model, name, tensor, dtype)
+    left_over = [name for name in published if name.removeprefix(PREFIXES[kind]) not in tensors]
+    return saving.Matches(str(directory), len(pieces), [], left_over)
 
 
 def decoder_config(hub: Mapping[str, Any], where: Path | str = CONFIG) -> Config:

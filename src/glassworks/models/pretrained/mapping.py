@@ -34,9 +34,9 @@ class Piece:
         shapes = [(rows, *ours[1:]) for rows in self.rows or ours[:1]]
         return [self.shape or (shape[::-1] if self.transposed else shape) for shape in shapes]
 
-    def join(self, theirs: Sequence[Tensor], ours: Sequence[int]) -> Tensor:
-        """Our tensor, in float32."""
-        parts = [(tensor.t() if self.transposed else tensor).float() for tensor in theirs]
+    def join(self, theirs: Sequence[Tensor], ours: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Our tensor, in `dtype`."""
+        parts = [(tensor.t() if self.transposed else tensor).to(dtype) for tensor in theirs]
         return torch.cat(parts).reshape(tuple(ours)).contiguous()
 
     def cut(self, ours: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -72,6 +72,17 @@ def load(
 
     Raises `ArtifactError` listing missing, extra and misshapen tensors by published name.
     """
+    saving.assign(module, dict(join_all(module, pieces, tensors, where)), where, for_decoding=for_decoding)
+
+
+def join_all(
+    module: torch.nn.Module,
+    pieces: Sequence[Piece],
+    tensors: Mapping[str, Tensor],
+    where: Path | str,
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of `module` with its name, from published tensors, one at a time. Raises `ArtifactError` as `load`."""
     ours = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     expected = {
         name: shape
@@ -79,15 +90,13 @@ def load(
         for name, shape in zip(piece.theirs, piece.shapes(ours[piece.ours]), strict=True)
         if name
     }
-    saving.check(expected, dict(tensors), where)
-    joined = {}
+    saving.check(expected, tensors, where)
     for piece in pieces:
         shapes = piece.shapes(ours[piece.ours])
         theirs = [
             tensors[name] if name else torch.zeros(shape) for name, shape in zip(piece.theirs, shapes, strict=True)
         ]
-        joined[piece.ours] = piece.join(theirs, ours[piece.ours])
-    saving.assign(module, joined, where, for_decoding=for_decoding)
+        yield piece.ours, piece.join(theirs, ours[piece.ours], dtype)
 
 
 def published(module: torch.nn.Module, pieces: Sequence[Piece]) -> dict[str, Tensor]:

@@ -29,6 +29,8 @@ class Captioning(Experiment):
     @model_validator(mode="after")
     def _same_tokens(self) -> "Captioning":
         started = self.model.language_model
+        if started and self.model.from_:
+            raise ValueError("model.language_model: `from` replaces its weights; remove this key")
         if started is not None and self.data.tokenizer.of != started:
             raise ValueError(
                 f"data.tokenizer: a decoder that begins as {started} reads its tokens; write {{of: {started}}}"
@@ -41,6 +43,6 @@ class Captioning(Experiment):
             found["language_model"] = Model(
                 "model.language_model", self.model.language_model, task="language_modelling"
             )
-        if self.model.backbone and self.model.backbone.weights:
+        if self.model.backbone and self.model.backbone.weights and not self.model.from_:
             found["backbone.weights"] = Weights("model.backbone.weights", self.model.backbone.weights)
         return found

@@ -12,14 +12,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from glassworks.config.continuation import inherit_shape
 from glassworks.config.data import LossOptions
 from glassworks.data.reading.captions import captions_of
 from glassworks.data.reading.dataset import Sample
 from glassworks.data.reading.images import image_of, normalise, stack_images
 from glassworks.data.reading.rows import Samples
 from glassworks.data.reading.text import TextTokenizer, check_vocabulary
-from glassworks.models.captioner import Captioner
-from glassworks.models.losses import IGNORED, count_targets, loss_weights, next_token_losses, next_token_metrics
+from glassworks.models import saving
+from glassworks.models.captioner import KIND, Captioner
+from glassworks.models.losses import (
+    IGNORED,
+    LinearLoss,
+    count_targets,
+    linear_metrics,
+    loss_weights,
+    per_target,
+)
 from glassworks.models.settings.captioner import Captioner as ModelConfig
 from glassworks.tasks.captioning.settings import Captioning
 from glassworks.training.objective import to_device
@@ -114,12 +123,11 @@ class CaptioningTask:
 
     def loss(self, model: Captioner, batch: Batch, carry: tuple[Tensor, ...] = ()) -> Loss:
         """The loss of all target tokens: a global batch is weighted by token."""
-        losses, count = self.caption_losses(model, batch)
-        return Loss((losses if batch.loss_weights is None else losses * batch.loss_weights[:, None]).sum(), count)
+        return Loss(self.caption_losses(model, batch).total, count_targets(batch.targets))
 
     def validate(self, model: Captioner, batch: Batch) -> dict[str, tuple[float, int]]:
         """Loss and accuracy of the next token, summed over target tokens."""
-        return next_token_metrics(model(normalise(batch.images), batch.inputs), batch.targets)
+        return linear_metrics(self.caption_losses(model, replace(batch, loss_weights=None)), batch.targets)
 
     @torch.inference_mode()
     def reference_loss(self, model: Captioner, example: Example, device: torch.device) -> tuple[float, int]:
@@ -135,13 +143,14 @@ class CaptioningTask:
                 for caption in example.captions
             ]
         )
-        losses, count = self.caption_losses(model, to_device(batch, device))
-        return losses.sum().item(), count
+        total = self.caption_losses(model, to_device(replace(batch, loss_weights=None), device)).total
+        return total.item(), count_targets(batch.targets)
 
-    def caption_losses(self, model: Captioner, batch: Batch) -> tuple[Tensor, int]:
-        """The loss of every target token [B, T] (0 at padding), and the number of target tokens."""
-        logits = model(normalise(batch.images), batch.inputs)  # [B, T, V]
-        return next_token_losses(logits, batch.targets), count_targets(batch.targets)
+    def caption_losses(self, model: Captioner, batch: Batch) -> LinearLoss:
+        """The weighted loss of all target tokens."""
+        weights = per_target(batch.loss_weights, batch.targets)
+        found: LinearLoss = model(normalise(batch.images), batch.inputs, batch.targets, weights)
+        return found
 
 
 def make(
@@ -149,13 +158,17 @@ def make(
 ) -> Task[Captioner, Example, Batch, Sample, LossOptions]:
     """The task of an experiment, given the directories of its inputs. Adds the version of timm to `fingerprint`."""
     config, tokenizer = experiment.model.plain(ModelConfig), TextTokenizer(inputs["tokenizer"])
+    if "start" in inputs:
+        saved, _ = saving.read_settings(inputs["start"], KIND, ModelConfig)
+        config = inherit_shape(experiment.model, saved, inputs["start"].name)
     language_model, backbone = inputs.get("language_model"), inputs.get("backbone.weights")
     one_length = experiment.training.compile
     if config.backbone is not None:
         fingerprint["timm"] = version("timm")
     if language_model is None and backbone is None:
         return CaptioningTask(config, tokenizer, one_length)
-    from glassworks.models.pretrained.begin_captioner import begin_captioner, read_decoder
+    from glassworks.models.pretrained.begin_captioner import begin_captioner
+    from glassworks.models.pretrained.language_models import read_decoder
 
     vocabulary = tokenizer.size
     if language_model is not None:

@@ -4,10 +4,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from glassworks.config.base import Name
 from glassworks.config.data import LossOptions, TextData
 from glassworks.config.experiment import Experiment, Start
-from glassworks.config.needs import Need
+from glassworks.config.needs import Need, Weights
 from glassworks.config.packing import Packing
+from glassworks.config.training import Training
 from glassworks.models.settings.adapter import Adapter
 from glassworks.models.settings.text_decoder import TextDecoder
 
@@ -34,16 +36,49 @@ class PackedData(TextData[LossOptions]):
 
 
 class Model(TextDecoder, Start):
-    """The network and its initial weights."""
+    """The network and its initial weights. With `from` or `weights` its shape is theirs."""
 
+    weights: Annotated[Name | None, Field(exclude_if=lambda name: name is None)] = None
+    """Start with published weights: an entry under `weights` in params.yaml in the layout of GPT-2, Llama or Qwen2. Set `data.tokenizer.of` to it, too, and
+    `max_tokens`, the length of a row. With `from`, the weights whose adapter is continued.
+    """
     adapter: Annotated[Adapter | None, Field(exclude_if=lambda adapter: adapter is None)] = None
-    """Train an adapter of the model that `from` names, whose weights stay as they are. The experiment publishes the adapter alone."""
+    """Train an adapter of the model that `from` or `weights` names, whose weights stay as they are. The experiment publishes the adapter alone."""
+    base_dtype: Annotated[Literal["fp32", "bf16"], Field(exclude_if=lambda dtype: dtype == "fp32")] = "fp32"
+    """Precision of the frozen weights under an adapter. bf16 halves their memory; it needs `training.precision: bf16`. The adapter stays fp32."""
+
+    @property
+    def inherits(self) -> bool:
+        return self.from_ is not None or self.weights is not None
+
+    @property
+    def trains_adapter(self) -> bool:
+        return self.adapter is not None
 
     @model_validator(mode="after")
-    def _adapter_of_something(self) -> "Model":
-        if self.adapter and self.from_ is None:
-            raise ValueError("adapter: an adapter of random weights is of no use; name a trained model in `from`")
+    def _divides(self) -> "Model":
+        if not self.inherits:
+            super()._divides()  # type: ignore[operator]
         return self
+
+    @model_validator(mode="after")
+    def _of_something(self) -> "Model":
+        if self.adapter and not self.inherits:
+            raise ValueError(
+                "adapter: an adapter of random weights is of no use; name a trained model in `from`, or published weights in `weights`"
+            )
+        if self.base_dtype != "fp32" and not self.adapter:
+            raise ValueError(f"base_dtype: {self.base_dtype} is for frozen weights under an adapter; remove it")
+        if self.weights and "max_tokens" not in self.model_fields_set:
+            raise ValueError("max_tokens: published weights allow long rows; write the length of a row in tokens")
+        return self
+
+
+class TokenTraining(Training):
+    """Steps, global batch, precision, reduction, validation and selection, and the loss."""
+
+    z_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Weight of the squared logsumexp of the logits of every target, which keeps logits small (PaLM, Chowdhery et al., 2022, uses 1e-4)."""
 
 
 class LanguageModelling(Experiment):
@@ -58,9 +93,29 @@ class LanguageModelling(Experiment):
     """Training data."""
     model: Model = Model()
     """The network."""
+    training: TokenTraining
+    """Steps, global batch, precision, validation, selection of the weights and the loss."""
+
+    @model_validator(mode="after")
+    def _suits_its_start(self) -> "LanguageModelling":
+        weights, training = self.model.weights, self.training
+        if weights and self.model.from_ is None and self.data.tokenizer.of != weights:
+            raise ValueError(
+                f"data.tokenizer: a model that begins as {weights} reads its tokens; write {{of: {weights}}}"
+            )
+        if self.model.base_dtype == "bf16" and (training.precision != "bf16" or training.reduction == "fsdp2"):
+            raise ValueError("model.base_dtype: bf16 needs training.precision: bf16, and exact or ddp as reduction")
+        return self
+
+    def needs(self) -> dict[str, Need]:
+        return super().needs() | self._weights_needs()
 
     def packing(self) -> Packing:
         return self.data.rows(self.model.max_tokens)
 
     def model_needs(self) -> dict[str, Need]:
-        return self.start_needs() if self.model.adapter else {}
+        return (self._weights_needs() or self.start_needs()) if self.model.trains_adapter else {}
+
+    def _weights_needs(self) -> dict[str, Need]:
+        name = self.model.weights
+        return {"weights": Weights("model.weights", name)} if name else {}

@@ -7,20 +7,33 @@ separate, so a token has the same weight in any micro-batch.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
+from glassworks.config.continuation import inherit_shape
 from glassworks.config.data import LossOptions
 from glassworks.config.experiment import data_of
 from glassworks.config.packing import Packing
 from glassworks.data.reading.packing import PackedRows, Row, arrange
 from glassworks.data.reading.rows import Samples
-from glassworks.data.reading.text import TextTokenizer
+from glassworks.data.reading.text import TextTokenizer, check_vocabulary
+from glassworks.models import saving
 from glassworks.models.attention import document_positions
 from glassworks.models.language_model import LanguageModel
-from glassworks.models.losses import IGNORED, count_targets, loss_weights, next_token_losses, next_token_metrics
+from glassworks.models.losses import (
+    IGNORED,
+    LinearLoss,
+    count_targets,
+    linear_metrics,
+    loss_weights,
+    per_target,
+)
+from glassworks.models.pretrained.begin_language_model import begin_language_model
+from glassworks.models.pretrained.language_models import load_language_model, read_decoder
+from glassworks.models.saving import Matches
+from glassworks.models.settings.adapter import Adapter
 from glassworks.models.settings.text_decoder import TextDecoder as ModelConfig
 from glassworks.tasks.language_modelling.settings import LanguageModelling, PackedData
 from glassworks.training.task import Loss, Task
@@ -52,11 +65,28 @@ class Batch:
         return self.documents, self.branches, self.positions
 
 
+@dataclass(frozen=True)
+class Begin:
+    """Initial weights that are not random."""
+
+    base: Path
+    """The artefact with the weights, in our layout or that of transformers."""
+    vocabulary: int
+    """Token embeddings of the base."""
+    adapter: Adapter | None = None
+    """The adapter to train."""
+    continued: Path | None = None
+    """The artefact of the adapter to continue; None for a new one."""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the base."""
+
+    def __call__(self, model: LanguageModel, seed: int) -> Matches:
+        return begin_language_model(model, self.base, seed, self.adapter, self.continued, saving.DTYPES[self.dtype])
+
+
 class LanguageModellingTask:
     """Language modelling as a `Task[LanguageModel, Row, Batch, Row, LossOptions]`."""
 
-    metrics = ("loss", "accuracy")
-    """Per target token."""
     passes = 1
 
     def __init__(
@@ -64,22 +94,34 @@ class LanguageModellingTask:
         model: ModelConfig,
         tokenizer: TextTokenizer,
         packing: Packing | None = None,
-        base: Path | None = None,
+        z_loss: float = 0.0,
+        begin: Begin | None = None,
     ) -> None:
-        """`base` is the artefact whose adapter is trained; None trains a whole model. By default rows of `max_tokens` hold whole documents."""
-        self.model, self.tokenizer, self.base = model, tokenizer, base
+        """By default rows of `max_tokens` hold whole documents. `z_loss` is the weight of the z-loss. `begin` sets the initial weights; None keeps
+        random ones.
+        """
+        self.model, self.tokenizer, self.z_loss, self.begin = model, tokenizer, z_loss, begin
         self.packing = packing or Packing(row_tokens=model.max_tokens)
+        self.metrics = ("loss", "accuracy", *(["z_loss"] if z_loss else []))
+        """Per target token. The loss is the cross-entropy alone."""
 
     def build(self) -> LanguageModel:
-        """The model with random weights from torch's generator."""
-        return LanguageModel(self.model, self.tokenizer.size)
+        """The model with random weights from torch's generator, or on the meta device if `start` sets all weights."""
+        if self.begin is None:
+            return LanguageModel(self.model, self.tokenizer.size)
+        with saving.without_weights():
+            return LanguageModel(self.model, self.begin.vocabulary)
+
+    def start(self, model: LanguageModel, seed: int) -> Matches | None:
+        """Set the initial weights of a built model, and attach the adapter that is trained."""
+        return self.begin(model, seed) if self.begin else None
 
     def save(self, model: LanguageModel, folder: Path) -> None:
         """Write the model and its tokenizer, so that they can be used without their project."""
-        if self.base is None:
+        if self.begin is None or self.begin.adapter is None:
             model.save(folder)
         else:
-            model.save_adapter(folder, self.base)
+            model.save_adapter(folder, self.begin.base, self.begin.dtype)
         self.tokenizer.save(folder)
 
     def arrange(self, dataset: Samples, folder: Path | None = None) -> PackedRows:
@@ -122,34 +164,48 @@ class LanguageModellingTask:
 
     def loss(self, model: LanguageModel, batch: Batch, carry: tuple[Tensor, ...] = ()) -> Loss:
         """The loss of all target tokens, and the sum of their weights."""
-        logits = model(batch.inputs, *batch.layout)  # [B, T, V]
-        weight: float = count_targets(batch.targets)
-        if batch.loss_weights is None and batch.token_weights is None:
-            return Loss(next_token_losses(logits, batch.targets, "sum"), weight)
-        losses = next_token_losses(logits, batch.targets)
+        weights = per_target(batch.loss_weights, batch.targets)
+        total: float = count_targets(batch.targets)
         if batch.token_weights is not None:
-            losses = losses * batch.token_weights
-            weight = float(batch.token_weights[batch.targets != IGNORED].sum(dtype=torch.float64))
-        if batch.loss_weights is not None:
-            losses = losses * batch.loss_weights[:, None]
-        return Loss(losses.sum(), weight)
+            weights = batch.token_weights if weights is None else weights * batch.token_weights
+            total = float(batch.token_weights[batch.targets != IGNORED].sum(dtype=torch.float64))
+        found: LinearLoss = model(
+            batch.inputs, *batch.layout, targets=batch.targets, token_weights=weights, z_loss=self.z_loss
+        )
+        if not self.z_loss:
+            return Loss(found.total, total)
+        entropy = found.total.detach() - found.z_term
+        return Loss(found.total, total, {"cross_entropy": (entropy, total), "z_loss": (found.z_term, total)})
 
     def validate(self, model: LanguageModel, batch: Batch) -> dict[str, tuple[float, int]]:
-        """Loss and accuracy of the next token, summed over target tokens, without their weights."""
-        return next_token_metrics(model(batch.inputs, *batch.layout), batch.targets)
+        """Cross-entropy, accuracy and z-loss of the next token, summed over target tokens, without their weights."""
+        found = model(batch.inputs, *batch.layout, targets=batch.targets, z_loss=self.z_loss)
+        metrics = linear_metrics(found, batch.targets)
+        if self.z_loss:
+            metrics["z_loss"] = (found.z_term.item(), metrics["loss"][1])
+        return metrics
 
 
 def make(
     experiment: LanguageModelling, inputs: Mapping[str, Path], fingerprint: dict[str, object]
 ) -> Task[LanguageModel, Row, Batch, Row, LossOptions]:
     """The task of an experiment, given the directories of its inputs."""
-    base = inputs["start"] if experiment.model.adapter else None
-    shape, tokenizer = experiment.model.plain(ModelConfig), TextTokenizer(inputs["tokenizer"])
-    return LanguageModellingTask(shape, tokenizer, experiment.packing(), base)
+    model, tokenizer = experiment.model, TextTokenizer(inputs["tokenizer"])
+    options = experiment.packing(), experiment.training.z_loss
+    if not model.inherits:
+        return LanguageModellingTask(model.plain(ModelConfig), tokenizer, *options)
+    weights, start = inputs.get("weights"), inputs.get("start")
+    base, first = weights or start, start or weights
+    assert base is not None and first is not None
+    saved, vocabulary = read_decoder(first)
+    check_vocabulary(tokenizer, vocabulary, first)
+    continued = start if weights is not None else None
+    begin = Begin(base, vocabulary, model.adapter, continued, model.base_dtype)
+    return LanguageModellingTask(inherit_shape(model, saved, first.name), tokenizer, *options, begin)
 
 
 def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[LanguageModellingTask, LanguageModel]:
     """The task of a trained language model, and the model in eval mode. `data` is the section `data` of its experiment."""
-    model = LanguageModel.load(inputs["model"], inputs.get("start")).eval()
+    model = load_language_model(inputs["model"], inputs.get("weights", inputs.get("start"))).eval()
     packing = cast(PackedData, data_of("language_modelling", dict(data))).rows(model.config.max_tokens)
     return LanguageModellingTask(model.config, TextTokenizer(inputs["tokenizer"]), packing), model
