@@ -17,11 +17,7 @@ Rotation = tuple[Tensor, Tensor]
 
 def rotation(positions: Tensor, size: int, theta: float, scaling: RopeScaling | None = None) -> Rotation:
     """The rotation of `positions`, int [T] or [B, T], for heads of `size` dimensions."""
-    exponents = torch.arange(0, size, 2, dtype=torch.float32, device=positions.device) / size
-    frequencies = 1.0 / theta**exponents
-    if scaling is not None:
-        frequencies = _scaled(frequencies, size, theta, scaling)
-    angles = positions[..., None].to(torch.float32) * frequencies
+    angles = positions[..., None].to(torch.float32) * frequencies(size, theta, scaling, positions.device)
     angles = torch.cat([angles, angles], dim=-1)
     if angles.ndim == 3:
         angles = angles[:, None]
@@ -30,16 +26,25 @@ def rotation(positions: Tensor, size: int, theta: float, scaling: RopeScaling | 
     return angles.cos(), angles.sin()
 
 
-def _scaled(frequencies: Tensor, size: int, theta: float, scaling: RopeScaling) -> Tensor:
+def frequencies(
+    size: int, theta: float, scaling: RopeScaling | None = None, device: torch.device | None = None
+) -> Tensor:
+    """The angles of one position, float32 [D / 2]."""
+    exponents = torch.arange(0, size, 2, dtype=torch.float32, device=device) / size
+    unscaled = 1.0 / theta**exponents
+    return unscaled if scaling is None else _scaled(unscaled, size, theta, scaling)
+
+
+def _scaled(unscaled: Tensor, size: int, theta: float, scaling: RopeScaling) -> Tensor:
     """Frequencies [D / 2] for a longer context, by the formulas of transformers' modeling_rope_utils."""
     factor = scaling.factor
     if scaling.kind == "linear":
-        return frequencies / factor
+        return unscaled / factor
     assert scaling.original_max_tokens is not None
     original: int = scaling.original_max_tokens
     if scaling.kind == "llama3":
-        lengths = 2 * math.pi / frequencies
-        divided = torch.where(lengths > original / scaling.low, frequencies / factor, frequencies)
+        lengths = 2 * math.pi / unscaled
+        divided = torch.where(lengths > original / scaling.low, unscaled / factor, unscaled)
         smooth = (original / lengths - scaling.low) / (scaling.high - scaling.low)
         smoothed = (1 - smooth) * divided / factor + smooth * divided
         between = (lengths >= original / scaling.high) & (lengths <= original / scaling.low)
@@ -53,9 +58,9 @@ def _scaled(frequencies: Tensor, size: int, theta: float, scaling: RopeScaling) 
     if scaling.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, size - 1)
-    pairs = torch.arange(size // 2, dtype=torch.float32, device=frequencies.device)
+    pairs = torch.arange(size // 2, dtype=torch.float32, device=unscaled.device)
     kept = 1 - ((pairs - low) / ((high - low) or 0.001)).clamp(0, 1)
-    return frequencies / factor * (1 - kept) + frequencies * kept
+    return unscaled / factor * (1 - kept) + unscaled * kept
 
 
 def rotate(x: Tensor, by: Rotation) -> Tensor:
