@@ -303,11 +303,12 @@ def test_beam_search_beats_greedy_and_scores_as_the_model_does(language_model):
 
 
 def test_a_larger_length_penalty_never_shortens_a_beam_text(language_model):
+    prompts = [*PROMPTS, *([1, token] for token in range(3, 23))]
     lengths = [
         [
             len(text)
             for text in generate(
-                language_model, PROMPTS, Decoding(beams=8, length_penalty=penalty, max_new_tokens=12), EOS
+                language_model, prompts, Decoding(beams=8, length_penalty=penalty, max_new_tokens=12), EOS
             )
         ]
         for penalty in (0.0, 1.0, 3.0)
@@ -342,3 +343,36 @@ def test_an_empty_prompt_is_one_clear_line(language_model):
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Decoding(**settings)
+
+
+def test_every_end_ends_a_text_in_every_decoder(language_model):
+    for settings in SETTINGS.values():
+        free = generate(language_model, PROMPTS, settings, None)
+        ends = [free[0][2], free[2][4]]
+        ended = generate(language_model, PROMPTS, settings, ends)
+        assert not any(end in text for text in ended for end in ends)
+        if settings.beams == 1:
+            for text, whole in zip(ended, free, strict=True):
+                stops = [whole.index(end) for end in ends if end in whole]
+                assert text == whole[: min(stops, default=len(whole))]
+
+
+def test_a_text_of_beam_search_ends_only_where_its_end_is_among_the_likeliest(language_model):
+    """transformers' rule: an end of a low rank is no candidate, so a short text does not win by its length alone."""
+    prompt = [1, 5, 9, 3]
+    order = following(language_model, prompt).argsort(descending=True).tolist()
+    settings = Decoding(beams=3, max_new_tokens=1, length_penalty=0.0)
+    assert generate(language_model, [prompt], settings, order[10])[0] == [order[0]]
+    assert generate(language_model, [prompt], settings, order[1])[0] == []
+
+
+def test_no_prompts_give_no_texts_and_an_unknown_token_is_one_clear_line(language_model):
+    assert generate(language_model, [], Decoding(), EOS) == []
+    with pytest.raises(DataError, match=r"^prompt 2: token 40 is beyond the vocabulary of the model, which has 40 "):
+        generate(language_model, [[1], [1, 40]], Decoding(), EOS)
+
+
+@pytest.mark.parametrize("temperature", [1e-37, 1e-45, 1e-300])
+def test_the_coldest_draw_takes_the_likeliest_token(language_model, temperature):
+    greedy = generate(language_model, PROMPTS, SETTINGS["greedy"], EOS)
+    assert generate(language_model, PROMPTS, Decoding(temperature=temperature, max_new_tokens=12), EOS) == greedy

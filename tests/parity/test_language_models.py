@@ -183,8 +183,8 @@ def test_what_transformers_has_no_architecture_for_is_refused(tmp_path):
     [
         ({"model_type": "mamba"}, "a model of type 'mamba'; language models are read of gpt2, llama, qwen2"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu', which our decoder does not have"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "rope_type is 'yarn'"),
-        ({"use_sliding_window": True}, "use_sliding_window is True"),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e6}}, "rope_parameters.rope_type is 'dynamic'"),
+        ({"mlp_bias": True}, "mlp_bias is True"),
         ({"hidden_size": None}, "without 'hidden_size'"),
     ],
 )

@@ -17,6 +17,25 @@ def read_hub_config(directory: Path, name: str = CONFIG) -> dict[str, Any]:
     return config
 
 
+def read_hub_list(directory: Path, name: str) -> list[dict[str, Any]]:
+    """The content of a JSON file with a list of mappings. Raises `ArtifactError` for another content."""
+    content = _json(directory / name)
+    if not isinstance(content, list) or not all(isinstance(one, dict) for one in content):
+        raise ArtifactError(f"{directory / name}: not a list of mappings")
+    return content
+
+
+def read_timm_config(directory: Path) -> dict[str, Any]:
+    """config.json of a model of timm, with `architecture`, `model_args` and `pretrained_cfg`. The older flat form is lifted, as timm does."""
+    hub = read_hub_config(directory)
+    if "architecture" in hub and not isinstance(hub.get("pretrained_cfg"), dict):
+        rest = {
+            name: value for name, value in hub.items() if name not in ("architecture", "model_args", "pretrained_cfg")
+        }
+        hub = {"architecture": hub["architecture"], "model_args": hub.get("model_args"), "pretrained_cfg": rest}
+    return hub
+
+
 def weight_files(directory: Path) -> list[Path]:
     """model.safetensors, or the shards listed in the index. Raises `ArtifactError` if a file is missing."""
     if (directory / WEIGHTS).is_file():

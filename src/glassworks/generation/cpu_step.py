@@ -74,7 +74,7 @@ class CpuStep:
     def __init__(self, decoder: TextDecoder, rows: int, tokens: int) -> None:
         """Requires `supports(decoder)`. `rows` texts get up to `tokens` new tokens each."""
         linear = partial(small_batch_linear, rows=rows, repack=tokens >= REPACK_FROM)
-        self.tokens = decoder.tokens.weight
+        self.tokens, self.scale, self.views = decoder.tokens.weight, decoder.embedding_scale, decoder.views
         self.positions = decoder.positions.weight if decoder.config.position == "learned" else None
         self.blocks = [_BlockStep(block, linear) for block in decoder.blocks]
         self.norm = _norm(decoder.norm)
@@ -82,14 +82,25 @@ class CpuStep:
 
     def __call__(self, ids: Tensor, memory: Memory | None, cache: Cache) -> Tensor:
         x = self.tokens.index_select(0, ids)
+        if self.scale is not None:
+            x = x.mul_(self.scale)
         if self.positions is not None:
             x = x.add_(self.positions.index_select(0, cache.positions(1).view(-1)))
-        bias, rotation, past = cache.mask(1), cache.rotation(1), cache.length
-        bias = None if bias is None else bias.numpy()
+        padding, end = cache.mask(1), cache.length + 1
+        bias = None if padding is None else padding.numpy()
         kept = cache.kept.numpy()
-        new, seen = kept[:, :, :, past], kept[:, :, :, : past + 1]
-        for index, block in enumerate(self.blocks):
-            block(x, new[index], seen[index], bias, rotation, memory and memory[index])
+        new, seen = kept[:, :, :, end - 1], kept[:, :, :, :end]
+        rotations = {view.rope: cache.rotation(1, view.rope) for view in dict.fromkeys(self.views)}
+        for index, (block, view) in enumerate(zip(self.blocks, self.views, strict=True)):
+            start = 0 if view.window is None else max(0, end - view.window)
+            block(
+                x,
+                new[index],
+                seen[index, :, :, start:],
+                bias if bias is None else bias[..., start:],
+                rotations[view.rope],
+                memory and memory[index],
+            )
         cache.length += 1
         return torch.from_numpy(self.head(self.norm(x))).clone()
 
@@ -104,6 +115,11 @@ class _BlockStep:
         self.inner, self.outer = (linear(part.weight, part.bias) for part in (forward.inner, forward.out))
         self.activation, self.gated = forward.activation, forward.gated
         self.heads, self.kv_heads, self.size = attention.heads, attention.kv_heads, attention.size
+        self.scale = attention.size**-0.5 if attention.scale is None else attention.scale
+        self.head_norms = (attention.query_norm, attention.key_norm) if attention.normed else None
+        self.output_norms = None
+        if block.has_output_norms:
+            self.output_norms = _norm(block.attention_output_norm), _norm(block.feed_forward_output_norm)
         self.cross = None
         if block.has_cross_attention:
             self.cross, self.cross_norm = _CrossStep(block, linear), _norm(block.cross_norm)
@@ -122,25 +138,34 @@ class _BlockStep:
         Writes the keys and values of the new tokens to `new` [B, 2 K, D]. The new tokens attend to `seen` [B, 2 K, S, D], which includes `new`.
         """
         stream = x.numpy()
-        stream += self.attend(self.norm(x), new, seen, bias, rotation)
+        mixed = self.attend(self.norm(x), new, seen, bias, rotation)
+        stream += mixed if self.output_norms is None else self.output_norms[0](torch.from_numpy(mixed))
         if self.cross is not None:
             stream += self.cross(self.cross_norm(x), memory)
         inner = torch.from_numpy(self.inner(self.forward_norm(x)))
         if self.gated:
             gate, inner = inner.chunk(2, dim=-1)
-            stream += self.outer((self.activation(gate) * inner).numpy())
+            added = self.outer((self.activation(gate) * inner).numpy())
         else:
-            stream += self.outer(self.activation(inner).numpy())
+            added = self.outer(self.activation(inner).numpy())
+        stream += added if self.output_norms is None else self.output_norms[1](torch.from_numpy(added))
 
     def attend(self, x: Array, new: Array, seen: Array, bias: Array | None, rotation: Rotation | None) -> Array:
         """Self-attention [B, C]."""
         heads = self.qkv(x).reshape(len(x), -1, self.size)  # [B, H + 2 K, D]
+        if self.head_norms is not None:
+            for norm, part in zip(
+                self.head_norms, np.split(heads, (self.heads, self.heads + self.kv_heads), 1), strict=False
+            ):
+                part[:] = torch.rms_norm(
+                    torch.from_numpy(part), norm.normalized_shape, norm.weight.detach(), norm.eps
+                ).numpy()
         if rotation is not None:
             turned = torch.from_numpy(heads[:, : self.heads + self.kv_heads, None])
             turned.copy_(rotate(turned, rotation))
         new[:] = heads[:, self.heads :]
         query = heads[:, : self.heads].reshape(len(x), self.kv_heads, -1, self.size)
-        return self.out(_attention(query, seen[:, : self.kv_heads], seen[:, self.kv_heads :], bias))
+        return self.out(_attention(query, seen[:, : self.kv_heads], seen[:, self.kv_heads :], bias, self.scale))
 
 
 class _CrossStep:
@@ -153,13 +178,15 @@ class _CrossStep:
 
     def __call__(self, x: Array, memory: KeysValues) -> Array:
         query = self.query(x).reshape(len(x), self.heads, 1, -1)
-        return self.out(_attention(query, memory[0].numpy(), memory[1].numpy(), None)) * self.gate
+        return (
+            self.out(_attention(query, memory[0].numpy(), memory[1].numpy(), None, query.shape[-1] ** -0.5)) * self.gate
+        )
 
 
-def _attention(query: Array, keys: Array, values: Array, bias: Array | None) -> Array:
-    """Attention of queries [B, K, H / K, D] to keys and values [B, K, S, D], with `bias` [B, 1, 1, S] added to the scores: [B, C]."""
+def _attention(query: Array, keys: Array, values: Array, bias: Array | None, scale: float) -> Array:
+    """Attention of queries [B, K, H / K, D] to keys and values [B, K, S, D], with `bias` [B, 1, 1, S] added to the scores times `scale`: [B, H D]."""
     scores = np.matmul(query, keys.swapaxes(2, 3))
-    scores *= query.shape[-1] ** -0.5
+    scores *= scale
     if bias is not None:
         scores += bias
     return np.matmul(torch.from_numpy(scores).softmax(-1).numpy(), values).reshape(len(query), -1)

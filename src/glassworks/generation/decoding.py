@@ -4,7 +4,7 @@ A decoder needs the interface of `TextDecoder`: `new_cache`, `max_tokens`, `hidd
 Shapes: B rows, K beams, T tokens, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,37 +17,41 @@ from glassworks.generation.settings import Decoding
 
 Prompts = Sequence[Sequence[int]]
 """Token ids of every prompt, with at least one token (BOS)."""
+Ends = int | Collection[int] | None
+"""The ids that end a text."""
 
 
 def generate(
-    model: Any, prompts: Prompts, settings: Decoding, eos: int | None, numbers: Sequence[int] | None = None
+    model: Any, prompts: Prompts, settings: Decoding, ends: Ends, numbers: Sequence[int] | None = None
 ) -> list[list[int]]:
-    """The new token ids of every prompt from a language model, without EOS.
+    """The new token ids of every prompt from a language model, without its end.
 
     Random draws depend on the seed, the prompt and its number in `numbers` (default 0). Different numbers give different texts of the same prompt.
     """
-    return collect(stream(model, prompts, settings, eos, numbers), len(prompts))
+    return collect(stream(model, prompts, settings, ends, numbers), len(prompts))
 
 
 def stream(
-    model: Any, prompts: Prompts, settings: Decoding, eos: int | None, numbers: Sequence[int] | None = None
+    model: Any, prompts: Prompts, settings: Decoding, ends: Ends, numbers: Sequence[int] | None = None
 ) -> Iterator[list[tuple[int, int]]]:
     """The stream of `generate`: at every step, (row, new id) of each unfinished text. Beam search yields everything at its end."""
     numbers = numbers or [0] * len(prompts)
     streams = [f"{number}: {' '.join(map(str, prompt))}" for number, prompt in zip(numbers, prompts, strict=True)]
-    yield from decode(model.decoder, prompts, settings, eos, streams)
+    yield from decode(model.decoder, prompts, settings, ends, streams)
 
 
 def caption(
-    model: Any, images: Tensor, settings: Decoding, bos: int, eos: int, keys: Sequence[str] | None = None
+    model: Any, images: Tensor, settings: Decoding, bos: int, ends: Ends, keys: Sequence[str] | None = None
 ) -> list[list[int]]:
-    """Captions of `images` [B, 3, I, I]; ids without BOS and EOS. Random draws for an image depend on the seed and its key (by default, its pixels)."""
+    """Captions of `images` [B, 3, I, I]; ids without BOS and end. Random draws for an image depend on the seed and its key (by default, its pixels)."""
+    if not len(images):
+        return []
     with torch.inference_mode():
         memory = model.encode_memory(images)
     if keys is None:
         keys = [image.cpu().numpy().tobytes().hex() for image in images] if settings.temperature else [""] * len(images)
     context = min(model.config.caption_tokens, model.decoder.max_tokens)
-    return collect(decode(model.decoder, [[bos]] * len(images), settings, eos, keys, memory, context), len(images))
+    return collect(decode(model.decoder, [[bos]] * len(images), settings, ends, keys, memory, context), len(images))
 
 
 def collect(steps: Iterator[list[tuple[int, int]]], rows: int) -> list[list[int]]:
@@ -64,19 +68,24 @@ def decode(
     decoder: Any,
     prompts: Prompts,
     settings: Decoding,
-    eos: int | None,
+    ends: Ends,
     streams: Sequence[str],
     memory: Any = None,
     context: int | None = None,
 ) -> Iterator[list[tuple[int, int]]]:
-    """The stream of new tokens: at every step, (row, new id) of each unfinished text. EOS ends a text and is not yielded.
+    """The stream of new tokens: at every step, (row, new id) of each unfinished text. An id of `ends` ends a text and is not yielded.
 
     `context` limits prompt plus text, by default to the maximum of the decoder. `streams` names the random stream of each row.
     """
     assert not decoder.training, "decoding wants model.eval()"
+    if not prompts:
+        return
+    vocabulary = len(decoder.tokens.weight)
+    ends = _ends(ends, vocabulary)
+    _check_ids(prompts, vocabulary)
     room = _room(prompts, settings, context or decoder.max_tokens)
     if settings.beams > 1:
-        texts = _beam_search(decoder, prompts, room, settings, eos, memory)
+        texts = _beam_search(decoder, prompts, room, settings, ends, memory)
         yield [(row, token) for row, text in enumerate(texts) for token in text]
         return
     steps = max(room)
@@ -90,11 +99,11 @@ def decode(
     for step in range(steps):
         if seen is not None:
             logits = penalise(logits, seen, settings.repetition_penalty)
-        if step < settings.min_new_tokens and eos is not None:
-            logits = _without(logits, eos)
+        if step < settings.min_new_tokens:
+            logits = _without(logits, ends)
         ids = logits.argmax(-1) if random is None else draw(logits, random[:, step], settings)  # [B]
         found = ids.tolist()
-        ended = [end or token == eos for end, token in zip(ended, found, strict=True)]
+        ended = [end or token in ends for end, token in zip(ended, found, strict=True)]
         yield [(row, token) for row, token, end in zip(rows, found, ended, strict=True) if not end]
         ended = [end or step + 1 == room[row] for row, end in zip(rows, ended, strict=True)]
         if all(ended):
@@ -123,11 +132,11 @@ def next_logits(decoder: Any, rows: int, tokens: int) -> Callable[[Tensor, Any, 
 
 
 def _beam_search(
-    decoder: Any, prompts: Prompts, room: list[int], settings: Decoding, eos: int | None, memory: Any
+    decoder: Any, prompts: Prompts, room: list[int], settings: Decoding, ends: list[int], memory: Any
 ) -> list[list[int]]:
     """The best text of every row by beam search, scored by log-probability / length ** length_penalty.
 
-    The length includes EOS. A row stops when no live beam can still beat its best finished text. No text exceeds the token limit of its row.
+    The length includes the end. A text may end only where its end is among the `beams` likeliest continuations of its row. A row stops when no live beam can still beat its best finished text. No text exceeds the token limit of its row.
     """
     count, beams, penalty = len(prompts), settings.beams, settings.length_penalty
     cache, logits = _prefill(decoder, prompts, memory, max(room))
@@ -147,13 +156,12 @@ def _beam_search(
         if seen is not None:
             logits = penalise(logits, seen, settings.repetition_penalty)
         total = scores[:, :, None] + logits.float().log_softmax(-1).view(count, beams, -1)  # [B, K, V]
-        if eos is not None:
-            if length > settings.min_new_tokens:
-                ended, beam = (total[:, :, eos] / length**penalty).max(1)
-                for row, (score, index) in enumerate(zip(ended.tolist(), beam.tolist(), strict=True)):
-                    if not done[row] and score > best[row][0]:
-                        best[row] = score, tokens[row, index].tolist()
-            total = _without(total, eos)
+        if length > settings.min_new_tokens:
+            for row, rank, index in _ended(total, beams, ends):
+                score = rank / length**penalty
+                if not done[row] and score > best[row][0]:
+                    best[row] = score, tokens[row, index].tolist()
+        total = _without(total, ends)
         scores, flat = total.view(count, -1).topk(beams)  # [B, K]
         parent, ids = flat // total.shape[-1], flat % total.shape[-1]
         tokens = torch.cat([tokens.gather(1, parent[:, :, None].expand(-1, -1, length - 1)), ids[:, :, None]], 2)
@@ -171,6 +179,32 @@ def _beam_search(
             seen = seen[chosen].scatter(1, ids.view(-1, 1), True)
         logits = advance(ids.flatten(), memory, cache)
     return [text for _, text in best]
+
+
+def _ended(total: Tensor, beams: int, ends: list[int]) -> list[tuple[int, float, int]]:
+    """(row, log-probability, beam) of every end among the `beams` likeliest continuations of a row; `total` is [B, K, V]."""
+    if not ends:
+        return []
+    scores, flat = total.flatten(1).topk(beams)  # [B, K]
+    found = torch.isin(flat % total.shape[-1], torch.tensor(ends, device=flat.device)).nonzero().tolist()
+    parent = flat // total.shape[-1]
+    return [(row, float(scores[row, rank]), int(parent[row, rank])) for row, rank in found]
+
+
+def _ends(ends: Ends, vocabulary: int) -> list[int]:
+    """The ends that a model with this vocabulary can produce."""
+    found = [] if ends is None else [ends] if isinstance(ends, int) else ends
+    return sorted({token for token in found if token < vocabulary})
+
+
+def _check_ids(prompts: Prompts, vocabulary: int) -> None:
+    for number, prompt in enumerate(prompts, 1):
+        beyond = [token for token in prompt if not 0 <= token < vocabulary]
+        if beyond:
+            raise DataError(
+                f"prompt {number}: token {beyond[0]} is beyond the vocabulary of the model, which has {vocabulary:,} entries; "
+                "leave that token out"
+            )
 
 
 def _room(prompts: Prompts, settings: Decoding, context: int) -> list[int]:
@@ -205,9 +239,9 @@ def _seen(prompts: Prompts, logits: Tensor) -> Tensor:
     return seen
 
 
-def _without(scores: Tensor, token: int) -> Tensor:
-    """Scores [..., V] with one token made impossible."""
-    return scores.index_fill(-1, torch.tensor([token], device=scores.device), -torch.inf)
+def _without(scores: Tensor, tokens: list[int]) -> Tensor:
+    """Scores [..., V] with some tokens made impossible."""
+    return scores.index_fill(-1, torch.tensor(tokens, device=scores.device), -torch.inf) if tokens else scores
 
 
 def _reordered(memory: Any, rows: Tensor) -> Any:

@@ -40,13 +40,14 @@ def word_attention(model: Captioner, image: Tensor, ids: list[int], tokenizer: T
     if not ids:
         return []
     maps = token_attention(model, normalise(image)[None], [tokenizer.bos, *ids])
-    stream = TextStream(tokenizer.decode)
+    stream = TextStream(tokenizer.text, tokenizer.settled, [tokenizer.bos])
     words: list[tuple[str, list[Tensor]]] = []
     for token, attention in zip(ids, maps, strict=True):
         piece = stream.add(token)
         if not words or piece[:1].isspace():
             words.append(("", []))
         words[-1] = words[-1][0] + piece, [*words[-1][1], attention]
+    words[-1] = words[-1][0] + stream.end(), words[-1][1]
     return [Word(text.strip(), torch.stack(parts).mean(0)) for text, parts in words]
 
 
@@ -82,7 +83,7 @@ def _on_image(weights: Tensor, size: int) -> Tensor:
 
 def draw_attention(file: Path, name: str, image: Tensor, caption: str, words: list[Word]) -> None:
     """Write a PNG: the image, then for each word the grey image overlaid with its attention. All words share one colour scale."""
-    lines = wrap(f"“{caption.strip()}”", LINE)
+    lines = wrap(f"“{_drawable(caption.strip())}”", LINE)
     rows, heading = math.ceil((len(words) + 1) / COLUMNS), HEADING + 0.2 * len(lines)
     width, height = SIDE * COLUMNS, (SIDE + TITLE) * rows + heading
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
@@ -102,5 +103,10 @@ def draw_attention(file: Path, name: str, image: Tensor, caption: str, words: li
     for place, word in zip(axes[1:], words, strict=False):
         place.imshow(grey, cmap="gray", vmin=0, vmax=1, interpolation="bilinear")
         place.imshow(word.attention.numpy(), cmap="inferno", vmin=0, vmax=most, alpha=0.65, interpolation="bilinear")
-        place.set_title(word.text, fontsize=9, color=INK, pad=3, parse_math=False)
+        place.set_title(_drawable(word.text), fontsize=9, color=INK, pad=3, parse_math=False)
     figure.savefig(file, metadata={"Software": None})
+
+
+def _drawable(text: str) -> str:
+    """The text with a replacement for every character that no font draws."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

@@ -47,7 +47,7 @@ class Describer:
             part = files[start : start + BATCH]
             images = [self.read(file) for file in part]
             texts = caption(
-                self.model, normalise(torch.stack(images)), settings, self.tokenizer.bos, self.tokenizer.eos
+                self.model, normalise(torch.stack(images)), settings, self.tokenizer.bos, self.tokenizer.ends
             )
             yield from zip(part, images, texts, strict=True)
 

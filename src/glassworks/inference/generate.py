@@ -9,8 +9,8 @@ from glassworks.data.reading.text import TextTokenizer, check_vocabulary
 from glassworks.errors import ArtifactError, DataError
 from glassworks.generation.decoding import generate, stream
 from glassworks.generation.settings import Decoding
-from glassworks.generation.text import TextStream
-from glassworks.inference.model_folders import begins_with, find_model, find_tokenizer
+from glassworks.generation.text import TextStream, continuation
+from glassworks.inference.model_folders import find_model, find_tokenizer
 from glassworks.models.captioner import KIND as CAPTIONER
 from glassworks.models.language_model import KIND
 from glassworks.models.pretrained.language_models import load_language_model
@@ -29,23 +29,30 @@ class Writer:
             raise ArtifactError(
                 f"{directory}: this model captions images; `glassworks caption {directory} IMAGE` asks it"
             )
-        where = find_tokenizer(directory)
-        self.directory, self.tokenizer = directory, TextTokenizer(where)
-        self.beginning, self.begins_from_nothing = begins_with(where, self.tokenizer, config.get("model") == KIND)
+        self.directory, self.tokenizer = directory, TextTokenizer(find_tokenizer(directory))
+        self.trained_here = config.get("model") == KIND
         self.model = load_language_model(directory).eval()
         check_vocabulary(self.tokenizer, self.model.vocabulary, directory)
 
     def encode(self, prompt: str) -> list[int]:
-        """The token ids of a prompt. An empty prompt starts a new text with BOS; raises `DataError` if the tokenizer has no BOS."""
-        ids = self.tokenizer.encode(prompt, len(prompt.encode()) + 2)[1:-1]
-        if not ids and not self.begins_from_nothing:
+        """The token ids of a prompt. An empty prompt starts a new text with BOS; raises `DataError` if the tokenizer has no BOS.
+
+        A model trained here reads BOS first. A published one reads the special tokens of its tokenizer's template: Llama's puts BOS before every text,
+        GPT-2's and SmolLM2's put nothing.
+        """
+        if self.trained_here:
+            return self.tokenizer.begin(prompt)
+        ids = self.tokenizer.prompt(prompt)
+        if not ids and not self.tokenizer.has_bos:
             raise DataError(
                 f"the prompt is empty, and the tokenizer of {self.directory} names no BOS to begin with; write at least a word"
             )
-        return [*self.beginning, *ids] or [self.tokenizer.bos]
+        return ids or [self.tokenizer.bos]
 
-    def write(self, prompts: list[str], settings: Decoding, samples: int = 1) -> Iterator[tuple[str, int, list[int]]]:
-        """`samples` texts for each prompt, each as (prompt, number of the text, new token ids)."""
+    def write(
+        self, prompts: list[str], settings: Decoding, samples: int = 1
+    ) -> Iterator[tuple[str, int, list[int], str]]:
+        """`samples` texts for each prompt, each as (prompt, number of the text, new token ids, their text)."""
         encoded = [self.encode(prompt) for prompt in prompts]
         wanted = [(index, number) for index in range(len(prompts)) for number in range(samples)]
         for start in range(0, len(wanted), BATCH):
@@ -54,16 +61,17 @@ class Writer:
                 self.model,
                 [encoded[index] for index, _ in part],
                 settings,
-                self.tokenizer.eos,
+                self.tokenizer.ends,
                 [number for _, number in part],
             )
             for (index, number), ids in zip(part, texts, strict=True):
-                yield prompts[index], number, ids
+                yield prompts[index], number, ids, continuation(self.tokenizer, encoded[index], ids)
 
     def pieces(self, prompt: str, settings: Decoding) -> Iterator[str]:
         """The continuation of a prompt, streamed in pieces of text."""
-        text = TextStream(self.tokenizer.decode)
-        for step in stream(self.model, [self.encode(prompt)], settings, self.tokenizer.eos):
+        ids = self.encode(prompt)
+        text = TextStream(self.tokenizer.text, self.tokenizer.settled, ids)
+        for step in stream(self.model, [ids], settings, self.tokenizer.ends):
             for _, token in step:
                 yield text.add(token)
         yield text.end()
@@ -86,8 +94,7 @@ def run(
         for piece in chain([prompts[0], first], pieces, ["\n"]):
             show(piece)
         return
-    for index, (prompt, number, ids) in enumerate(writer.write(prompts, settings, samples)):
-        text = writer.tokenizer.decode(ids)
+    for index, (prompt, number, ids, text) in enumerate(writer.write(prompts, settings, samples)):
         if as_json:
             row = {"prompt": prompt, "number": number, "text": text, "tokens": len(ids)}
             show(json.dumps(row, ensure_ascii=False) + "\n")

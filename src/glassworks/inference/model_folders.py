@@ -1,6 +1,5 @@
 """Finds the model folder and the tokenizer for a command, and parses decoding options."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from glassworks.artifacts.digests import sha256_file
 from glassworks.artifacts.manifest import MANIFEST, read_recipe
 from glassworks.artifacts.model_files import CONFIG, read_hub_config
 from glassworks.config.base import nearest
-from glassworks.data.reading.text import FILES, TextTokenizer
+from glassworks.data.reading.text import FILES, has_tokenizer
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.generation.settings import Decoding
 
@@ -38,30 +37,16 @@ def find_model(directory: Path, project: Path) -> dict[str, Any]:
 
 def find_tokenizer(directory: Path) -> Path:
     """The folder of a model's tokenizer: the model folder itself, or the tokenizer or weights that the recipe of the model names by digest."""
-    if (directory / FILES[0]).is_file():
+    if has_tokenizer(directory):
         return directory
     wanted = ((read_recipe(directory) or {}).get("inputs") or {}).get(f"tokenizer/{MANIFEST}")
-    data = directory.resolve().parents[1] / "data"
+    data = directory.resolve().parent.parent / "data"
     for manifest in sorted([*data.glob(f"tokenizers/*/{MANIFEST}"), *data.glob(f"weights/*/{MANIFEST}")]):
         if sha256_file(manifest) == wanted:
             return manifest.parent
     raise ArtifactError(
         f"{directory}: no {FILES[0]} there; put the tokenizer that the model was trained with beside it"
     )
-
-
-def begins_with(directory: Path, tokenizer: TextTokenizer, trained_here: bool) -> tuple[list[int], bool]:
-    """The token ids to prepend to a prompt, and whether the tokenizer has a BOS, so that an empty prompt is allowed.
-
-    Models trained here begin with BOS. Published models follow their tokenizer: Llama's prepends BOS to every text, GPT-2's and SmolLM2's do not.
-    """
-    from tokenizers import Tokenizer
-
-    if trained_here:
-        return [tokenizer.bos], True
-    template = Tokenizer.from_file(str(directory / FILES[0])).encode("").ids
-    named = bool(json.loads((directory / FILES[1]).read_text()).get("bos_token"))
-    return [token for token in template if token == tokenizer.bos], named
 
 
 def decoding(**options: Any) -> Decoding:

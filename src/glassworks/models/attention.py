@@ -1,6 +1,6 @@
 """Attention of encoders and decoders, attention masks, and weight initialisation.
 
-Shapes: B batch, T queries, S keys, C width, H heads, K heads of keys and values, D = C / H.
+Shapes: B batch, T queries, S keys, C width, H heads, K heads of keys and values, D size of a head.
 """
 
 from dataclasses import dataclass
@@ -36,21 +36,42 @@ WHOLE_SEQUENCE = Attend()
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention. With fewer key-value heads than query heads, groups of query heads share them (GQA)."""
+    """Multi-head self-attention. With fewer key-value heads than query heads, groups of query heads share them (GQA).
+
+    `size` is that of a head, by default width / heads; `scale` multiplies the scores, by default size ** -0.5. With `norm_eps`, queries and keys are
+    normalised before their rotation.
+    """
 
     def __init__(
-        self, width: int, heads: int, kv_heads: int | None = None, input_bias: bool = True, output_bias: bool = True
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int | None = None,
+        input_bias: bool = True,
+        output_bias: bool = True,
+        size: int | None = None,
+        scale: float | None = None,
+        norm_eps: float | None = None,
     ) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.size = heads, kv_heads or heads, width // heads
+        self.heads, self.kv_heads, self.size = heads, kv_heads or heads, size or width // heads
+        self.scale = scale
         self.qkv = nn.Linear(width, (self.heads + 2 * self.kv_heads) * self.size, bias=input_bias)
-        self.out = nn.Linear(width, width, bias=output_bias)
+        self.out = nn.Linear(self.heads * self.size, width, bias=output_bias)
+        self.normed = norm_eps is not None
+        if norm_eps is not None:
+            self.query_norm, self.key_norm = (nn.RMSNorm(self.size, eps=norm_eps) for _ in range(2))
 
     def forward(self, x: Tensor, attend: Attend = WHOLE_SEQUENCE) -> Tensor:
         """Attention [B, T, C] of `x` [B, T, C] to itself and to the positions in the cache."""
-        batch, length, width = x.shape
+        batch, length, _ = x.shape
         heads = self.qkv(x).view(batch, length, -1, self.size).transpose(1, 2)  # [B, H + 2 K, T, D]
-        if attend.rotation is not None:
+        if self.normed:
+            query, key, value = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
+            query, key = self.query_norm(query), self.key_norm(key)
+            if attend.rotation is not None:
+                query, key = rotate(query, attend.rotation), rotate(key, attend.rotation)
+        elif attend.rotation is not None:
             turned, value = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
             query, key = rotate(turned, attend.rotation).split((self.heads, self.kv_heads), dim=1)
         else:
@@ -60,9 +81,15 @@ class SelfAttention(nn.Module):
                 kept.narrow(2, attend.past, length).copy_(new)
             key, value = (kept.narrow(2, 0, attend.past + length) for kept in attend.cache)
         mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=attend.mask, is_causal=attend.causal, enable_gqa=self.heads != self.kv_heads
+            query,
+            key,
+            value,
+            attn_mask=attend.mask,
+            is_causal=attend.causal,
+            scale=self.scale,
+            enable_gqa=self.heads != self.kv_heads,
         )  # [B, H, T, D]
-        return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        return self.out(mixed.transpose(1, 2).flatten(2))
 
 
 class CrossAttention(nn.Module):

@@ -4,6 +4,7 @@ The tokens of a ViT are its patch tokens, those of a convolutional network the p
 """
 
 import difflib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ class Backbone(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.network = create(config.name, config.image_size)
+        self.network = create(config.name, config.image_size, config.arguments)
         self.register_buffer("mean", torch.zeros(3))
         self.register_buffer("std", torch.ones(3))
         self.standardise_by(self.network.pretrained_cfg["mean"], self.network.pretrained_cfg["std"])
@@ -69,19 +70,22 @@ class Backbone(nn.Module):
         )
 
 
-def create(name: str, image_size: int) -> Any:
-    """A timm network with random weights and no classifier. Raises `ConfigError` that suggests similar names for an unknown name."""
+def create(name: str, image_size: int, arguments: Mapping[str, Any] | None = None) -> Any:
+    """A timm network with random weights and no classifier, with further arguments of timm's `create_model`. Raises `ConfigError` that suggests similar names for an unknown name."""
     import timm
 
     if not timm.is_model(name.partition(".")[0]):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else "; `timm.list_models()` lists them"
         raise ConfigError(f"model.backbone.name: timm has no model {name!r}{hint}")
+    options = {**(arguments or {}), "pretrained": False, "num_classes": 0}
     try:
         try:
-            network = timm.create_model(name, pretrained=False, num_classes=0, img_size=image_size)
+            network = timm.create_model(name, img_size=image_size, **options)
         except TypeError:  # convolutional networks accept any image size and lack the argument
-            network = timm.create_model(name, pretrained=False, num_classes=0)
+            network = timm.create_model(name, **options)
+    except TypeError as error:
+        raise ConfigError(f"model.backbone: timm's {name} takes no such argument ({error})") from None
     except (AssertionError, ValueError, RuntimeError) as error:
         raise _refusal(name, image_size, error) from None
     if not hasattr(network, "forward_intermediates"):

@@ -13,14 +13,17 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """gelu is exact (ViT, Whisper), gelu_tanh is GPT-2's, quick_gelu is CLIP's."""
 
+GATES: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu, "geglu_tanh": ACTIVATIONS["gelu_tanh"]}
+"""Non-linearities of gated feed-forward parts."""
+
 
 class FeedForward(nn.Module):
-    """Two linear maps with a non-linearity between them. "swiglu" multiplies SiLU of one half of the inner features by the other half (Llama, Qwen)."""
+    """Two linear maps with a non-linearity between them. A gated one multiplies the non-linearity of one half of the inner features by the other half (Llama, Qwen, Gemma)."""
 
     def __init__(self, width: int, inner: int, kind: str, bias: bool = True) -> None:
         super().__init__()
-        self.gated = kind == "swiglu"
-        self.activation = F.silu if self.gated else ACTIVATIONS[kind]
+        self.gated = kind in GATES
+        self.activation = GATES[kind] if self.gated else ACTIVATIONS[kind]
         self.inner = nn.Linear(width, (1 + self.gated) * inner, bias=bias)
         self.out = nn.Linear(inner, width, bias=bias)
 

@@ -108,7 +108,9 @@ def read_settings(directory: Path, kind: str, settings: type[S]) -> tuple[S, int
     if saved.get("model") != kind:
         raise ArtifactError(f"{directory}: not a saved {named} (it is a {saved.get('model', 'foreign model')})")
     try:
-        return settings.model_validate({name: saved[name] for name in settings.model_fields}), int(saved["vocabulary"])
+        later: frozenset[str] = getattr(settings, "LATER", frozenset())
+        fields = {name: saved[name] for name in settings.model_fields if name in saved or name not in later}
+        return settings.model_validate(fields), int(saved["vocabulary"])
     except (KeyError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise ArtifactError(

@@ -1,4 +1,4 @@
-"""A decoder configurable as GPT-2, Llama or Qwen2.5, with optional gated cross-attention to image tokens.
+"""A decoder configurable as GPT-2, Llama, SmolLM3, Mistral, Qwen2.5, Qwen3 or Gemma 3, with optional gated cross-attention to image tokens.
 
 Image keys and values are computed once per image (`Memory`). Text keys and values are cached while decoding (`Cache`), so each step processes only
 the new token.
@@ -6,12 +6,13 @@ Shapes: B batch, T text tokens, N image tokens, C width, K heads of keys and val
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glassworks.errors import ConfigError
 from glassworks.models.attention import (
     WHOLE_SEQUENCE,
     Attend,
@@ -24,6 +25,7 @@ from glassworks.models.attention import (
 from glassworks.models.feed_forward import FeedForward
 from glassworks.models.memory import empty
 from glassworks.models.rotary import Rotation, rotation
+from glassworks.models.settings.text_decoder import Rope, View
 from glassworks.models.settings.text_decoder import TextDecoder as Config
 
 Memory = list[KeysValues]
@@ -35,13 +37,13 @@ class Cache:
     """Keys and values of the text so far in one tensor [L, B, 2 K, T_max, D], the keys of a block before its values; `length` positions are filled.
 
     Texts of different lengths are padded on the left: the first `padding` [B] positions of a row are padding.
-    `rotations` [T_max, D] are the rotations of positions 0 … T_max - 1, if the model is rotary.
+    `rotations` has the rotation of positions 0 … T_max - 1, each [T_max, D], for each kind of rotary positions in the model.
     """
 
     kept: Tensor
     padding: Tensor | None = None
     length: int = 0
-    rotations: Rotation | None = None
+    rotations: dict[Rope, Rotation] = field(default_factory=dict)
     last: int | None = None
     """The last position of the model. Finished rows are clamped to it while others continue."""
 
@@ -71,28 +73,31 @@ class Cache:
         columns = self.columns.narrow(0, self.length, new)
         return columns if self.padding is None else (columns - self.padding[:, None]).clamp(0, self.last)
 
-    def rotation(self, new: int) -> Rotation | None:
+    def rotation(self, new: int, rope: Rope | None) -> Rotation | None:
         """The precomputed rotation of the next tokens."""
-        if self.rotations is None:
+        if rope is None:
             return None
         if self.padding is None:
-            return tuple(table.narrow(0, self.length, new) for table in self.rotations)
+            return tuple(table.narrow(0, self.length, new) for table in self.rotations[rope])
         positions = self.positions(new)
-        return tuple(table[positions][:, None] for table in self.rotations)
+        return tuple(table[positions][:, None] for table in self.rotations[rope])
 
-    def mask(self, new: int) -> Tensor | None:
+    def mask(self, new: int, window: int | None = None) -> Tensor | None:
         """The attention mask of the next tokens: booleans [B or 1, 1, new, length + new], or an additive bias for one token.
 
-        None if the causal mask suffices.
+        None if the causal mask suffices. With a `window`, a token attends to the latest `window` tokens.
         """
         end = self.length + new
-        if self.padding is None and (new == 1 or self.length == 0):
+        window = None if window is None or end <= window else window
+        if window is None and self.padding is None and (new == 1 or self.length == 0):
             return None
-        if new == 1:
+        if window is None and new == 1:
             return self.bias[:, None, None, :end]
         key = self.columns[:end]
         query = key[self.length :, None]
         allowed = (key <= query)[None]
+        if window is not None:
+            allowed = allowed & (key > query - window)
         if self.padding is not None:  # padding attends to itself, since a row without keys gives NaN
             allowed = allowed & (key >= self.padding[:, None, None]) | (key == query)
         return allowed[:, None]
@@ -115,7 +120,14 @@ class DecoderBlock(nn.Module):
         super().__init__()
         self.attention_norm = norm(config)
         self.attention = SelfAttention(
-            config.width, config.heads, config.kv_heads, config.biases != "none", config.biases == "all"
+            config.width,
+            config.heads,
+            config.kv_heads,
+            config.biases in ("all", "qkv", "attention"),
+            config.biases in ("all", "attention"),
+            config.head_size,
+            config.attention_scale,
+            config.norm_eps if config.head_norms else None,
         )
         self.has_cross_attention = memory_width is not None
         if memory_width is not None:
@@ -124,16 +136,21 @@ class DecoderBlock(nn.Module):
             self.gate = nn.Parameter(torch.ones(1))
         self.feed_forward_norm = norm(config)
         self.feed_forward = FeedForward(
-            config.width, config.inner_width, config.feed_forward, bias=config.biases == "all"
+            config.width, config.inner_width, config.feed_forward, bias=config.biases in ("all", "feed_forward")
         )
+        self.has_output_norms = config.output_norms
+        if config.output_norms:
+            self.attention_output_norm, self.feed_forward_output_norm = norm(config), norm(config)
         self.dropout = config.dropout
 
     def forward(self, x: Tensor, attend: Attend = WHOLE_SEQUENCE, memory: KeysValues | None = None) -> Tensor:
         """Features [B, T, C] to features [B, T, C]. A block with cross-attention needs the keys and values of its `memory`."""
-        x = x + self._drop(self.attention(self.attention_norm(x), attend))
+        mixed = self.attention(self.attention_norm(x), attend)
+        x = x + self._drop(self.attention_output_norm(mixed) if self.has_output_norms else mixed)
         if self.has_cross_attention:
             x = x + torch.tanh(self.gate) * self._drop(self.cross_attention(self.cross_norm(x), memory))
-        return x + self._drop(self.feed_forward(self.feed_forward_norm(x)))
+        added = self.feed_forward(self.feed_forward_norm(x))
+        return x + self._drop(self.feed_forward_output_norm(added) if self.has_output_norms else added)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout) if self.training and self.dropout else x
@@ -144,7 +161,13 @@ class TextDecoder(nn.Module):
 
     def __init__(self, config: Config, vocabulary: int, memory_widths: Sequence[int] = ()) -> None:
         super().__init__()
+        if memory_widths and config.width % config.heads:
+            raise ConfigError(
+                f"cross-attention to images needs heads that divide the width {config.width}, not {config.heads}"
+            )
         self.config, self.max_tokens, self.vocabulary = config, config.max_tokens, vocabulary
+        self.views = [config.view(block) for block in range(config.depth)]
+        self.embedding_scale = config.width**0.5 if config.scale_embeddings else None
         self.tokens = nn.Embedding(vocabulary, config.width)
         if config.position == "learned":
             self.positions = nn.Embedding(config.max_tokens, config.width)
@@ -161,11 +184,9 @@ class TextDecoder(nn.Module):
     def new_cache(self, rows: int, padding: Tensor | None = None, tokens: int | None = None) -> Cache:
         """An empty cache for `rows` texts of up to `tokens` tokens, by default the maximum of the model."""
         weight, config, tokens = self.tokens.weight, self.config, tokens or self.max_tokens
-        heads, size = config.kv_heads or config.heads, config.width // config.heads
-        rotations = None
-        if config.position == "rotary":
-            rotations = self._rotation(torch.arange(tokens, device=weight.device))
-        shape = (len(self.blocks), rows, 2 * heads, tokens, size)
+        positions = torch.arange(tokens, device=weight.device)
+        rotations = {view.rope: self._rotation(positions, view.rope) for view in set(self.views) if view.rope}
+        shape = (len(self.blocks), rows, 2 * (config.kv_heads or config.heads), tokens, config.size)
         kept = empty(*shape, dtype=weight.dtype) if weight.device.type == "cpu" else weight.new_empty(shape)
         return Cache(kept, padding, 0, rotations, self.max_tokens - 1)
 
@@ -195,9 +216,9 @@ class TextDecoder(nn.Module):
         branches of message trees (`document_mask`); it needs `positions` [B, T], the position of every token in its document. `cache` holds the
         preceding tokens and excludes all three.
         """
-        new, past, mask, rotated = ids.shape[1], 0, None, None
+        new, mask = ids.shape[1], None
         if cache is not None:
-            past, mask, positions = cache.length, cache.mask(new), cache.positions(new)
+            positions = cache.positions(new)
         elif documents is not None:
             if branches is not None and positions is None:
                 raise ValueError("branches need positions: those of a branch continue from the end of its context")
@@ -205,19 +226,23 @@ class TextDecoder(nn.Module):
             positions = document_positions(documents) if positions is None else positions
         else:
             positions = torch.arange(new, device=ids.device)
-        x = self.tokens(ids)
+        x = self.embed(ids)
         if self.config.position == "learned":
             x = x + self.positions(positions)
-        else:
-            rotated = cache.rotation(new) if cache is not None else self._rotation(positions)
-        attend = Attend(mask, mask is None and new > 1, rotated, past=past)
+        attends = {view: self._attend(view, new, mask, positions, cache) for view in dict.fromkeys(self.views)}
         for index, block in enumerate(self.blocks):
+            attend = attends[self.views[index]]
             if cache is not None:
                 attend = replace(attend, cache=cache.keys_values(index))
             x = block(x, attend, memory[index] if memory else None)
         if cache is not None:
             cache.length += new
         return self.norm(x)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token embeddings [..., C] of ids [...]."""
+        x = self.tokens(ids)
+        return x if self.embedding_scale is None else x * self.embedding_scale
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Features [..., C] to logits [..., V]."""
@@ -228,5 +253,19 @@ class TextDecoder(nn.Module):
         """The weight [V, C] of the output layer, for a loss that takes `hidden`."""
         return self.tokens.weight if self.head is None else self.head.weight
 
-    def _rotation(self, positions: Tensor) -> Rotation:
-        return rotation(positions, self.config.width // self.config.heads, self.config.rope_theta)
+    def _attend(self, view: View, new: int, mask: Tensor | None, positions: Tensor, cache: Cache | None) -> Attend:
+        """The attention of the blocks with this view to `new` tokens at `positions`; `mask` separates packed documents."""
+        if cache is not None:
+            mask, past = cache.mask(new, view.window), cache.length
+            rotated = cache.rotation(new, view.rope)
+        else:
+            past = 0
+            rotated = None if view.rope is None else self._rotation(positions, view.rope)
+            if view.window is not None and new > view.window:
+                back = positions[..., :, None] - positions[..., None, :]  # [T, T] or [B, T, T]
+                near = (back < view.window).view(-1, 1, new, new)
+                mask = near & (back >= 0).view(-1, 1, new, new) if mask is None else near & mask
+        return Attend(mask, mask is None and new > 1, rotated, past=past)
+
+    def _rotation(self, positions: Tensor, rope: Rope) -> Rotation:
+        return rotation(positions, self.config.size, rope.theta, rope.scaling)

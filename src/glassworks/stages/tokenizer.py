@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from glassworks.artifacts.digests import write_json
 from glassworks.data.messages import texts_of
+from glassworks.data.reading.text import begin_with
 from glassworks.data.records import read_table
 from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
@@ -26,6 +27,7 @@ def run(context: Context) -> dict[str, Any]:
             raise DataError(f"{folder.name}: the training split has no texts to train a tokenizer on")
         texts += found
     made = _bytes(texts, context.params["vocab_size"]) if context.params["kind"] == "bpe" else _characters(texts)
+    begin_with(made, made.get_vocab()[SPECIAL["bos_token"]])  # as in training
     made.save(str(context.output / "tokenizer.json"))
     write_json(context.output / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **SPECIAL})
     write_json(context.output / "special_tokens_map.json", SPECIAL)

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,17 @@ BESIDES = (
     "1_Pooling/config.json",
 )
 """Optional files that are copied if present: the tokenizer's, and the settings of generation and preprocessing."""
+SHARD = re.compile(r".+-\d{5}-of-\d{5}\.(safetensors|bin)")
+"""Names of shards on the hub. A local index may list others."""
+HINTS = {
+    r"adapter_(config|model)": "an adapter of peft; merge it into its base with `merge_and_unload()` and save the result",
+    r"open_clip": "a model of open_clip; convert it to transformers' CLIP",
+    r"\.(fp16|bf16|fp32|int8)\.(safetensors|bin)$": f"a variant; save it as {WEIGHTS}",
+    r"\.(pt|pth|ckpt)$": f"a checkpoint of PyTorch without its configuration; save the model with `save_pretrained`, which writes {CONFIG}",
+    r"\.gguf$": "quantized for llama.cpp; take the repository with safetensors",
+}
+"""Other files that hold weights, by pattern."""
+CHECKPOINT_INDEX = "pytorch_model.bin.index.json"
 CHECKPOINT = "pytorch_model.bin"
 """PyTorch's own format in older repositories, read as tensors only and stored as safetensors."""
 
@@ -46,18 +58,37 @@ def write_model(directory: Path, config: dict[str, Any], tensors: "dict[str, Ten
 def wanted(names: list[str], where: str) -> list[str]:
     """The selected files of a model: config, weights (one file if there is one, else shards) and optional files."""
     if CONFIG not in names:
-        raise DataError(f"{where}: no {CONFIG} there; a model in the hub's layout has one")
+        raise DataError(f"{where}: no {CONFIG} there; a model in the hub's layout has one{_hint(names)}")
     if WEIGHTS in names:
         weights = [WEIGHTS]
     elif INDEX in names:
-        weights = [INDEX, *(name for name in names if name.startswith("model-") and name.endswith(".safetensors"))]
+        weights = [INDEX, *(name for name in names if SHARD.fullmatch(name) and name.endswith(".safetensors"))]
     elif CHECKPOINT in names:
         weights = [CHECKPOINT]
+    elif CHECKPOINT_INDEX in names:
+        weights = [CHECKPOINT_INDEX, *(name for name in names if SHARD.fullmatch(name) and name.endswith(".bin"))]
     else:
         raise DataError(
-            f"{where}: no {WEIGHTS} there, no {INDEX}, no {CHECKPOINT}; weights of other formats are not read"
+            f"{where}: no {WEIGHTS} there, no {INDEX}, no {CHECKPOINT}; weights of other formats are not read{_hint(names)}"
         )
     return [CONFIG, *weights, *(name for name in BESIDES if name in names)]
+
+
+def _hint(names: list[str]) -> str:
+    """What the files seem to be instead, and the remedy."""
+    for pattern, hint in HINTS.items():
+        found = next((name for name in names if re.search(pattern, name)), None)
+        if found is not None:
+            return f". {found} is {hint}"
+    return ""
+
+
+def _local_shards(folder: Path, names: list[str]) -> list[str]:
+    """The shards that the index of a local folder lists, whatever their names."""
+    if WEIGHTS in names or INDEX not in names:
+        return []
+    listed = (read_hub_config(folder, INDEX).get("weight_map") or {}).values()
+    return sorted({name for name in map(str, listed) if name in names})
 
 
 def copy_local(context: Context) -> None:
@@ -67,32 +98,46 @@ def copy_local(context: Context) -> None:
     if not folder.is_dir():
         raise DataError(f"{where} is no folder; expected one with {CONFIG} and {WEIGHTS}")
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
-    files = wanted(names, where)
+    files = list(dict.fromkeys([*wanted(names, where), *_local_shards(folder, names)]))
     for name in track(files, f"copy {context.stage.subject}", len(files), "files"):
         (context.output / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / name, context.output / name)
 
 
 def convert_checkpoint(directory: Path) -> None:
-    """Replace pytorch_model.bin, if present, by model.safetensors. Raises `DataError` unless it is a dict of tensors."""
-    file = directory / CHECKPOINT
-    if not file.is_file():
+    """Replace pytorch_model.bin or its shards, if present, by model.safetensors. Raises `DataError` unless they are dicts of tensors."""
+    files = [directory / CHECKPOINT] if (directory / CHECKPOINT).is_file() else []
+    if (directory / CHECKPOINT_INDEX).is_file():
+        listed = (read_hub_config(directory, CHECKPOINT_INDEX).get("weight_map") or {}).values()
+        files = [directory / name for name in sorted(set(map(str, listed)))]
+        (directory / CHECKPOINT_INDEX).unlink()
+    if not files:
         return
-    import torch
     from safetensors.torch import save_file
 
+    tensors = {name: tensor for file in files for name, tensor in _tensors(file).items()}
+    save_file(
+        {name: tensor.clone().contiguous() for name, tensor in tensors.items()}, directory / WEIGHTS, {"format": "pt"}
+    )
+    for file in files:
+        file.unlink()
+
+
+def _tensors(file: Path) -> "dict[str, Tensor]":
+    """The tensors of a PyTorch checkpoint."""
+    import torch
+
+    if not file.is_file():
+        raise DataError(f"{file.name}: {CHECKPOINT_INDEX} lists it, and it is not there")
     try:
         tensors = torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, LookupError, TypeError, pickle.UnpicklingError, EOFError):
         tensors = None
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise DataError(
-            f"{CHECKPOINT}: damaged, or more than tensors by name, which is never read; convert it to {WEIGHTS}"
+            f"{file.name}: damaged, or more than tensors by name, which is never read; convert it to {WEIGHTS}"
         )
-    save_file(
-        {name: tensor.clone().contiguous() for name, tensor in tensors.items()}, directory / WEIGHTS, {"format": "pt"}
-    )
-    file.unlink()
+    return tensors
 
 
 def check(directory: Path) -> dict[str, Any]:

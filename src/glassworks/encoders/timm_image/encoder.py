@@ -11,7 +11,7 @@ from glassworks.data.reading.dataset import Sample
 from glassworks.data.reading.images import image_of, normalise
 from glassworks.encoders.timm_image.settings import TimmImage
 from glassworks.models.backbone import Backbone
-from glassworks.models.pretrained.backbones import load_backbone
+from glassworks.models.pretrained.backbones import load_backbone, read_arguments
 from glassworks.models.settings.backbone import Backbone as Config
 
 
@@ -43,6 +43,7 @@ class TimmImageEncoder:
 def load(settings: TimmImage, directory: Path) -> TimmImageEncoder:
     """The encoder with the weights in a directory in timm's layout on the hub."""
     name = str(read_hub_config(directory).get("architecture"))
-    network = Backbone(Config(name=name, image_size=settings.image_size, layers=(settings.layer,)))
+    config = Config(name=name, image_size=settings.image_size, layers=(settings.layer,))
+    network = Backbone(read_arguments(config, directory))
     load_backbone(network, directory)
     return TimmImageEncoder(network)

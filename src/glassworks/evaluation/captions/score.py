@@ -67,7 +67,8 @@ def run(scoring: Scoring, config: CaptionsEvaluation, task: CaptionTask, model: 
         examples = [task.example(dataset[index], scoring.part, 0) for index in batch]
         images = normalise(torch.stack([example.image for example in examples]).to(device))
         found = {
-            name: caption(model, images, decoding, tokenizer.bos, tokenizer.eos) for name, decoding in decodings.items()
+            name: caption(model, images, decoding, tokenizer.bos, tokenizer.ends)
+            for name, decoding in decodings.items()
         }
         for row, example in enumerate(examples):
             loss, weight = task.reference_loss(model, example, device)
@@ -88,7 +89,7 @@ def run(scoring: Scoring, config: CaptionsEvaluation, task: CaptionTask, model: 
     captions = {name: {row["key"]: row["captions"][name] for row in rows} for name in decodings}
     keys = list(references)
     blank = torch.zeros(1, 3, model.config.vision.image_size, model.config.vision.image_size, device=device)
-    blank_caption = tokenizer.decode(caption(model, blank, Decoding(), tokenizer.bos, tokenizer.eos)[0])
+    blank_caption = tokenizer.decode(caption(model, blank, Decoding(), tokenizer.bos, tokenizer.ends)[0])
     training = scoring.training()
     frequent = most_frequent_caption(text for index in range(len(training)) for text in captions_of(training[index]))
     captions["blank"] = dict.fromkeys(keys, blank_caption)

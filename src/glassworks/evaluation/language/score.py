@@ -24,6 +24,7 @@ from glassworks.evaluation.language.settings import LanguageEvaluation
 from glassworks.evaluation.scoring import Item, Scoring
 from glassworks.generation.decoding import generate
 from glassworks.generation.settings import Decoding
+from glassworks.generation.text import continuation
 from glassworks.models.language_model import LanguageModel
 from glassworks.models.losses import next_token_losses
 from glassworks.training.objective import to_device
@@ -89,11 +90,12 @@ def run(scoring: Scoring, config: LanguageEvaluation, task: TextTask, model: Lan
 
 def samples(model: LanguageModel, tokenizer: TextTokenizer, config: LanguageEvaluation, seed: int) -> Iterator[Item]:
     """One generated text for every temperature and prompt."""
-    prompts = [tokenizer.encode(prompt, model.config.max_tokens)[:-1] for prompt in config.prompts]
+    prompts = [tokenizer.begin(prompt) for prompt in config.prompts]
     for temperature in config.temperatures:
         decoding = Decoding(temperature=temperature, max_new_tokens=config.new_tokens, seed=seed)
-        for prompt, ids in zip(config.prompts, generate(model, prompts, decoding, tokenizer.eos), strict=True):
-            yield {"prompt": prompt, "temperature": temperature, "text": tokenizer.decode(ids)}
+        texts = generate(model, prompts, decoding, tokenizer.ends)
+        for prompt, begun, ids in zip(config.prompts, prompts, texts, strict=True):
+            yield {"prompt": prompt, "temperature": temperature, "text": continuation(tokenizer, begun, ids)}
 
 
 def _by_text(texts: np.ndarray, losses: np.ndarray) -> Item:

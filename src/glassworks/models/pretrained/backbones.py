@@ -5,11 +5,35 @@ from typing import Any
 
 from torch import Tensor
 
-from glassworks.artifacts.model_files import CONFIG, read_hub_config
-from glassworks.errors import ArtifactError
+from glassworks.artifacts.model_files import CONFIG, read_timm_config
+from glassworks.errors import ArtifactError, ConfigError
 from glassworks.models import saving
 from glassworks.models.backbone import Backbone
 from glassworks.models.pretrained.mapping import read_tensors
+from glassworks.models.settings.backbone import Backbone as Config
+
+HEAD = ("num_classes", "global_pool", "class_token_pool", "drop_rate")
+"""Arguments of timm that concern the classifier or training."""
+
+
+def read_arguments(config: Config, directory: Path) -> Config:
+    """The settings of a backbone with the arguments that the weights in a directory were made with (timm's `model_args`).
+
+    Raises `ConfigError` for weights of images that are not in three colours.
+    """
+    hub = read_timm_config(directory)
+    arguments = {
+        name: value
+        for name, value in (hub.get("model_args") or {}).items()
+        if name not in (*HEAD, "img_size") and value is not None
+    }
+    if arguments.pop("in_chans", 3) != 3:
+        raise ConfigError(
+            f"{directory / CONFIG}: model_args.in_chans is {hub['model_args']['in_chans']}; images have 3 colours"
+        )
+    if not arguments:
+        return config
+    return config.model_copy(update={"arguments": {**arguments, **config.arguments}})
 
 
 def load_backbone(backbone: Backbone, directory: Path) -> None:
@@ -20,12 +44,17 @@ def load_backbone(backbone: Backbone, directory: Path) -> None:
     """
     import timm
 
-    hub = read_hub_config(directory)
+    hub = read_timm_config(directory)
     wanted, found = (str(name).partition(".")[0] for name in (backbone.config.name, hub.get("architecture")))
     if found != wanted:
         what = found if "architecture" in hub else f"a model of type {hub.get('model_type')!r}, not of timm"
         raise ArtifactError(f"{directory / CONFIG}: {what}, where model.backbone.name is {backbone.config.name}")
     pretrained = hub.get("pretrained_cfg") or {}
+    needed = read_arguments(backbone.config, directory).arguments
+    if needed != backbone.config.arguments:
+        raise ConfigError(
+            f"{directory / CONFIG}: model_args {needed} differ from model.backbone.arguments {backbone.config.arguments}"
+        )
     sized = (
         {"img_size": pretrained["input_size"][-1]}
         if "input_size" in pretrained and hasattr(backbone.network, "patch_embed")

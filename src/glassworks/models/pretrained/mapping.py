@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from glassworks.artifacts.model_files import weight_files
+from glassworks.errors import ArtifactError
 from glassworks.models import saving
+
+WRAPPERS = {
+    "_orig_mod.": "torch.compile; save the model that was compiled",
+    "module.": "DistributedDataParallel; save `model.module`",
+    "base_model.model.": "peft; call `merge_and_unload()` and save the result",
+}
+"""Prefixes of wrapped models, and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,8 @@ class Piece:
     """Whether the published tensor is [in, out], as in GPT-2, instead of [out, in]."""
     shape: tuple[int, ...] = ()
     """Shape of the published tensor, if only the shape differs."""
+    shift: float = 0.0
+    """Added to the published tensor: Gemma's norms store their weight less 1."""
 
     def shapes(self, ours: Sequence[int]) -> list[tuple[int, ...]]:
         """Shapes of the published tensors, from the shape of our tensor."""
@@ -37,20 +47,29 @@ class Piece:
     def join(self, theirs: Sequence[Tensor], ours: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Our tensor, in `dtype`."""
         parts = [(tensor.t() if self.transposed else tensor).to(dtype) for tensor in theirs]
-        return torch.cat(parts).reshape(tuple(ours)).contiguous()
+        joined = torch.cat(parts).reshape(tuple(ours)).contiguous()
+        return joined + self.shift if self.shift else joined
 
     def cut(self, ours: Tensor) -> Iterator[tuple[str, Tensor]]:
         """The published tensors cut from our tensor, with their names."""
+        ours = ours - self.shift if self.shift else ours
         parts = ours.split(self.rows) if self.rows else [ours]
         for name, part in zip(self.theirs, parts, strict=True):
             if name:
                 yield name, (part.t() if self.transposed else part.reshape(self.shape or part.shape)).contiguous()
 
 
-def layer(ours: str, theirs: str, parts: tuple[str, ...] = ("weight", "bias"), transposed: bool = False) -> list[Piece]:
+def layer(
+    ours: str,
+    theirs: str,
+    parts: tuple[str, ...] = ("weight", "bias"),
+    transposed: bool = False,
+    shift: float = 0.0,
+) -> list[Piece]:
     """Weight and bias of a layer with another published name; `transposed` if its matrix is [in, out]."""
     return [
-        Piece(f"{ours}.{part}", (f"{theirs}.{part}",), transposed=transposed and part == "weight") for part in parts
+        Piece(f"{ours}.{part}", (f"{theirs}.{part}",), transposed=transposed and part == "weight", shift=shift)
+        for part in parts
     ]
 
 
@@ -106,5 +125,9 @@ def published(module: torch.nn.Module, pieces: Sequence[Piece]) -> dict[str, Ten
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
-    """All tensors of a model in the hub's layout, merged from its shards."""
-    return {name: tensor for file in weight_files(directory) for name, tensor in saving.read_tensors(file).items()}
+    """All tensors of a model in the hub's layout, merged from its shards. Raises `ArtifactError` for names of a wrapped model."""
+    tensors = {name: tensor for file in weight_files(directory) for name, tensor in saving.read_tensors(file).items()}
+    for prefix, wrapper in WRAPPERS.items():
+        if any(name.startswith(prefix) for name in tensors):
+            raise ArtifactError(f"{directory}: the names of its tensors begin with {prefix}, from {wrapper}")
+    return tensors

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from glassworks.artifacts.model_files import CONFIG, read_hub_config
+from glassworks.artifacts.model_files import CONFIG, read_timm_config
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.models import saving
 from glassworks.models.pretrained.mapping import Piece, fused, layer, load, published, read_tensors
@@ -27,7 +27,7 @@ def load_vision_transformer(directory: Path) -> VisionTransformer:
 
     Raises `ArtifactError` listing missing, extra and misshapen tensors, and `ConfigError` naming a setting that our network lacks.
     """
-    hub = read_hub_config(directory)
+    hub = read_timm_config(directory)
     config = vision_config(hub, directory)
     with saving.without_weights():
         encoder = VisionTransformer(config)
@@ -149,9 +149,19 @@ def _timm_config(hub: Mapping[str, Any], where: Path | str) -> Config:
 
 def _is_plain(network: Any) -> bool:
     """Whether a ViT of timm has a class token, all positions, exact GELU, and no part that ours lacks."""
+    from timm.layers import LayerNorm, Mlp
+    from timm.models.vision_transformer import Attention, Block
+
     block = network.blocks[0]
     return (
-        network.cls_token is not None
+        type(block) is Block
+        and type(block.attn) is Attention
+        and type(block.mlp) is Mlp
+        and all(type(norm) in (nn.LayerNorm, LayerNorm) for norm in (block.norm1, block.norm2, network.norm))
+        and isinstance(block.mlp.norm, nn.Identity)
+        and isinstance(getattr(block.attn, "norm", None) or nn.Identity(), nn.Identity)
+        and block.norm2.eps == network.norm.eps == block.norm1.eps
+        and network.cls_token is not None
         and network.num_prefix_tokens == 1
         and not network.no_embed_class
         and isinstance(block.mlp.act, nn.GELU)
