@@ -23,6 +23,7 @@ class TextTokenizer:
         self.directory = directory
         try:
             self._tokenizer = Tokenizer.from_file(str(directory / FILES[0]))
+            self._tokenizer.encode_special_tokens = True  # <|eos|> in a text is text
             names = json.loads((directory / FILES[1]).read_text())
             model = directory / "config.json"
             numbers = json.loads(model.read_text()) if "eos_token" not in names and model.is_file() else {}
