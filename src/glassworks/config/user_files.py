@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from glassworks.errors import DataError
+
 LITTER_NAMES = (
     *(".DS_Store", "._*", "__MACOSX", ".AppleDouble", ".Spotlight-V100", ".Trashes", ".Trash-*", ".fseventsd"),
     *(".TemporaryItems", ".DocumentRevisions-V100", ".apdisk", ".localized", "Icon\r", "Thumbs.db", "thumbs.db"),
@@ -50,8 +52,13 @@ def is_utf8(name: str) -> bool:
 
 
 def _walk(folder: Path, prefix: str, ancestors: tuple[str, ...]) -> Iterator[str]:
-    with os.scandir(folder / prefix) as found:
-        entries = [(entry.name, entry.is_dir(), entry.is_symlink()) for entry in found]
+    try:
+        with os.scandir(folder / prefix) as found:
+            entries = [(entry.name, entry.is_dir(), entry.is_symlink()) for entry in found]
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise DataError(f"{folder / prefix}: the folder cannot be read ({error.strerror})") from None
     for name, is_folder, is_link in entries:
         if _LITTER.fullmatch(name):
             continue

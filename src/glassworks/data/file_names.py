@@ -1,6 +1,7 @@
 """From the file name in a row to the file in the inventory: found, or a reason with the nearest name."""
 
 import posixpath
+import re
 import unicodedata
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -108,8 +109,9 @@ class FileNames:
             return "; it is a broken link"
         if archives := [path for path in self.inventory if path.lower().endswith(SUFFIXES)][:3]:
             return f"; unpack {', '.join(archives)} where it is"
-        if len(self.inventory) <= FEW and (near := get_close_matches(name, list(self.inventory), n=1, cutoff=0.8)):
-            return f"; did you mean {near[0]!r}?"
+        close = get_close_matches(name, list(self.inventory), n=1, cutoff=0.8) if len(self.inventory) <= FEW else []
+        if close and re.sub(r"\d", "", close[0]) != re.sub(r"\d", "", name):  # another number is another image
+            return f"; did you mean {close[0]!r}?"
         return ""
 
 

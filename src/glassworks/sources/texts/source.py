@@ -24,7 +24,7 @@ PLAIN, TABLES = (".txt", ".md", ".text"), (".jsonl", ".ndjson", ".json", ".csv",
 
 def records(context: Context) -> Iterator[Record | Dropped | Remark]:
     """Every text, file by file in the order of their names."""
-    params, published = context.params, dict[str, Split]()
+    params, seen = context.params, dict[int, Split]()
     torn = 0
     for number, (name, item) in enumerate(_texts(context)):
         if not isinstance(item, Row):
@@ -36,14 +36,15 @@ def records(context: Context) -> Iterator[Record | Dropped | Remark]:
             yield Dropped(item.where, fault or (reasons or ["no caption"])[0].replace("caption", "text"))
             continue
         text = "\n".join(texts)
-        group = hashlib.sha256(text.encode()).hexdigest()[:16]
-        if split is not None and published.setdefault(group, split) != split:
-            torn, group = torn + 1, f"{group}-{split}"
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        chosen = split or seen.get(int(digest, 16)) or split_of(digest, params["splits"], params["seed"])
+        apart = seen.setdefault(int(digest, 16), chosen) != chosen
+        torn += apart
         key = re.sub(r"[^\w-]", "_", str(PurePosixPath(name).with_suffix("")))[-64:]
         yield Record(
             f"{key}-{number:08}",
-            split or published.get(group) or split_of(group, params["splits"], params["seed"]),
-            group,
+            chosen,
+            f"{digest}-{chosen}" if apart else digest,
             [text],
         )
     if torn:
