@@ -5,6 +5,7 @@ import io
 import ipaddress
 import json
 import os
+import re
 import zipfile
 
 import pyarrow.parquet as pq
@@ -12,7 +13,8 @@ import pytest
 
 from glassworks.data.fetching import http_session, package_index
 from glassworks.data.fetching.raw_files import open_inventory, raw_folder
-from glassworks.errors import DataError, FetchError
+from glassworks.errors import ConfigError, DataError, FetchError
+from glassworks.pipeline.freshness import Keys
 
 
 def wheel_bytes(name: str) -> bytes:
@@ -182,10 +184,46 @@ def test_linked_folder_is_followed_once(project, photos, tmp_path):
     ]
 
 
-def test_broken_link_is_named(project, photos):
+def test_broken_link_is_left_out_and_named(project, photos, capsys):
+    before = inventory(project.run("fetch-photos"))
     (photos / "images/3.png").symlink_to("nowhere")
-    with pytest.raises(DataError, match=r"images/3\.png: is not a file that can be read"):
-        project.run("fetch-photos")
+    assert inventory(project.run("fetch-photos")) == before
+    assert "photos: 1 left out of" in (said := capsys.readouterr().err)
+    assert "a broken link or no plain file: 'images/3.png'" in said
+
+
+def test_name_that_is_not_utf8_is_left_out_and_named(project, photos, capsys):
+    before = inventory(project.run("fetch-photos"))
+    (photos / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
+    assert inventory(project.run("fetch-photos")) == before
+    assert r"the name is not UTF-8; rename it: 'caf\udce9.png'" in capsys.readouterr().err
+
+
+def test_litter_changes_neither_inventory_nor_key(project, photos):
+    project.run("fetch-photos")
+    before, stages = project.root / "data/raw/photos/inventory.parquet", ("fetch-photos", "records-photos")
+    content, keys = before.read_bytes(), [Keys(project.table).ingredients(project.table[name]).key for name in stages]
+    (photos / "images/__MACOSX").mkdir()
+    for name in (".DS_Store", "images/Thumbs.db", "images/._0.png", "captions.csv~", "images/__MACOSX/0.png"):
+        (photos / name).write_bytes(b"x")
+    assert [Keys(project.table).ingredients(project.table[name]).key for name in stages] == keys
+    project.run("fetch-photos")
+    assert before.read_bytes() == content
+
+
+def test_linked_folders_are_found_under_every_name_in_any_order(project, photos):
+    """`a` sorts before the real folder, and `z` after it; a link to an ancestor would have no end."""
+    for name in ("a", "z"):
+        (photos / name).symlink_to("images")
+    (photos / "images/up").symlink_to("..")
+    names = [name for name in inventory(project.run("fetch-photos")) if name.endswith("0.png")]
+    assert names == ["a/0.png", "images/0.png", "z/0.png"]
+
+
+@pytest.mark.parametrize("path", [".", "..", "data", "models"])
+def test_path_that_contains_the_project_or_its_outputs_is_refused(project, path):
+    with pytest.raises(ConfigError, match=rf"datasets.photos.path: {re.escape(path)} contains files that the project"):
+        project.configure({"datasets": {"photos": {"source": "folder", "path": path}}})
 
 
 def test_missing_folder_names_the_key_and_what_was_expected(project):

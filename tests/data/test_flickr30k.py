@@ -23,7 +23,7 @@ image_name| comment_number| comment
 998845445.jpg| 0| A man in shorts and a Hawaiian shirt leans over the rail of a pilot boat .
 998845445.jpg| 1| A young man hanging over the side of a boat , which is in a like with fog .
 """
-ROW, LAYOUT = "results.csv row 13", "expected image_name| comment_number| comment"
+ROW, LAYOUT = "results.csv line 14", "expected image_name| comment_number| comment"
 IMAGES = ("1000092795.jpg", "2199200615.jpg", "998845445.jpg")
 
 
@@ -75,11 +75,11 @@ def test_quotation_marks_and_odd_separators_stay_in_the_caption(flickr):
 @pytest.mark.parametrize(
     ("row", "where", "reason"),
     [
-        ("998845445.jpg| 2   Broken alike .", ROW, f"{LAYOUT}, found '998845445.jpg| 2   Broken alike .'"),
+        ("998845445.jpg| 2   Broken alike .", ROW, f"{LAYOUT}: found '998845445.jpg| 2   Broken alike .'"),
         ("998845445.jpg| two| A number in words .", ROW, LAYOUT),
         ("998845445.jpg| 2| A caption | with a delimiter .", ROW, LAYOUT),
-        ("998845445.jpg| 2|", "results.csv row 13 (998845445.jpg)", "no caption"),
-        ("1.jpg| 0| No such image .", "results.csv row 13 (1.jpg)", "there is no file flickr30k_images/1.jpg"),
+        ("998845445.jpg| 2|", "results.csv line 14 (flickr30k_images/998845445.jpg)", "no caption"),
+        ("1.jpg| 0| No such image .", "results.csv line 14 (flickr30k_images/1.jpg)", "there is no file: flickr30k_images/1.jpg"),
     ],
 )  # fmt: skip
 def test_any_other_bad_row_is_dropped_and_counted_or_refused(flickr, project, row, where, reason):
@@ -97,7 +97,7 @@ def test_image_that_was_cut_is_dropped_with_all_its_captions(flickr, project):
     image.write_bytes(image.read_bytes()[:600])
     records = flickr(images=(), max_dropped=1)
     assert [record.key for record in records] == ["2199200615", "998845445"]
-    assert dropped(project)[0]["where"] == "results.csv row 1 (1000092795.jpg)"
+    assert dropped(project)[0]["where"] == "results.csv line 2 (flickr30k_images/1000092795.jpg)"
 
 
 def test_defect_004_1_all_captions_of_an_image_are_in_one_split(flickr):
@@ -132,7 +132,7 @@ def test_karpathys_split_is_followed(flickr):
 
 def test_images_outside_karpathys_split_are_left_out_and_said_to_be(flickr, capsys):
     assert [record.key for record in flickr(karpathy=karpathy(_1000092795="train"))] == ["1000092795"]
-    assert "2 images of results.csv are not in dataset_flickr30k.json and are left out" in capsys.readouterr().err
+    assert "2 × an image of results.csv is not in dataset_flickr30k.json and is left out" in capsys.readouterr().err
 
 
 def test_image_of_karpathys_split_without_captions_is_dropped(flickr, project):
@@ -144,11 +144,16 @@ def test_image_of_karpathys_split_without_captions_is_dropped(flickr, project):
 
 @pytest.mark.parametrize(
     "content",
-    [{"pictures": []}, {"images": [{"filename": "1.jpg"}]}, {"images": [{"filename": "1.jpg", "split": "dev"}]}],
+    [{"pictures": []}, {"images": [{"file": "1.jpg", "split": "train"}]}, []],
 )
 def test_other_json_in_place_of_karpathys_is_refused(flickr, content):
     with pytest.raises(DataError, match=r"dataset_flickr30k.json: not the published layout .*; expected Karpathy's"):
         flickr(karpathy=content)
+
+
+def test_image_of_karpathys_split_with_an_unknown_split_is_dropped(flickr, project):
+    flickr(karpathy=karpathy(_1000092795="train", _998845445="dev"), max_dropped=1)
+    assert dropped(project)[0]["reason"] == "unknown split: 'dev'; allowed: restval, test, train, val"
 
 
 def test_other_header_is_refused_with_the_columns_found(flickr):
@@ -168,8 +173,11 @@ def test_missing_table_is_refused(flickr, project):
 
 
 def test_image_name_that_points_outside_is_refused(flickr):
+    with pytest.raises(DataError, match="there is no file"):
+        flickr(PUBLISHED + "../secret.jpg| 0| A secret .\n")
     with pytest.raises(DataError, match="points outside the folder"):
-        flickr(PUBLISHED + "../../secret.jpg| 0| A secret .\n", max_dropped=9)
+        flickr(PUBLISHED + "../../secret.jpg| 0| A secret .\n")
+    assert len(flickr(PUBLISHED + "../../secret.jpg| 0| A secret .\n", max_dropped=1)) == 3
 
 
 def test_media_are_the_published_bytes(flickr, project):

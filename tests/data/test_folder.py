@@ -70,22 +70,22 @@ def test_split_is_a_stable_function_of_the_file(photos, project):
 
 def test_row_without_caption_is_dropped_and_counted_or_refused(photos, project):
     table = "file,caption\na.png,one\nb.png,\na.png,  \n"
-    with pytest.raises(DataError, match=r"2 samples cannot be used and .*captions.csv row 2 \(b.png\): no caption"):
+    with pytest.raises(DataError, match=r"2 samples cannot be used and .*captions.csv line 3 \(b.png\): no caption"):
         photos(table)
     records = photos(table, max_dropped=2)
     assert [record.key for record in records] == ["a"]
     assert dropped(project) == [
-        ("captions.csv row 2 (b.png)", "no caption"),
-        ("captions.csv row 3 (a.png)", "no caption"),
+        ("captions.csv line 3 (b.png)", "no caption"),
+        ("captions.csv line 4 (a.png)", "no caption"),
     ]
 
 
 def test_rows_that_cannot_be_read_are_dropped(photos, project):
     photos("file,caption\na.png,one\nb.png\nb.png,two,too many\n,no file\n", max_dropped=3)
     assert dropped(project) == [
-        ("captions.csv row 2", "1 cells where the header has 2"),
-        ("captions.csv row 3", "3 cells where the header has 2"),
-        ("captions.csv row 4", "no file is named (found: file, caption)"),
+        ("captions.csv line 3", "another number of cells than the header has: 1 instead of 2"),
+        ("captions.csv line 4", "another number of cells than the header has: 3 instead of 2"),
+        ("captions.csv line 5", "no file is named"),
     ]
 
 
@@ -98,8 +98,8 @@ def test_jsonl_rows_that_cannot_be_read_are_dropped(photos, project):
         '{"file": "b.png", "captions": [null, ""]}',
     ]
     photos("\n".join(rows), captions="captions.jsonl", max_dropped=4)
-    assert [where for where, _ in dropped(project)] == [f"captions.jsonl row {n}" for n in (2, 3, 4)] + [
-        "captions.jsonl row 5 (b.png)"
+    assert [where for where, _ in dropped(project)] == [f"captions.jsonl line {n}" for n in (2, 3, 4)] + [
+        "captions.jsonl line 5 (b.png)"
     ]
 
 
@@ -118,14 +118,17 @@ def test_images_that_cannot_be_used_are_dropped_once_each(photos, project, write
     assert [record.key for record in records] == ["a"]
     found = dropped(project)
     assert [where for where, _ in found] == [
-        f"captions.csv row {1 + 2 * n} ({name})" for n, name in enumerate(names[:-1])
+        f"captions.csv line {2 + 2 * n} ({name})" for n, name in enumerate(names[:-1])
     ]
     reasons = [reason for _, reason in found]
-    assert reasons[0] == "there is no file missing.jpg"
+    assert reasons[0] == "there is no file: missing.jpg"
     assert reasons[1].startswith("the image does not decode (")
     assert reasons[2].startswith("the image does not decode (")
-    assert reasons[3:5] == ["the image file is empty", "it is no JPEG, PNG or WebP"]
-    assert reasons[5].startswith("its name does not end in .jpg")
+    assert reasons[3:5] == [
+        "the image file is empty",
+        "it is no JPEG, PNG or WebP: it is a web page, perhaps an error of a download",
+    ]
+    assert reasons[5] == "it is no JPEG, PNG or WebP: it is an SVG drawing"
 
 
 def test_records_are_the_same_however_many_threads_check_the_images(photos, project):
@@ -148,10 +151,13 @@ def test_keys_can_name_members_of_a_tar_and_never_meet(photos):
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/secret.png", "x/../../secret.png", "C:\\secret.png"])
-def test_file_outside_the_folder_is_refused(photos, project, write_image, name):
+def test_file_outside_the_folder_is_dropped_and_never_read(photos, project, write_image, name):
     write_image(project.root / "secret.png")
-    with pytest.raises(DataError, match=r"captions.csv row 2: .* points outside the folder of the dataset"):
-        photos(f"file,caption\na.png,one\n{name},two\n", max_dropped=9)
+    assert [r.key for r in photos(f"file,caption\na.png,one\n{name},two\n", max_dropped=1)] == ["a"]
+    [(where, reason)] = dropped(project)
+    assert where == f"captions.csv line 3 ({name})"
+    outside = "the file name points outside the folder of the dataset"
+    assert reason.startswith("there is no file: C:" if name.startswith("C:") else outside)
 
 
 def test_table_outside_the_folder_is_refused(photos, project):
@@ -161,9 +167,11 @@ def test_table_outside_the_folder_is_refused(photos, project):
 
 def test_missing_columns_are_named_with_those_found(photos):
     with pytest.raises(
-        DataError, match=r"captions.csv: columns found: image, text; expected a CSV with the columns file and caption"
+        DataError,
+        match=r"captions.csv: missing column caption; columns found: image, words; expected a CSV, JSONL or .* "
+        r"or set params.yaml: datasets.photos.columns: \{file: …, caption: …\}",
     ):
-        photos("image,text\na.png,one\n")
+        photos("image,words\na.png,one\n")
 
 
 def test_missing_table_says_what_was_expected(photos, project):
@@ -171,7 +179,8 @@ def test_missing_table_says_what_was_expected(photos, project):
     (project.root / "photos/captions.csv").unlink()
     project.run("fetch-photos")
     with pytest.raises(
-        DataError, match=r"captions.csv: no such file; expected a CSV with the columns file and caption"
+        DataError,
+        match=r"datasets.photos.captions: no such file as captions.csv, and no .txt is beside an image; name the table",
     ):
         project.run("records-photos")
 
@@ -181,13 +190,13 @@ def test_missing_table_says_what_was_expected(photos, project):
     [
         (
             "file,caption,split\na.png,one,training\n",
-            "row 1 .*unknown split 'training'; allowed: train, validation, val, test",
+            r"captions.csv line 2 \(a.png\): unknown split: 'training'; did you mean 'train'",
         ),
         (
             "file,caption,split\na.png,one,train\na.png,two,test\n",
-            r"row 2 \(a.png\): split test, but an earlier row .* train",
+            r"line 3 \(a.png\): split test, but an earlier row .* train \(captions.csv line 2",
         ),
-        ('file,caption\na.png,"never closed\n', r"captions.csv:\d+: not CSV"),
+        ('file,caption\na.png,"never closed\n', r"captions.csv line 2: the quote that opens here is never closed"),
     ],
 )
 def test_table_that_contradicts_itself_is_refused(photos, table, message):

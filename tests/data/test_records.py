@@ -54,7 +54,12 @@ def test_a_table_of_several_row_groups_is_read_in_order(tmp_path, small_groups):
 
 def test_counts_what_it_kept_and_dropped(run, tmp_path, small_groups):
     found = run([RECORDS[0], Dropped("row 2", "no image"), *RECORDS[1:]], max_dropped=1)
-    assert found == {"samples": {"train": 8, "validation": 0, "test": 3}, "captions": 22, "dropped": 1}
+    assert found == {
+        "samples": {"train": 8, "validation": 0, "test": 3},
+        "captions": 22,
+        "dropped": 1,
+        "reasons": {"no image": 1},
+    }
     assert list(read_table(tmp_path)) == RECORDS
     assert '"no image"' in (tmp_path / "dropped.json").read_text()
 
@@ -65,7 +70,7 @@ def test_counts_what_it_kept_and_dropped(run, tmp_path, small_groups):
         ([*RECORDS, Record("k1", "train", "other", [])], "things: two samples have the key 'k1'"),
         ([*RECORDS, Record("new", "test", "g0", [])], "things: the group 'g0' is in two splits"),
         ([Record("a.b", "train", "g", [])], "things: the key 'a.b' cannot name a member of a tar (no dots, no slashes)"),
-        (RECORDS[2::3], "things: no sample is left for training"),
+        (RECORDS[2::3], "things: no sample is left for training (only test 3)"),
         ([], "things: no sample is left for training"),
         ([Dropped("row 1", "no image"), *RECORDS], "things: 1 samples cannot be used and datasets.things.max_dropped is 0: row 1: no image"),
     ],

@@ -127,8 +127,6 @@ def test_an_altered_header_is_refused(scan, byte):
         ([("a.jpg", b""), ("a.JPG", b"")], "sample 'a': the extension 'jpg' comes twice"),
         ([("/a.jpg", b"")], "points outside"),
         ([("x/../../a.jpg", b"")], "points outside"),
-        ([("README", b"")], "'README' has no extension"),
-        ([("x/.hidden", b"")], "'x/.hidden' has no key"),
     ],
 )
 def test_members_that_make_no_sample_are_refused(scan, members, said):
@@ -148,6 +146,13 @@ def test_links_and_devices_are_refused(scan, kind, said):
 def test_folders_and_webdataset_meta_members_hold_no_sample(scan):
     content = tar_bytes([("x/", b"")], type=tarfile.DIRTYPE)[:512] + tar_bytes([("__meta__", b"m"), ("x/a.txt", b"")])
     assert [s.key for s in scan(content).samples] == ["x/a"]
+
+
+def test_litter_and_members_that_make_no_sample_are_passed_over(scan):
+    members = [("./._a.jpg", b"x"), ("README", b"r"), ("a.jpg", b"1"), ("__MACOSX/._a.txt", b"x"), ("a.txt", b"2")]
+    found = scan(tar_bytes([*members, (".DS_Store", b"x"), ("x/.hidden", b"h")]))
+    assert [(s.key, list(s.members)) for s in found.samples] == [("a", ["jpg", "txt"])]
+    assert found.passed_over == ["README", "x/.hidden"]
 
 
 def test_joined_and_compressed_tars_are_refused(scan):

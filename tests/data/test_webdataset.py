@@ -106,9 +106,12 @@ def test_samples_that_cannot_be_used_are_dropped_by_name(folder, run):
         run(SPLITS, max_dropped=3)
     said = str(info.value)
     assert said.startswith(
-        "mine: 4 samples cannot be used and datasets.mine.max_dropped is 3: 00000.tar: sample 'b': jpg"
+        "mine: 4 samples cannot be used and datasets.mine.max_dropped is 3: 00000.tar: sample 'b': the image does not decode"
     )
-    assert "00000.tar: sample 'c': no caption in its json or txt; 00000.tar: sample 'd': no image (json, txt)" in said
+    assert (
+        "00000.tar: sample 'c': no caption in its json or txt (members: jpg, json); 00000.tar: sample 'd': no image (json, txt"
+        in said
+    )
     shards = run(SPLITS, max_dropped=4)
     kept = [s.key for s in ShardDataset(shards, "train")][:3]
     assert kept == ["00000-a", "00000-f", "00001-000010000"]

@@ -37,18 +37,6 @@ def digest_json(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
-def files_under(folder: Path) -> list[str]:
-    """Sorted paths of all files under `folder`, relative to `folder`. Linked folders are followed, each once. A broken link counts as a file."""
-    found, seen = [], set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        found += [Path(place, name).relative_to(folder).as_posix() for name in names]
-    return sorted(found)
-
-
 class FileDigests:
     """sha256 of files, cached by path, size, modification time and inode, for folders too large to read at every command.
 

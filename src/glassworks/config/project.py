@@ -94,7 +94,7 @@ def load_project(root: Path) -> Project:
     listed = [name for name in project.experiments if name not in project.runs]
     for name in listed:
         faults += _reading_faults(project, name, f"experiments/{name}.yaml")
-    faults += _dataset_faults(params)
+    faults += _dataset_faults(params) + _path_faults(root, params)
     faults += [
         f"params.yaml: encoders.{name}.weights: there are no weights {encoder.weights!r}"
         f"{nearest(encoder.weights, list(params.weights))}"
@@ -335,6 +335,22 @@ def _dataset_faults(params: Params) -> list[str]:
                     f"{nearest(need.name, known)}"
                 )
     return faults
+
+
+MADE = ("data/raw", "data/records", "data/shards", "models", "results", ".work")
+"""Folders that the stages write."""
+
+
+def _path_faults(root: Path, params: Params) -> list[str]:
+    """Folders of the user that contain the project or what its stages write: they would never be fresh."""
+    made = [path.resolve() for path in (root, *(root / name for name in MADE))]
+    given = {f"datasets.{name}": dataset.local_path() for name, dataset in params.datasets.items()}
+    given |= {f"weights.{name}": getattr(entry, "path", None) for name, entry in params.weights.items()}
+    return [
+        f"params.yaml: {key}.path: {path} contains files that the project writes; put the data into a folder of their own"
+        for key, path in given.items()
+        if path is not None and any(one.is_relative_to((root / path).resolve()) for one in made)
+    ]
 
 
 SCHEMAS = ("params", "experiment")

@@ -13,13 +13,12 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, UnidentifiedImageError
 
-from glassworks.data.fetching.archives import is_inside
 from glassworks.data.fetching.raw_files import Entry, open_inventory, raw_folder
+from glassworks.data.file_kinds import describe, image_extension
 from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
 from glassworks.progress import track
 
-EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 FORMATS = ("JPEG", "PNG", "WEBP")
 """Image formats that training reads, detected from the content."""
 
@@ -44,10 +43,6 @@ class ImageFiles:
 
     def fault(self, name: str) -> str | None:
         """The reason why an image cannot be used; None if it decodes completely."""
-        if name not in self.inventory:
-            return f"there is no file {name}"
-        if PurePosixPath(name).suffix[1:].lower() not in EXTENSIONS:
-            return f"its name does not end in .{', .'.join(EXTENSIONS)}"
         content = self.read(name)
         if not content:
             return "the image file is empty"
@@ -55,7 +50,8 @@ class ImageFiles:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 image.load()
         except UnidentifiedImageError:
-            return "it is no JPEG, PNG or WebP"
+            kind = describe(content)
+            return f"it is no JPEG, PNG or WebP{f': it is {kind}' if kind else ''}"
         except MemoryError:
             raise
         except Exception as error:  # decoders raise almost anything on broken bytes
@@ -68,18 +64,9 @@ class ImageFiles:
             yield from track(pool.map(self.fault, names), label, len(names), "images")
 
     def media(self, name: str) -> dict[str, bytes]:
-        """The unchanged bytes, by the extension of their shard member."""
-        extension = PurePosixPath(name).suffix[1:].lower()
-        return {"jpg" if extension == "jpeg" else extension: self.read(name)}
-
-
-def inside(name: str, where: str) -> str:
-    """The normalised form of a path in the user's table. Raises `DataError` when the path is outside the data set's
-    folder.
-    """
-    if not is_inside(name):
-        raise DataError(f"{where}: {name!r} points outside the folder of the dataset; only files inside it are read")
-    return PurePosixPath(name).as_posix()
+        """The unchanged bytes, by the extension of their format, whatever the name is."""
+        content = self.read(name)
+        return {image_extension(content) or PurePosixPath(name).suffix[1:].lower(): content}
 
 
 def keys(names: Iterable[str]) -> dict[str, str]:

@@ -63,11 +63,24 @@ class Record:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A sample that cannot be used."""
+    """A sample, or a row of one, that cannot be used."""
 
     where: str
     """File and row or member."""
     reason: str
+    """A kind, which the report counts, and after `: `, `; ` or ` (` the details."""
+    count: int = 1
+    """Samples that are lost."""
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A fact about the raw files that the user should know and that loses no sample."""
+
+    reason: str
+    """The fact, without a number: equal ones are counted."""
+    where: str = ""
+    count: int = 1
 
 
 def write_table(path: Path, records: Iterable[Record]) -> None:

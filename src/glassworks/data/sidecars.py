@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from glassworks.artifacts.digests import write_text
+from glassworks.config.user_files import is_litter
 from glassworks.errors import ArtifactError, DataError
 
 SCHEMA = 1
@@ -43,6 +44,8 @@ class Sidecar:
     sha256: str
     size: int
     samples: list[Entry] = field(repr=False)
+    passed_over: list[str] = field(default_factory=list, repr=False, compare=False)
+    """Members of a scanned tar that make no sample: without an extension or a key. Not written."""
 
     def text(self) -> str:
         """The file's text: JSON with the head (`read_head`) on the first line, then one sample per line."""
@@ -110,14 +113,15 @@ def scan_tar(path: Path) -> Sidecar:
     """Read, hash and index a tar of samples in one pass.
 
     The key of a sample is its path up to the first dot of the base name, directory included. The rest, in lower case,
-    is the extension. ustar, pax and GNU long names are supported. Directories and webdataset's `__meta__` members are
-    skipped.
+    is the extension. ustar, pax and GNU long names are supported. Directories, litter (`is_litter`) and webdataset's
+    `__meta__` members are skipped; members without key or extension (README, LICENSE) are passed over and listed.
+    Bytes of a name that are not UTF-8 become surrogates.
 
     Raises `DataError` with the tar, the byte and the sample for:
     - a tar without two zero blocks at its end (truncated at a member boundary), or truncated in a header or payload;
     - a wrong header checksum, or data after the end;
     - a sample whose members are not adjacent, or that has an extension twice;
-    - a name without key or extension, an absolute path or a path with `..`;
+    - an absolute path or a path with `..`;
     - links and devices.
     """
     try:
@@ -133,6 +137,7 @@ class _Scan:
         self.digest, self.position = hashlib.sha256(), 0
         self.samples: list[Entry] = []
         self.seen: set[str] = set()
+        self.passed_over: list[str] = []
         self.last = ""
         """The last member read, for error messages."""
         self.everywhere: dict[str, str] = {}
@@ -148,7 +153,7 @@ class _Scan:
             else:
                 self._member(kind, name, size, start)
         self._only_zeros_follow()
-        return Sidecar(self.path.name, self.digest.hexdigest(), self.position, self.samples)
+        return Sidecar(self.path.name, self.digest.hexdigest(), self.position, self.samples, self.passed_over)
 
     def _fault(self, offset: int, what: str) -> NoReturn:
         raise DataError(f"{self.path}: byte {offset:,}: {what}")
@@ -184,14 +189,14 @@ class _Scan:
                 f"wrong checksum of the header {self._after()}: altered, or no tar (compressed ones are not read)",
             )
         try:
-            name = block[:100].split(b"\0", 1)[0].decode()
+            name = _decoded(block[:100].split(b"\0", 1)[0])
             if block[257:263] == b"ustar\0" and block[345]:
-                name = f"{block[345:500].split(bytes(1), 1)[0].decode()}/{name}"
+                name = f"{_decoded(block[345:500].split(bytes(1), 1)[0])}/{name}"
             return block[156:157], name, _number(block[124:136]), start
         except ValueError:
             self._fault(
                 start,
-                f"the header {self._after()} cannot be read (a name that is not UTF-8, or a size that is no number)",
+                f"the header {self._after()} cannot be read (a size that is no number)",
             )
 
     def _payload(self, size: int, what: str, crc: int = 0) -> int:
@@ -218,7 +223,7 @@ class _Scan:
             self._fault(start, f"the tar is cut inside a long name, {self._after()}")
         try:
             if kind == b"L":
-                self.next_only["path"] = data.split(b"\0", 1)[0].decode()
+                self.next_only["path"] = _decoded(data.split(b"\0", 1)[0])
             elif kind != b"K":
                 (self.everywhere if kind == b"g" else self.next_only).update(_pax_records(data))
         except ValueError:
@@ -243,7 +248,7 @@ class _Scan:
             self._fault(
                 start, f"the member {name!r} is {_KINDS.get(kind, 'of an unknown kind')}; only plain files make samples"
             )
-        if "/" not in name and name.startswith("__") and name.endswith("__"):
+        if is_litter(name) or ("/" not in name and name.startswith("__") and name.endswith("__")):
             self._payload(size, f"the member {name!r}")
             return
         self._sample_member(name, size, start)
@@ -253,9 +258,10 @@ class _Scan:
         stem, _, extension = base.partition(".")
         key, extension = f"{folder}{slash}{stem}", extension.lower()
         if not stem or not extension:
-            self._fault(
-                start, f"the member {name!r} has no {'extension' if stem else 'key'}; samples are named KEY.EXTENSION"
-            )
+            self.passed_over.append(name)
+            self._payload(size, f"the member {name!r}")
+            self.last = name
+            return
         if not self.samples or self.samples[-1].key != key:
             if key in self.seen:
                 self._fault(
@@ -266,7 +272,10 @@ class _Scan:
             self.samples.append(Entry(key, {}, 0))
         members = self.samples[-1].members
         if extension in members:
-            self._fault(start, f"sample {key!r}: the extension {extension!r} comes twice")
+            self._fault(
+                start,
+                f"sample {key!r}: the extension {extension!r} comes twice (first with its data at byte {members[extension][0]:,})",
+            )
         members[extension] = (self.position, size)
         crc = self._payload(size, f"the member {name!r} of sample {key!r}", self.samples[-1].crc32)
         self.samples[-1] = Entry(key, members, crc)
@@ -289,6 +298,10 @@ _KINDS = {
     b"6": "a pipe",
     b"S": "a sparse file",
 }
+
+
+def _decoded(name: bytes) -> str:
+    return name.decode(errors="surrogateescape")
 
 
 def _checksum_holds(block: bytes) -> bool:
@@ -324,6 +337,6 @@ def _pax_records(data: bytes) -> dict[str, str]:
         if not space or not equals or not at < end <= len(data) or data[end - 1 : end] != b"\n":
             raise ValueError(data)
         if key.startswith((b"path", b"size", b"GNU.sparse")):
-            records[key.decode()] = value.decode()
+            records[key.decode()] = _decoded(value)
         at = end
     return records

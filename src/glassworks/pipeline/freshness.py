@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glassworks.artifacts.digests import FileDigests, digest_json, files_under, sha256_file, write_json, write_text
+from glassworks.artifacts.digests import FileDigests, digest_json, sha256_file, write_json, write_text
 from glassworks.artifacts.manifest import MANIFEST, RECIPE, Manifest, is_whole, read_manifest, read_recipe
+from glassworks.config.user_files import files_under, is_utf8
 from glassworks.errors import ArtifactError
 from glassworks.pipeline.closure import Closure
 from glassworks.pipeline.stage import PACKAGE, Stage
@@ -68,7 +69,7 @@ class Keys:
         return self._folders[stage.local_path]
 
     def _digest_folder(self, given: Path) -> str:
-        files = [given] if given.is_file() else [given / name for name in files_under(given)]
+        files = [given] if given.is_file() else [given / name for name in files_under(given) if is_utf8(name)]
         content = [[path.relative_to(given).as_posix(), self._digests.sha256(path)] for path in files if path.is_file()]
         self._digests.save()
         return digest_json(content)

@@ -36,8 +36,10 @@ class DataCard:
     settings: dict[str, Any]
     shards: Artefact | None = None
     records: Artefact | None = None
-    dropped: list[dict[str, str]] | None = None
+    dropped: list[dict[str, Any]] | None = None
     """The first dropped samples; None without records."""
+    remarks: list[dict[str, Any]] | None = None
+    """Facts about the raw files, each with its count and first place."""
 
     @property
     def attribution(self) -> Credit:
@@ -50,6 +52,12 @@ class DataCard:
         if not isinstance(found, dict):
             return {"all": found}
         return {split: found[split] for split in sorted(found, key=lambda split: (*SPLITS, split).index(split))}
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Dropped samples by reason, the most frequent first."""
+        found: dict[str, int] = (self.records or _NOTHING).counts.get("reasons", {})
+        return dict(sorted(found.items(), key=lambda entry: (-entry[1], entry[0])))
 
     def count(self, name: str) -> int | None:
         """A count of the shards or the records, such as captions, dropped, shards or bytes; None if neither has it."""

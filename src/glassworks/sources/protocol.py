@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 from glassworks.config import registry
-from glassworks.data.records import Dropped, Record
+from glassworks.data.records import Dropped, Record, Remark
 from glassworks.pipeline.execution import Context
 
 
 class Source(Protocol):
     """The code of a source: sources/NAME/source.py."""
 
-    def records(self, context: Context, /) -> Iterator[Record | Dropped]:
+    def records(self, context: Context, /) -> Iterator[Record | Dropped | Remark]:
         """Every sample, in an order that depends on the raw files alone."""
         ...
 
@@ -28,7 +28,7 @@ class Source(Protocol):
 class TarSource(Protocol):
     """The code of a source whose samples are already in tars."""
 
-    def records(self, context: Context, /) -> Iterator[Record | Dropped]:
+    def records(self, context: Context, /) -> Iterator[Record | Dropped | Remark]:
         """Every sample, in an order that depends on the raw files alone."""
         ...
 

@@ -87,13 +87,19 @@ def _card(name: str, settings: dict[str, Any], inputs: dict[str, Path]) -> DataC
         settings=settings,
         shards=read_artefact(f"shards-{name}", shards) if shards else None,
         records=read_artefact(f"records-{name}", records) if records else None,
-        dropped=_dropped(records / "dropped.json") if records and (records / "dropped.json").is_file() else None,
+        dropped=_listed(records / "dropped.json", LISTED) if records else None,
+        remarks=_listed(records / "remarks.json") if records else None,
     )
 
 
-def _dropped(path: Path) -> list[dict[str, str]]:
+def _listed(path: Path, most: int | None = None) -> list[dict[str, Any]] | None:
+    """The first entries of a list of dropped samples or of remarks; None without the file."""
+    if not path.is_file():
+        return None
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
-        return [{"where": str(item["where"]), "reason": str(item["reason"])} for item in listed[:LISTED]]
-    except (ValueError, TypeError, KeyError):
-        raise DataError(f"{path}: not a list of dropped samples; {REMEDY}") from None
+        return [
+            {"where": str(item["where"]), "reason": str(item["reason"]), "count": int(item.get("count", 1))}
+            for item in json.loads(path.read_text(encoding="utf-8"))[:most]
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise DataError(f"{path}: not a list of dropped samples or remarks; {REMEDY}") from None

@@ -11,10 +11,11 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from glassworks.artifacts.digests import disk_errors
+from glassworks.config.user_files import is_litter
 from glassworks.errors import DataError, ResourceError
 from glassworks.progress import Progress
 
@@ -49,16 +50,9 @@ def extract(archive: Path, target: Path) -> None:
 
 
 def is_inside(name: str) -> bool:
-    """Whether an untrusted relative path stays inside its base folder, on every operating system."""
+    """Whether an untrusted relative path stays inside its base folder, also where backslashes separate folders."""
     path, windows = PurePosixPath(name), PureWindowsPath(name)
-    return not (
-        path.is_absolute()
-        or windows.drive
-        or windows.root
-        or ".." in path.parts
-        or ".." in windows.parts
-        or "\0" in name
-    )
+    return not (path.is_absolute() or windows.root or ".." in path.parts or ".." in windows.parts or "\0" in name)
 
 
 @contextmanager
@@ -72,8 +66,9 @@ def _damage_named(archive: Path) -> Iterator[None]:
 
 def _extract_zip(archive: Path, folder: Path) -> None:
     with zipfile.ZipFile(archive) as opened:
-        members = opened.infolist()
-        for member in members:
+        members = []
+        names = _Names(archive)
+        for member in opened.infolist():
             if not is_inside(member.filename):
                 raise _refusal(archive, member.filename, "it points outside the archive")
             kind = stat.S_IFMT(member.external_attr >> 16)
@@ -81,6 +76,12 @@ def _extract_zip(archive: Path, folder: Path) -> None:
                 raise _refusal(archive, member.filename, "it is a link or a device")
             if member.flag_bits & 1:
                 raise _refusal(archive, member.filename, "it is encrypted")
+            member.filename = _zip_name(member)
+            if not is_inside(member.filename):
+                raise _refusal(archive, member.filename, "it points outside the archive")
+            if not is_litter(member.filename):
+                members.append(member)
+                names.add(member.filename, member.is_dir())
         _room_for(archive, sum(member.file_size for member in members), folder)
         with Progress(
             f"extract {archive.name}", sum(member.compress_size for member in members) // 1000, "kB"
@@ -92,6 +93,28 @@ def _extract_zip(archive: Path, folder: Path) -> None:
                 progress.advance(read // 1000 - progress.done)
 
 
+def _zip_name(member: zipfile.ZipInfo) -> str:
+    """The name of a member with slashes. Without the flag of UTF-8, a name that is UTF-8 all the same is read so."""
+    name = member.filename
+    if not member.flag_bits & 0x800 and not name.isascii():
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    return name.replace("\\", "/")
+
+
+class _Names:
+    """The names of the members of an archive, of which a later one must not overwrite an earlier one."""
+
+    def __init__(self, archive: Path) -> None:
+        self.archive, self.seen = archive, dict[str, int]()
+
+    def add(self, name: str, is_folder: bool) -> None:
+        path = PurePosixPath(name).as_posix()
+        number = len(self.seen) + 1
+        if not is_folder and self.seen.setdefault(path, number) != number:
+            raise _refusal(self.archive, name, f"it comes twice (files {self.seen[path]} and {number} of the archive)")
+
+
 def _extract_tar(archive: Path, folder: Path) -> None:
     size = archive.stat().st_size
     with (
@@ -99,11 +122,15 @@ def _extract_tar(archive: Path, folder: Path) -> None:
         tarfile.open(fileobj=raw, mode="r:*") as opened,
         Progress(f"extract {archive.name}", size // 1000, "kB") as progress,
     ):
+        names = _Names(archive)
         for member in opened:
             if not is_inside(member.name):
                 raise _refusal(archive, member.name, "it points outside the archive")
             if not (member.isreg() or member.isdir()):
                 raise _refusal(archive, member.name, "it is a link or a device")
+            if is_litter(member.name):
+                continue
+            names.add(member.name, member.isdir())
             _room_for(archive, member.size, folder)
             opened.extract(member, folder, filter="data")
             progress.advance(raw.tell() // 1000 - progress.done)

@@ -5,15 +5,15 @@ stages check every file they read against the inventory. If `path` is an archive
 artefact and read there.
 """
 
-import os
-from dataclasses import dataclass
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from glassworks.artifacts.digests import FileDigests, files_under
+from glassworks.artifacts.digests import FileDigests
+from glassworks.config.user_files import files_under, is_litter, is_utf8
 from glassworks.data.fetching.archives import SUFFIXES, extract, is_archive
 from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
@@ -23,8 +23,7 @@ INVENTORY, EXTRACTED = "inventory.parquet", "files"
 SCHEMA = pa.schema([("path", pa.string()), ("size", pa.int64()), ("sha256", pa.string())])
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """Size and digest of a file when it was fetched."""
 
     size: int
@@ -49,7 +48,7 @@ def take_stock(context: Context, description: str) -> dict[str, Any]:
         folder = _top(context.output / EXTRACTED)
     else:
         folder = given
-    files = [_checked(folder, name) for name in files_under(folder)]
+    files = _usable(folder, dataset)
     if not files:
         raise DataError(f"{key} holds no files; {expected}")
     digests = FileDigests(
@@ -78,21 +77,27 @@ def raw_folder(context: Context) -> Path:
 
 def open_inventory(context: Context) -> dict[str, Entry]:
     """The inventory written by `fetch`, by path relative to `raw_folder`."""
-    rows = pq.read_table(context.inputs["raw"] / INVENTORY).to_pylist()
-    return {row["path"]: Entry(row["size"], row["sha256"]) for row in rows}
+    found: dict[str, Entry] = {}
+    for batch in pq.ParquetFile(context.inputs["raw"] / INVENTORY).iter_batches():
+        columns = (batch.column(name).to_pylist() for name in SCHEMA.names)
+        found.update((path, Entry(size, sha256)) for path, size, sha256 in zip(*columns, strict=True))
+    return found
 
 
 def _top(extracted: Path) -> Path:
-    """The folder with the files: the only top-level folder of an archive, if all files are in it."""
-    entries = list(extracted.iterdir())
+    """The folder with the files: the only top-level folder of an archive, if all files but litter are in it."""
+    entries = [path for path in extracted.iterdir() if not is_litter(path.name)]
     return entries[0] if len(entries) == 1 and entries[0].is_dir() else extracted
 
 
-def _checked(folder: Path, name: str) -> str:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{os.fsencode(folder / name)!r}: the name is not UTF-8; rename it") from None
-    if not (folder / name).is_file():
-        raise DataError(f"{folder / name}: is not a file that can be read (a broken link?); remove it")
-    return name
+def _usable(folder: Path, dataset: str) -> list[str]:
+    """The files that can be read and named. The others are left out, in one line for each reason."""
+    found = files_under(folder)
+    odd = [name for name in found if not is_utf8(name)]
+    lost = [name for name in found if is_utf8(name) and not (folder / name).is_file()]
+    for names, reason in ((odd, "the name is not UTF-8; rename it"), (lost, "a broken link or no plain file")):
+        if names:
+            shown = ", ".join(ascii(name) for name in names[:3])
+            print(f"{dataset}: {len(names):,} left out of {folder}: {reason}: {shown}", file=sys.stderr)
+    left = {*odd, *lost}
+    return [name for name in found if name not in left]

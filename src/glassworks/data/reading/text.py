@@ -73,6 +73,7 @@ class TextTokenizer:
 
     def __init__(self, directory: Path) -> None:
         self.directory, self._tokenizer = directory, open_tokenizer(directory)
+        self._tokenizer.encode_special_tokens = True  # <|eos|> in a text is text
         names = {**_named(_read(directory, SPECIAL_TOKENS)), **_named(_read(directory, FILES[1]))}
         self._mark_special(names)
         config, generation = _read(directory, CONFIG), _read(directory, GENERATION)

@@ -18,5 +18,7 @@ class CocoCaptions(LocalDataset):
     source: Literal["coco_captions"]
     year: Literal[2014, 2017] = 2017
     """Year of the release."""
+    karpathy: str | None = None
+    """Karpathy's dataset_coco.json inside `path`, which gives captions and splits in place of the annotations."""
     splits: Splits = Splits(validation=0.02, test=0.0)
     """Shares of the *training* images held out; the published val images are our test split."""

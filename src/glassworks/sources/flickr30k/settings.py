@@ -13,10 +13,10 @@ CREDIT = Credit(
 
 
 class Flickr30k(LocalDataset):
-    """Flickr30k in Kaggle's layout: results.csv and flickr30k_images/; five captions for each of 31,783 images."""
+    """Flickr30k in Kaggle's layout (results.csv and flickr30k_images/) or the published one (results_20130124.token and flickr30k-images/); five captions for each of 31,783 images."""
 
     source: Literal["flickr30k"]
     karpathy: str | None = None
-    """Karpathy's dataset_flickr30k.json inside `path`, which gives an image-level split; null splits by `splits`."""
+    """Karpathy's dataset_flickr30k.json inside `path`, which gives an image-level split, and the captions where no table is there; null splits by `splits`."""
     splits: Splits = Splits(validation=0.03, test=0.03)
     """Held-out shares of the images (without `karpathy`)."""

@@ -1,51 +1,55 @@
-"""The source `flickr30k`, in Kaggle's layout: results.csv and flickr30k_images/; five captions for each of 31,783
-images.
+"""The source `flickr30k`: results.csv or captions.txt of Kaggle, results_20130124.token as published, or Karpathy's JSON
+alone, and the folder of the images; five captions for each of 31,783 images.
 
-results.csv has the header `image_name| comment_number| comment` and no quoting: a quotation mark is part of a caption.
-One published row lacks its second delimiter and is repaired. Any other unreadable row is dropped. Karpathy's
-dataset_flickr30k.json defines the images and their split. Images that it does not list (769 of the published ones)
-are left out, and their number is reported. Rows are counted from 1, without the header.
+results.csv has the header `image_name| comment_number| comment` and no quoting: a quotation mark is part of a caption,
+unless pandas wrote the table again and quoted the whole cell. One published row lacks its second delimiter and is
+repaired. Any other unreadable row is dropped. Karpathy's dataset_flickr30k.json defines the images and their split.
+Images that it does not list (769 of the published ones) are left out, and their number is reported.
 """
 
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import Any
 
-from glassworks.config.datasets import Split
-from glassworks.data.captioned_images import Captioned, read_json, read_text, to_records
-from glassworks.data.image_files import ImageFiles, inside
-from glassworks.data.records import Dropped, Record
+from glassworks.data.captioned_images import CaptionedImages
+from glassworks.data.image_files import ImageFiles
+from glassworks.data.karpathy import Listed, read_karpathy
+from glassworks.data.layouts import find_tables
+from glassworks.data.records import Dropped, Record, Remark
+from glassworks.data.tables import Layout, Row, numbered_lines, read_rows
 from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
 
-TABLE, FOLDER = "results.csv", "flickr30k_images"
+TABLE, OTHERS = "results.csv", ("results_20130124.token", "results.token", "captions.txt", "captions.csv")
+FOLDERS = ("flickr30k_images", "flickr30k-images", "flickr30k_images/flickr30k_images", "Images", "images")
 HEADER = ["image_name", "comment_number", "comment"]
 BROKEN_ROW = "2199200615.jpg| 4   A dog runs across the grass ."
 REPAIRED_ROW = "2199200615.jpg| 4| A dog runs across the grass ."
-KARPATHY = 'Karpathy\'s dataset_flickr30k.json: {"images": [{"filename", "split": train, val or test}, …]}'
-KARPATHY_SPLITS: dict[str, Split] = {"train": "train", "val": "validation", "test": "test"}
 
 
-def records(context: Context) -> Iterator[Record | Dropped]:
-    """Every image of results.csv (or of Karpathy's split), in the order of its first row."""
-    images = ImageFiles(context)
-    samples: dict[str, Captioned] = {}
-    for number, line in enumerate(_lines(images.folder / TABLE), start=1):
-        where = f"{TABLE} row {number}"
-        cells = [cell.strip() for cell in (REPAIRED_ROW if line.strip() == BROKEN_ROW else line).split("|")]
-        if len(cells) != len(HEADER) or not cells[0] or not cells[1].isdecimal():
-            yield Dropped(where, f"expected {'| '.join(HEADER)}, found {line.strip()[:80]!r}")
-            continue
-        file = f"{FOLDER}/{inside(cells[0], where)}"
-        where = f"{where} ({cells[0]})"
-        if not cells[2]:
-            yield Dropped(where, "no caption")
-            continue
-        samples.setdefault(file, Captioned(file, where)).captions.append(cells[2])
+def records(context: Context) -> Iterator[Record | Dropped | Remark]:
+    """Every image of the table (or of Karpathy's split), in the order of its first row."""
+    found = CaptionedImages(context)
+    inventory, key = found.images.inventory, f"params.yaml: datasets.{context.stage.subject}"
+    others = [name for name in OTHERS if name in inventory]
+    karpathy: str | None = None
     if context.params["karpathy"] is not None:
-        samples, unknown = _karpathy_samples(images.folder, context.params["karpathy"], samples)
-        yield from unknown
-    yield from to_records(context, images, list(samples.values()))
+        [karpathy] = find_tables(inventory, context.params["karpathy"], f"{key}.karpathy")
+    folder = next((one for one in FOLDERS if any(name.startswith(f"{one}/") for name in inventory)), FOLDERS[0])
+    if TABLE in inventory or not (others or karpathy):
+        rows = _results(found, f"Kaggle's {TABLE} with the header {'| '.join(HEADER)}")
+    elif others:
+        layout = Layout(key, is_file=lambda cell: f"{folder}/{cell}" in inventory)
+        rows = read_rows(found.images.folder / others[0], others[0], layout)
+    else:
+        rows = iter(())
+    for row in rows:
+        if isinstance(row, Row):
+            yield from found.add(row.where, _path(folder, row.file), row.captions)
+        else:
+            yield row
+    if karpathy is not None:
+        yield from _karpathy(found, karpathy, folder, (TABLE if TABLE in inventory else (others or [""])[0]))
+    yield from found.records()
 
 
 def media(context: Context) -> Callable[[Record], dict[str, bytes]]:
@@ -54,35 +58,53 @@ def media(context: Context) -> Callable[[Record], dict[str, bytes]]:
     return lambda record: images.media(record.media["file"])
 
 
-def _lines(table: Path) -> Iterator[str]:
-    """The rows of results.csv as text. Only a line feed ends a row, because captions may contain other separators."""
-    expected = f"Kaggle's {TABLE} with the header {'| '.join(HEADER)}"
-    header, *lines = read_text(table, expected).split("\n")
-    found = [cell.strip() for cell in header.split("|")]
-    if found != HEADER:
-        raise DataError(f"{table}: columns found: {', '.join(found)}; expected {expected}")
-    yield from (line for line in lines if line.strip())
+def _path(folder: str, name: Any) -> Any:
+    return f"{folder}/{name.strip()}" if isinstance(name, str) and name.strip() else name
 
 
-def _karpathy_samples(
-    folder: Path, name: str, samples: dict[str, Captioned]
-) -> tuple[dict[str, Captioned], list[Dropped]]:
-    """The images of Karpathy's split, with their split, and its images that are missing in results.csv."""
-    path = folder / inside(name, "params.yaml: karpathy")
-    listed, unknown = {}, []
-    try:
-        entries = [
-            (entry["filename"], KARPATHY_SPLITS[entry["split"]]) for entry in read_json(path, KARPATHY)["images"]
-        ]
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: not the published layout (at {error}); expected {KARPATHY}") from None
-    for number, (image, split) in enumerate(entries, start=1):
-        file = f"{FOLDER}/{inside(image, name)}"
-        if file in samples:
-            samples[file].split = split
-            listed[file] = samples[file]
+def _results(found: CaptionedImages, expected: str) -> Iterator[Row | Dropped | Remark]:
+    """The rows of results.csv. Only a line feed ends a row, because captions may contain other separators."""
+    path, header = found.images.folder / TABLE, None
+    for number, line in numbered_lines(path, Layout("", roles=("file", "caption")), expected):
+        text = line.strip()
+        if header is None:
+            header = [cell.strip() for cell in text.split("|")]
+            if header != HEADER:
+                raise DataError(f"{path}: columns found: {', '.join(header)}; expected {expected}")
+            continue
+        if not text:
+            continue
+        where = f"{TABLE} line {number}"
+        cells = (REPAIRED_ROW if text == BROKEN_ROW else line.rstrip("\r\n")).split("|")
+        if len(cells) != len(HEADER) or not cells[0].strip() or not cells[1].strip().isdecimal():
+            yield Dropped(where, f"expected {'| '.join(HEADER)}: found {text[:80]!r}")
+            continue
+        caption = cells[2]
+        if len(caption) > 2 and caption[0] == caption[-1] == '"' and '"' not in caption[1:-1].replace('""', ""):
+            caption = caption[1:-1].replace('""', '"')
+            yield Remark("a caption is unquoted, as pandas quotes cells", where)
+        yield Row(where, cells[0].strip(), [caption], None)
+
+
+def _karpathy(found: CaptionedImages, name: str, folder: str, table: str) -> Iterator[Dropped | Remark]:
+    """Keep the images of Karpathy's split, with their split; without a table, its captions, too."""
+    captioned, found.samples = found.samples, {}
+    for item in read_karpathy(found.images.folder / name, name):
+        if not isinstance(item, Listed):
+            yield item
+            continue
+        file = _path(folder, item.file)
+        if not table:
+            yield from found.add(item.where, file, item.captions, split=item.split)
+        elif file not in captioned:
+            yield Dropped(item.where, f"{table} has no caption for it")
+        elif file in found.samples and found.samples[file].split != item.split:
+            raise DataError(
+                f"{name}: {item.file} is in two splits, {found.samples[file].split} and {item.split} ({item.where})"
+            )
         else:
-            unknown.append(Dropped(f"{name} image {number} ({image})", f"{TABLE} has no caption for it"))
-    if left := len(samples) - len(listed):
-        print(f"{left:,} images of {TABLE} are not in {name} and are left out", file=sys.stderr)
-    return listed, unknown
+            captioned[file].split = item.split
+            found.samples[file] = captioned[file]
+    if table and (left := len(captioned) - len(found.samples)):
+        found.unused.update(captioned)
+        yield Remark(f"an image of {table} is not in {name} and is left out", count=left)

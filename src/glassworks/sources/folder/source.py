@@ -1,51 +1,46 @@
-"""The source `folder`: your own images, with a CSV (columns file, caption) or JSONL (keys file, caption or captions).
+"""The source `folder`: your own images, with a table of captions or a .txt beside each image.
 
-Several rows with one file are several captions of that image. An optional `split` (train, validation or val, test)
-fixes the split of a file. Rows are counted from 1, without the header. A file outside the folder, an unknown split or
-two splits for one file raise an error; other unusable rows are dropped.
+Several rows with one file are several captions of that image; a repeated caption is left out. An optional `split`
+(train, validation or val, test) fixes the split of a file. Two splits for one file raise an error; rows that cannot be
+used are dropped.
 """
 
-import csv
-import io
-import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from pathlib import PurePosixPath
 
-from glassworks.config.datasets import Split
-from glassworks.data.captioned_images import Captioned, read_text, to_records
-from glassworks.data.image_files import ImageFiles, inside
-from glassworks.data.records import Dropped, Record
+from glassworks.data.captioned_images import CaptionedImages
+from glassworks.data.file_kinds import HEAD
+from glassworks.data.image_files import ImageFiles
+from glassworks.data.karpathy import Listed, read_karpathy
+from glassworks.data.layouts import find_tables, is_pair_glob, names_from, split_of_table, text_pairs
+from glassworks.data.records import Dropped, Record, Remark
+from glassworks.data.tables import Layout, Row, read_rows
 from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
 
-SPLIT_NAMES: dict[str, Split] = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-EXPECTED = "a CSV with the columns file and caption, or a .jsonl with the keys file and caption (or captions)"
 
-
-def records(context: Context) -> Iterator[Record | Dropped]:
-    """Every image of the table, in the order of its first row."""
-    images = ImageFiles(context)
-    name = inside(context.params["captions"], f"params.yaml: datasets.{context.stage.subject}.captions")
-    samples: dict[str, Captioned] = {}
-    for number, row in enumerate(_rows(images.folder / name), start=1):
-        where = f"{name} row {number}"
-        if isinstance(row, str):
-            yield Dropped(where, row)
-            continue
-        if not isinstance(row.get("file"), str) or not row["file"].strip():
-            yield Dropped(where, f"no file is named (found: {', '.join(map(str, row))})")
-            continue
-        file = inside(row["file"].strip(), where)
-        where = f"{where} ({file})"
-        captions = _captions(row)
-        if not captions:
-            yield Dropped(where, "no caption")
-            continue
-        sample = samples.setdefault(file, Captioned(file, where))
-        sample.captions += captions
-        _fix_split(sample, row.get("split"), where)
-    yield from to_records(context, images, list(samples.values()))
+def records(context: Context) -> Iterator[Record | Dropped | Remark]:
+    """Every image of the tables, in the order of its first row."""
+    params, key = context.params, f"params.yaml: datasets.{context.stage.subject}"
+    found = CaptionedImages(context, params["images"])
+    tables: list[str] = []
+    if not is_pair_glob(params["captions"]):
+        tables = find_tables(found.images.inventory, params["captions"], f"{key}.captions")
+    if tables and tables != ["captions.csv"] and params["captions"] is None:
+        yield Remark("a table is found by its name", ", ".join(tables[:3]), len(tables))
+    if tables and all(map(names_from, tables)):
+        left = [name for name in found.images.inventory if names_from(name) and name not in tables]
+        if left:
+            yield Remark(
+                "a metadata table beside those named is not read; captions: '*/metadata.*' reads all",
+                left[0],
+                len(left),
+            )
+    for name in tables:
+        yield from _table(found, name, key)
+    if not tables:
+        yield from _pairs(found, key)
+    yield from found.records()
 
 
 def media(context: Context) -> Callable[[Record], dict[str, bytes]]:
@@ -54,57 +49,54 @@ def media(context: Context) -> Callable[[Record], dict[str, bytes]]:
     return lambda record: images.media(record.media["file"])
 
 
-def _rows(table: Path) -> Iterator[dict[str, Any] | str]:
-    """Rows by column. An unreadable row is replaced by the reason, as text."""
-    text = read_text(table, EXPECTED)
-    yield from _json_rows(text) if table.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows(table, text)
-
-
-def _csv_rows(table: Path, text: str) -> Iterator[dict[str, Any] | str]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = [cell.strip() for cell in next(reader, [])]
-        if not {"file", "caption"} <= set(header):
-            raise DataError(f"{table}: columns found: {', '.join(header) or 'none'}; expected {EXPECTED}")
-        for cells in reader:
-            if cells:
-                complete = len(cells) == len(header)
-                yield (
-                    dict(zip(header, cells, strict=True))
-                    if complete
-                    else f"{len(cells)} cells where the header has {len(header)}"
-                )
-    except csv.Error as error:
-        raise DataError(f"{table}:{reader.line_num}: not CSV ({error})") from None
-
-
-def _json_rows(text: str) -> Iterator[dict[str, Any] | str]:
-    for line in text.split("\n"):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                yield f"not JSON ({error.msg})"
-                continue
-            yield row if isinstance(row, dict) else "not a JSON object"
-
-
-def _captions(row: dict[str, Any]) -> list[str]:
-    """The non-blank captions of a row."""
-    several = row.get("captions")
-    given = several if isinstance(several, list) else [row.get("caption")]
-    return [caption.strip() for caption in given if isinstance(caption, str) and caption.strip()]
-
-
-def _fix_split(sample: Captioned, given: Any, where: str) -> None:
-    if given is None or given == "":
+def _table(found: CaptionedImages, name: str, key: str) -> Iterator[Dropped | Remark]:
+    """Add the rows of a table."""
+    params, path = found.context.params, found.images.folder / name
+    base = str(PurePosixPath(name).parent).removeprefix(".")
+    if names_from(name) and params["images"] is None:
+        found.names.bases.setdefault(base, base)
+    if PurePosixPath(name).suffix.lower() == ".json" and _may_be_karpathy(found, name):
+        for item in read_karpathy(path, name):
+            if isinstance(item, Listed):
+                yield from found.add(item.where, item.file, item.captions, table=base, split=item.split)
+            else:
+                yield item
         return
-    split = SPLIT_NAMES.get(given.strip()) if isinstance(given, str) else None
-    if split is None:
-        raise DataError(f"{where}: unknown split {given!r}; allowed: {', '.join(SPLIT_NAMES)}, or nothing")
-    if sample.split not in (None, split):
-        raise DataError(
-            f"{where}: split {split}, but an earlier row of the same file says {sample.split}; "
-            f"an image belongs to one split"
-        )
-    sample.split = split
+    layout = Layout(
+        key,
+        columns=params["columns"],
+        separator=params["separator"],
+        encoding=params["encoding"],
+        is_file=lambda cell: found.names.exists(cell, base),
+    )
+    split = split_of_table(name)
+    for row in read_rows(path, name, layout):
+        if isinstance(row, Row):
+            given = row.split if row.split not in (None, "") else split
+            yield from found.add(row.where, row.file, row.captions, table=base, split=given, once=True)
+        else:
+            yield row
+
+
+def _may_be_karpathy(found: CaptionedImages, name: str) -> bool:
+    """Whether a .json begins an object: Karpathy's file, since other tables are arrays."""
+    with (found.images.folder / name).open("rb") as file:
+        return file.read(HEAD).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+
+
+def _pairs(found: CaptionedImages, key: str) -> Iterator[Dropped | Remark]:
+    """Add the text beside each image."""
+    pairs = text_pairs(found.images.inventory)
+    if not pairs:
+        raise DataError(f"{key}.captions: no image has a .txt beside it")
+    yield Remark("a caption is read from the text beside its image", count=len(pairs))
+    for image, text in pairs.items():
+        content = found.images.read(text)
+        try:
+            caption = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            yield Dropped(text, "not UTF-8 text")
+            continue
+        if len([line for line in caption.splitlines() if line.strip()]) > 1:
+            yield Remark("a text has several lines, which are one caption", text)
+        yield from found.add(text, image, [caption])

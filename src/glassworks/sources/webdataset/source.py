@@ -1,50 +1,75 @@
 """The source `webdataset`: existing WebDataset tars, img2dataset's included, used unchanged.
 
 Each split selects its tars by a glob inside `path`, or by webdataset's braces ({00000..00010}.tar). Other files, such
-as img2dataset's 00000.parquet and 00000_stats.json, are ignored. A sample is used if it has a caption (json or txt) and
-all of its images decode. Shards are hard links to the tars if the file system allows links. A tar overwritten in place
+as img2dataset's 00000.parquet and 00000_stats.json, are ignored. A sample is used if it has a caption (json, else txt)
+and all of its images decode. Samples whose keys have dots are merged by WebDataset's rule and are dropped, each counted. Shards are hard links to the tars if the file system allows links. A tar overwritten in place
 therefore changes its shard, too; readers detect the change by the digest.
 """
 
-import json
+import hashlib
 import mmap
 import re
+from array import array
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+import numpy as np
 from braceexpand import braceexpand
 
 from glassworks.config.datasets import SPLITS, Split
 from glassworks.data.fetching.raw_files import open_inventory, raw_folder
-from glassworks.data.reading.captions import read_captions
-from glassworks.data.records import Dropped, Record
+from glassworks.data.json_files import is_canonical
+from glassworks.data.reading.captions import find_captions
+from glassworks.data.records import Dropped, Record, Remark
 from glassworks.data.sidecars import Entry, scan_tar
+from glassworks.data.texts import is_unicode
 from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
 from glassworks.progress import track
 
 
-def records(context: Context) -> Iterator[Record | Dropped]:
+def records(context: Context) -> Iterator[Record | Dropped | Remark]:
     """Every sample of every tar: tars by name, samples in the order of the tar."""
-    find, taken = ready_made(context), set()
+    find, taken, images = ready_made(context), set(), _Images()
     for split, names in _tars(context).items():
         for name in names:
             path, expected = find(name)
             scan = scan_tar(path)
             if scan.sha256 != expected:
                 raise DataError(f"{path}: changed since it was fetched (its sha256 is another); run again")
-            for item in _samples(path, name, split, scan.samples, context.threads):
+            for member in scan.passed_over:
+                yield Remark("a member without extension or key is passed over", f"{name}: {member}")
+            for item, digests, remarks in _samples(path, name, split, scan.samples, context.threads):
                 if isinstance(item, Record):
                     key = item.key
                     while key in taken:  # "a/b" and "a_b" both become a_b
                         key += "_"
                     taken.add(key)
                     item = replace(item, key=key, group=key)
+                    images.add(split, digests)
                 yield item
+                yield from remarks
+    if count := images.in_several_splits():
+        yield Remark("an image has the same bytes as one of another split, as published", count=count)
+
+
+class _Images:
+    """64 bits of the digest of each image, by split."""
+
+    def __init__(self) -> None:
+        self.found: dict[Split, array[int]] = {split: array("Q") for split in SPLITS}
+
+    def add(self, split: Split, digests: list[int]) -> None:
+        self.found[split].extend(digests)
+
+    def in_several_splits(self) -> int:
+        """The number of different images that are in more than one split."""
+        each = [np.unique(np.frombuffer(found, dtype=np.uint64)) for found in self.found.values() if found]
+        _, counts = np.unique(np.concatenate(each), return_counts=True) if each else ([], np.zeros(0))
+        return int((counts > 1).sum())
 
 
 def ready_made(context: Context) -> Callable[[str], tuple[Path, str]]:
@@ -78,37 +103,87 @@ def _tars(context: Context) -> dict[Split, list[str]]:
     return found
 
 
-def _samples(path: Path, name: str, split: Split, entries: list[Entry], threads: int) -> Iterator[Record | Dropped]:
+_Result = tuple[Record | Dropped, list[int], list[Remark]]
+"""A sample, digests of its images, and remarks."""
+
+
+def _samples(path: Path, name: str, split: Split, entries: list[Entry], threads: int) -> Iterator[_Result]:
     if not entries:
         return
+    folders: dict[str, list[Entry]] = {}
+    for entry in entries if any("/" in entry.key for entry in entries) else []:
+        folders.setdefault(entry.key.rpartition("/")[2], []).append(entry)
     with path.open("rb") as file, ThreadPoolExecutor(threads) as pool:
         view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        checked = pool.map(partial(_sample, view, name, split), entries)
+        checked = pool.map(partial(_sample, view, name, split, folders), entries)
         yield from track(checked, f"check {name}", len(entries), "samples")
 
 
-def _sample(view: memoryview, tar: str, split: Split, entry: Entry) -> Record | Dropped:
+def _sample(view: memoryview, tar: str, split: Split, folders: dict[str, list[Entry]], entry: Entry) -> _Result:
     # imported here because it loads torch, which jobs of `shards` do not need
     from glassworks.data.reading.images import EXTENSIONS, decode_image
 
     where = f"{tar}: sample {entry.key!r}"
     members = {extension: view[at : at + size] for extension, (at, size) in entry.members.items()}
     images = [extension for extension in members if extension.rpartition(".")[2] in EXTENSIONS]
+    if fault := _fault(where, entry, images):
+        return fault, [], []
+    extension = ""
     try:
-        captions = read_captions(members, where)
+        captions = find_captions(members, where)
         for extension in images:
-            decode_image(members[extension], f"{where}: {extension}")
+            decode_image(members[extension], where)
     except DataError as error:
-        return Dropped(where, str(error).removeprefix(f"{where}: "))
-    if not captions:
-        return Dropped(where, "no caption in its json or txt")
+        reason = str(error).removeprefix(f"{where}: ")
+        return Dropped(where, f"{reason} ({extension})" if extension else reason), [], []
+    found = ", ".join(members)
+    elsewhere = "; a key ends at its first dot" if any("." in extension for extension in members) else ""
+    elsewhere += _elsewhere(entry, folders)
+    if not captions.texts:
+        reason = (
+            captions.unusable[0]
+            if captions.unusable
+            else f"no caption in its json or txt (members: {found}{elsewhere})"
+        )
+        return Dropped(where, reason), [], []
     if not images:
-        return Dropped(where, f"no image ({', '.join(members)})")
+        return Dropped(where, f"no image ({found}{elsewhere})"), [], []
+    labels = captions.content.get("labels")
+    labels = labels if isinstance(labels, dict) else {}
+    if not is_canonical(labels):
+        return Dropped(where, "its labels hold NaN, an infinite number or half of a character"), [], []
+    remarks = [Remark(f"a caption is left out, since {reason}", where) for reason in captions.unusable]
+    if (more := [extension for extension in images if "." in extension]) and len(more) < len(images):
+        remarks.append(Remark("an image with a dot in its extension is not used", f"{where}: {more[0]}", len(more)))
+    if captions.differing:
+        remarks.append(Remark("json and txt give different captions; json's are used", where))
+    if captions.several_lines:
+        remarks.append(Remark("a txt has several lines, which are one caption", where))
+    digests = [int.from_bytes(hashlib.sha256(members[extension]).digest()[:8], "big") for extension in images]
     key = re.sub(r"[./\\\0]", "_", f"{tar.removesuffix('.tar')}-{entry.key}")
-    return Record(key, split, key, captions, _labels(members), {"tar": tar, "key": entry.key})
+    return Record(key, split, key, captions.texts, labels, {"tar": tar, "key": entry.key}), digests, remarks
 
 
-def _labels(members: dict[str, memoryview]) -> dict[str, Any]:
-    """The labels of a sample written by glassworks; empty for other tools."""
-    labels = json.loads(bytes(members["json"])).get("labels") if "json" in members else None
-    return labels if isinstance(labels, dict) else {}
+def _fault(where: str, entry: Entry, images: list[str]) -> Dropped | None:
+    """A name that is not UTF-8, or the images of several samples whose keys had dots."""
+    if not is_unicode(entry.key) or not all(map(is_unicode, entry.members)):
+        return Dropped(ascii(where)[1:-1], "the name of a member is not UTF-8")
+    ends = [extension.rpartition(".")[2] for extension in images]
+    plain = any("." not in extension for extension in images)
+    most = max(set(ends), key=ends.count, default="")
+    if ends.count(most) > 1 and not plain:
+        same = [f"{entry.key}.{extension}" for extension in images if extension.endswith(f".{most}")]
+        reason = (
+            f"several images under one key, which ends at the first dot: {', '.join(same[:4])}; rename without dots"
+        )
+        return Dropped(where, reason, len(same))
+    return None
+
+
+def _elsewhere(entry: Entry, folders: dict[str, list[Entry]]) -> str:
+    """Members of the same name in other folders, which make other samples."""
+    others = [other for other in folders.get(entry.key.rpartition("/")[2], []) if other.key != entry.key]
+    if not others:
+        return ""
+    named = ", ".join(f"{other.key}.{extension}" for other in others for extension in other.members)
+    return f"; in another folder, which makes another sample: {named[:120]}"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from glassworks.config.continuation import inherit_shape
 from glassworks.config.data import LossOptions
-from glassworks.data.reading.captions import captions_of
+from glassworks.data.reading.captions import captions_of, labels_of
 from glassworks.data.reading.dataset import Sample
 from glassworks.data.reading.images import image_of, normalise, stack_images
 from glassworks.data.reading.rows import Samples
@@ -100,7 +100,7 @@ class CaptioningTask:
         """A decoded sample with one of its captions, chosen by `seed` (of this sample in this epoch) alone."""
         image = image_of(sample, self.model.vision.image_size)
         captions = captions_of(sample)
-        labels = sample.json().get("labels", {}) if "json" in sample.members else {}
+        labels = labels_of(sample)
         ids = self.tokenizer.encode(captions[seed % len(captions)], self.model.caption_tokens)
         return Example(sample.key, image, captions, labels, ids, part.loss_weight)
 
