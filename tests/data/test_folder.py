@@ -122,10 +122,10 @@ def test_images_that_cannot_be_used_are_dropped_once_each(photos, project, write
     ]
     reasons = [reason for _, reason in found]
     assert reasons[0] == "there is no file missing.jpg"
-    assert reasons[1].startswith("the image does not decode (")
-    assert reasons[2].startswith("the image does not decode (")
-    assert reasons[3:5] == ["the image file is empty", "it is no JPEG, PNG or WebP"]
-    assert reasons[5].startswith("its name does not end in .jpg")
+    assert reasons[1].startswith("the image does not decode: ")
+    assert reasons[2].startswith("the image does not decode: ")
+    assert reasons[3:5] == ["the image is empty", "it is an HTML page, not an image"]
+    assert reasons[5].startswith("it is SVG, and only JPEG, PNG, ")
 
 
 def test_records_are_the_same_however_many_threads_check_the_images(photos, project):

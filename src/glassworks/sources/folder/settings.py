@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from glassworks.config.datasets import Credit, LocalDataset, Splits
+from glassworks.config.datasets import Credit, LocalImages, Splits
 
 CREDIT = Credit(
     title="A folder of images with captions",
@@ -12,7 +12,7 @@ CREDIT = Credit(
 )
 
 
-class Folder(LocalDataset):
+class Folder(LocalImages):
     """Your own images with a CSV (columns file, caption) or JSONL (keys file, caption or captions)."""
 
     source: Literal["folder"]

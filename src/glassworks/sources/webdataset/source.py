@@ -2,7 +2,7 @@
 
 Each split selects its tars by a glob inside `path`, or by webdataset's braces ({00000..00010}.tar). Other files, such
 as img2dataset's 00000.parquet and 00000_stats.json, are ignored. A sample is used if it has a caption (json or txt) and
-all of its images decode. Shards are hard links to the tars if the file system allows links. A tar overwritten in place
+its image decodes. Shards are hard links to the tars if the file system allows links. A tar overwritten in place
 therefore changes its shard, too; readers detect the change by the digest.
 """
 
@@ -21,6 +21,7 @@ from braceexpand import braceexpand
 from glassworks.config.datasets import SPLITS, Split
 from glassworks.data.fetching.raw_files import open_inventory, raw_folder
 from glassworks.data.reading.captions import read_captions
+from glassworks.data.reading.pixels import image_member, read_image
 from glassworks.data.records import Dropped, Record
 from glassworks.data.sidecars import Entry, scan_tar
 from glassworks.errors import DataError
@@ -37,7 +38,7 @@ def records(context: Context) -> Iterator[Record | Dropped]:
             scan = scan_tar(path)
             if scan.sha256 != expected:
                 raise DataError(f"{path}: changed since it was fetched (its sha256 is another); run again")
-            for item in _samples(path, name, split, scan.samples, context.threads):
+            for item in _samples(path, name, split, scan.samples, context.threads, context.params["max_pixels"]):
                 if isinstance(item, Record):
                     key = item.key
                     while key in taken:  # "a/b" and "a_b" both become a_b
@@ -78,32 +79,28 @@ def _tars(context: Context) -> dict[Split, list[str]]:
     return found
 
 
-def _samples(path: Path, name: str, split: Split, entries: list[Entry], threads: int) -> Iterator[Record | Dropped]:
+def _samples(
+    path: Path, name: str, split: Split, entries: list[Entry], threads: int, max_pixels: int
+) -> Iterator[Record | Dropped]:
     if not entries:
         return
     with path.open("rb") as file, ThreadPoolExecutor(threads) as pool:
         view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        checked = pool.map(partial(_sample, view, name, split), entries)
+        checked = pool.map(partial(_sample, view, name, split, max_pixels), entries)
         yield from track(checked, f"check {name}", len(entries), "samples")
 
 
-def _sample(view: memoryview, tar: str, split: Split, entry: Entry) -> Record | Dropped:
-    # imported here because it loads torch, which jobs of `shards` do not need
-    from glassworks.data.reading.images import EXTENSIONS, decode_image
-
+def _sample(view: memoryview, tar: str, split: Split, max_pixels: int, entry: Entry) -> Record | Dropped:
     where = f"{tar}: sample {entry.key!r}"
     members = {extension: view[at : at + size] for extension, (at, size) in entry.members.items()}
-    images = [extension for extension in members if extension.rpartition(".")[2] in EXTENSIONS]
     try:
         captions = read_captions(members, where)
-        for extension in images:
-            decode_image(members[extension], f"{where}: {extension}")
+        if not captions:
+            return Dropped(where, "no caption in its json or txt")
+        image = image_member(members, where)
+        read_image(members[image], f"{where}: {image}", max_pixels)
     except DataError as error:
         return Dropped(where, str(error).removeprefix(f"{where}: "))
-    if not captions:
-        return Dropped(where, "no caption in its json or txt")
-    if not images:
-        return Dropped(where, f"no image ({', '.join(members)})")
     key = re.sub(r"[./\\\0]", "_", f"{tar.removesuffix('.tar')}-{entry.key}")
     return Record(key, split, key, captions, _labels(members), {"tar": tar, "key": entry.key})
 
