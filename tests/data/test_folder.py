@@ -121,14 +121,15 @@ def test_images_that_cannot_be_used_are_dropped_once_each(photos, project, write
         f"captions.csv line {2 + 2 * n} ({name})" for n, name in enumerate(names[:-1])
     ]
     reasons = [reason for _, reason in found]
+    kinds = "it is no JPEG, PNG, WebP, AVIF, TIFF, GIF or BMP"
     assert reasons[0] == "there is no file: missing.jpg"
-    assert reasons[1].startswith("the image does not decode (")
-    assert reasons[2].startswith("the image does not decode (")
+    assert reasons[1].startswith("the image does not decode: ")
+    assert reasons[2].startswith("the image does not decode: ")
     assert reasons[3:5] == [
-        "the image file is empty",
-        "it is no JPEG, PNG or WebP: it is a web page, perhaps an error of a download",
+        "the image is empty",
+        f"{kinds}: it is a web page, perhaps an error of a download",
     ]
-    assert reasons[5] == "it is no JPEG, PNG or WebP: it is an SVG drawing"
+    assert reasons[5] == f"{kinds}: it is an SVG drawing"
 
 
 def test_records_are_the_same_however_many_threads_check_the_images(photos, project):

@@ -7,49 +7,17 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
-from glassworks.data.reading.images import EXTENSIONS, decode_image, normalise, resize, stack_images
+from glassworks.data.file_kinds import image_extension
+from glassworks.data.reading.images import decode_image, normalise, resize, stack_images
+from glassworks.data.reading.pixels import EXTENSIONS, FORMATS, image_member, read_image
 from glassworks.errors import DataError
 
+from .image_zoo import png_of, tiff_gray, zoo
 from .small_shards import picture
 
-
-def as_pillow_sees_it(data: bytes) -> np.ndarray:
-    """RGB over white, [3, H, W]."""
-    with Image.open(io.BytesIO(data)) as image:
-        pixels = np.array(ImageOps.exif_transpose(image).convert("RGBA")).astype(int)
-    colour, alpha = pixels[..., :3], pixels[..., 3:]
-    return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).transpose(2, 0, 1)
-
-
-def formats():
-    for mode in ("RGB", "RGBA", "L", "LA", "P", "1"):
-        yield f"PNG {mode}", picture(1, mode=mode)
-    yield "PNG P 4 bits", picture(1, mode="P", bits=4)
-    yield "PNG P transparent", picture(1, mode="P", transparency=7)
-    yield "PNG L transparent", picture(1, mode="L", transparency=100)
-    yield "PNG RGB transparent", picture(1, mode="RGB", transparency=(1, 2, 3))
-    for mode in ("RGB", "L"):
-        yield f"JPEG {mode}", picture(2, kind="JPEG", mode=mode)
-    for mode in ("RGB", "RGBA", "L"):
-        yield f"WEBP {mode}", picture(3, kind="WEBP", mode=mode, lossless=True)
-    yield "BMP", picture(4, kind="BMP")
-    yield "GIF", picture(4, kind="GIF", mode="P")
-    yield "TIFF", picture(4, kind="TIFF")
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees
-    yield "JPEG turned", picture(5, kind="JPEG", exif=exif)
-    yield "PNG turned", picture(5, exif=exif)
-
-
-@pytest.mark.parametrize(("name", "data"), list(formats()), ids=lambda value: value if isinstance(value, str) else "")
-def test_every_format_decodes_as_it_looks(name, data):
-    image = decode_image(memoryview(data), "here")
-    expected = as_pillow_sees_it(data)
-    assert image.dtype == torch.uint8
-    assert image.shape == expected.shape
-    assert np.abs(image.numpy().astype(int) - expected).max() <= (1 if "JPEG" in name else 0)
+ZOO = dict(zoo())
 
 
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -86,7 +54,8 @@ def test_every_kind_of_png_decodes_to_its_values(kind, depth):
     for name, content in chunks:
         data += struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    scaled = palette[values[..., 0]] if kind == 3 else (values * 255 + (2**depth - 1) // 2) // (2**depth - 1)
+    scaled = palette[values[..., 0]] if kind == 3 else values * 255 // (2**depth - 1)
+    scaled = values >> 8 if depth == 16 else scaled
     colour, alpha = (scaled[..., :-1], scaled[..., -1:]) if kind in (4, 6) else (scaled, 255)
     expected = np.broadcast_to((colour * alpha + 255 * (255 - alpha) + 127) // 255, (9, 13, 3)).transpose(2, 0, 1)
     for _ in range(3):
@@ -110,14 +79,14 @@ def test_transparent_parts_lie_on_white():
 def test_a_cut_image_is_named(kind, keep):
     data = picture(6, (64, 64), kind)
     with pytest.raises(
-        DataError, match=r"^train-00000\.tar: sample 'k': the image (is empty|does not decode: \S)"
+        DataError, match=r"^train-00000\.tar: sample 'k': (the image (is empty|does not decode: \S)|it is no image)"
     ) as info:
         decode_image(data[: int(len(data) * keep)], "train-00000.tar: sample 'k'")
     assert len(str(info.value).splitlines()) == 1 and ".cpp" not in str(info.value) and "0x" not in str(info.value)
 
 
 def test_bytes_of_something_else_are_refused():
-    with pytest.raises(DataError, match="does not decode"):
+    with pytest.raises(DataError, match="it is an HTML page"):
         decode_image(b"<html>not found</html>", "here")
 
 
@@ -143,5 +112,98 @@ def test_images_are_stacked_whatever_their_layout():
     assert torch.equal(stacked, torch.stack(images))
 
 
-def test_extensions_are_those_of_formats_that_decode():
-    assert set(EXTENSIONS) == {"bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"}
+def test_the_member_of_every_format_is_an_extension_of_images():
+    assert set(FORMATS.values()) <= set(EXTENSIONS)
+    for kind, extension in FORMATS.items():
+        assert image_extension(picture(1, kind=kind)) == extension
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        (["json", "png"], "png"),
+        (["gif", "jpg", "txt"], "jpg"),
+        (["input.jpg", "json"], "input.jpg"),
+        (["depth.png", "jpg"], "jpg"),
+    ],
+)
+def test_one_member_of_a_sample_is_its_image(members, expected):
+    assert image_member(members, "here") == expected
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        (["json", "txt"], r"here: no image \(json, txt\)$"),
+        (["1.jpg", "2.jpg"], r"here: 2 images \(1\.jpg, 2\.jpg\) have one key, which ends at the first dot"),
+    ],
+)
+def test_a_sample_without_one_image_is_named(members, reason):
+    with pytest.raises(DataError, match=reason):
+        image_member(members, "here")
+
+
+UPRIGHT = (32, 48)
+"""Width and height of the zoo's pictures (48 x 32) after a turn by 90 degrees."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "jpeg exif 6",
+        "jpeg exif 6 > long=True",
+        "jpeg xmp then exif",
+        "jpeg xmp orientation",
+        "png eXIf 6 before",
+        "png eXIf 6 after",
+        "webp exif 6",
+        "webp animated exif",
+        "avif exif",
+        "tiff orientation 6",
+        "tiff lzw orientation 6",
+    ],
+)
+def test_orientation_is_applied_for_every_format(name):
+    image = read_image(ZOO[name], "here")
+    assert image.size == UPRIGHT
+    dark = [image.getpixel(at)[0] < 60 for at in ((29, 3), (3, 3), (29, 44), (3, 44))]
+    assert dark == [True, False, False, False], "the dark upper left corner of the file is at the upper right"
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_the_upper_bits_of_16_bit_tiffs_are_kept(bits):
+    values = np.array([[0, 1, 2**bits // 2, 2**bits - 1]], dtype=np.uint16)
+    if bits == 16:
+        file = tiff_gray(values.astype("<u2").tobytes(), (4, 1), 16)
+    else:
+        file = tiff_gray(bytes([0x00, 0x00, 0x01, 0x80, 0x0F, 0xFF]), (4, 1), 12)
+    assert np.array(read_image(file, "here"))[0, :, 0].tolist() == [0, 0, 128, 255]
+
+
+@pytest.mark.parametrize("name", ["tiff I", "tiff F"])
+def test_pixels_without_a_defined_white_are_refused(name):
+    with pytest.raises(DataError, match=r"^here: the image has pixels of the kind [IF], whose white is undefined"):
+        read_image(ZOO[name], "here")
+
+
+def test_more_pixels_than_the_limit_are_refused_by_the_header():
+    header = struct.pack(">IIBBBBB", 100_000, 90_000, 8, 2, 0, 0, 0)
+    bomb = png_of([(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")])
+    with pytest.raises(DataError, match=r"^here: 100,000 x 90,000 pixels are more than max_pixels \(120,000,000\)"):
+        read_image(bomb, "here", 120_000_000)
+    assert read_image(ZOO["jpeg RGB progressive=False"], "here", 48 * 32).size == (48, 32)
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is a git-lfs pointer, not the image; run `git lfs pull`"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it is a HEIC image; convert it to JPEG"),
+        (b"<!DOCTYPE html><html>", "it is an HTML page, not an image"),
+        (b"\xff\x0a\0\0", "it is JPEG XL, and only"),
+        (b"words", "it is no image that is read"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(head, reason):
+    with pytest.raises(DataError, match=f"^here: {reason}"):
+        read_image(head, "here")

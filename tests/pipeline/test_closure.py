@@ -79,7 +79,7 @@ def test_the_cache_of_imports_follows_the_content(tmp_path):
     [
         (["tasks.captioning.task"], "models/pretrained/begin_captioner.py"),
         (["tasks.captioning.task"], "models/pretrained/mapping.py"),
-        (["sources.webdataset.source"], "data/reading/images.py"),
+        (["sources.webdataset.source"], "data/reading/pixels.py"),
         (["stages.train"], "config/optimization.py"),
         (["stages.evaluate", "tasks.captioning.task"], "models/settings/captioner.py"),
     ],

@@ -87,3 +87,10 @@ class LocalDataset(Dataset):
 
     def local_path(self) -> str | None:
         return self.path
+
+
+class LocalImages(LocalDataset):
+    """A dataset of images in a user's folder."""
+
+    max_pixels: Annotated[int, Field(ge=1)] = 120_000_000
+    """Limit of width times height, from the header of the image. A larger image, such as a decompression bomb, is dropped before it is decoded."""

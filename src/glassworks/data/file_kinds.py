@@ -16,6 +16,7 @@ IMAGES = {
     "psd": ("Photoshop", re.compile(rb"8BPS")),
 }
 OTHERS = (
+    ("metadata of macOS (AppleDouble)", re.compile(rb"\0\x05\x16\x07")),
     ("a git-lfs pointer: run `git lfs pull`", re.compile(rb"version https://git-lfs")),
     ("a web page, perhaps an error of a download", re.compile(rb"\s*<(!doctype html|html|head|body)", re.IGNORECASE)),
     ("an SVG drawing", re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<svg", re.DOTALL | re.IGNORECASE)),
@@ -32,6 +33,8 @@ OTHERS = (
     ("a video", re.compile(rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI ", re.DOTALL)),
     ("a file of zero bytes only", re.compile(rb"\0{8}")),
 )
+UNREAD = ("heic", "jxl", "jp2", "psd")
+"""Image formats that are not read."""
 HEAD = 512
 """Bytes that tell the kind."""
 
@@ -47,5 +50,5 @@ def describe(content: bytes | memoryview) -> str | None:
     head = bytes(content[:HEAD])
     if extension := image_extension(head):
         name = IMAGES[extension][0]
-        return f"{'an' if name[0] in 'AH' and name != 'HEIC' else 'a'} {name} image"
+        return f"{'an' if name[0] == 'A' else 'a'} {name} image{'; convert it to JPEG' if extension in UNREAD else ''}"
     return next((words for words, pattern in OTHERS if pattern.match(head)), None)

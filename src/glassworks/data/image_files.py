@@ -4,23 +4,18 @@ Bytes are never changed. A file that changed since it was fetched is an error, n
 """
 
 import hashlib
-import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from PIL import Image, UnidentifiedImageError
-
 from glassworks.data.fetching.raw_files import Entry, open_inventory, raw_folder
-from glassworks.data.file_kinds import describe, image_extension
+from glassworks.data.file_kinds import image_extension
+from glassworks.data.reading.pixels import read_image
 from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
 from glassworks.progress import track
-
-FORMATS = ("JPEG", "PNG", "WEBP")
-"""Image formats that training reads, detected from the content."""
 
 
 class ImageFiles:
@@ -29,6 +24,7 @@ class ImageFiles:
     def __init__(self, context: Context) -> None:
         self.folder: Path = raw_folder(context)
         self.inventory: dict[str, Entry] = open_inventory(context)
+        self.max_pixels: int = context.params["max_pixels"]
 
     def read(self, name: str) -> bytes:
         """The bytes of a file. Raises `DataError` when they differ from the inventory."""
@@ -44,18 +40,10 @@ class ImageFiles:
     def fault(self, name: str) -> str | None:
         """The reason why an image cannot be used; None if it decodes completely."""
         content = self.read(name)
-        if not content:
-            return "the image file is empty"
         try:
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                image.load()
-        except UnidentifiedImageError:
-            kind = describe(content)
-            return f"it is no JPEG, PNG or WebP{f': it is {kind}' if kind else ''}"
-        except MemoryError:
-            raise
-        except Exception as error:  # decoders raise almost anything on broken bytes
-            return f"the image does not decode ({_first_line(error)})"
+            read_image(content, name, self.max_pixels)
+        except DataError as error:
+            return str(error).removeprefix(f"{name}: ")
         return None
 
     def faults(self, names: list[str], threads: int, label: str) -> Iterator[str | None]:
@@ -80,7 +68,3 @@ def keys(names: Iterable[str]) -> dict[str, str]:
         name: key if count[key] == 1 else f"{key}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         for name, key in plain.items()
     }
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glassworks.data.reading.images import EXTENSIONS, decode_image, normalise, resize
+from glassworks.config.datasets import LocalImages
+from glassworks.data.reading.images import normalise, resize, to_tensor
+from glassworks.data.reading.pixels import EXTENSIONS, read_image
 from glassworks.data.reading.text import TextTokenizer, check_vocabulary
 from glassworks.errors import ArtifactError, DataError, ResourceError
 from glassworks.generation.decoding import caption
@@ -39,7 +41,8 @@ class Describer:
             content = file.read_bytes()
         except OSError as error:
             raise DataError(f"{file}: not readable ({error.strerror})") from None
-        return resize(decode_image(content, str(file)), self.model.config.vision.image_size)
+        image = read_image(content, str(file), LocalImages.model_fields["max_pixels"].default)
+        return resize(to_tensor(image), self.model.config.vision.image_size)
 
     def describe(self, files: list[Path], settings: Decoding) -> Iterator[tuple[Path, Tensor, list[int]]]:
         """For each file: the path, the image (uint8 [3, I, I]) and the token ids of the caption."""

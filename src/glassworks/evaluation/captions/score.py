@@ -9,7 +9,8 @@ from torch import Tensor
 
 from glassworks.data.reading.captions import captions_of
 from glassworks.data.reading.dataset import Sample, ShardDataset
-from glassworks.data.reading.images import EXTENSIONS, normalise
+from glassworks.data.reading.images import normalise
+from glassworks.data.reading.pixels import image_member
 from glassworks.data.reading.text import TextTokenizer
 from glassworks.data.splits import share
 from glassworks.evaluation.bootstrap import ratio_interval
@@ -126,5 +127,5 @@ def _others(keys: Sequence[str], seed: int) -> dict[str, str]:
 def _images(dataset: ShardDataset, indices: range) -> Iterator[tuple[str, bytes]]:
     """File name and content of each image."""
     for sample in (dataset[index] for index in indices):
-        extension = next(name for name in EXTENSIONS if name in sample.members)
-        yield f"{sample.key.replace('/', '_')}.{extension}", bytes(sample.members[extension])
+        extension = image_member(sample.members, sample.where)
+        yield f"{sample.key.replace('/', '_')}.{extension.rpartition('.')[2]}", bytes(sample.members[extension])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from glassworks.data.reading.captions import read_captions
 from glassworks.data.reading.dataset import ShardDataset
-from glassworks.data.reading.images import EXTENSIONS
+from glassworks.data.reading.pixels import EXTENSIONS
 from glassworks.data.reading.rows import Keyed, Rows
 from glassworks.data.splits import share
 from glassworks.errors import DataError

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from glassworks.config.datasets import Credit, LocalDataset, Splits
+from glassworks.config.datasets import Credit, LocalImages, Splits
 
 CREDIT = Credit(
     title="COCO: photographs with five captions each",
@@ -12,7 +12,7 @@ CREDIT = Credit(
 )
 
 
-class CocoCaptions(LocalDataset):
+class CocoCaptions(LocalImages):
     """COCO captions in the published layout: annotations/captions_{train,val}2017.json, train2017/ and val2017/."""
 
     source: Literal["coco_captions"]

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from glassworks.config.datasets import Credit, LocalDataset, Splits
+from glassworks.config.datasets import Credit, LocalImages, Splits
 
 CREDIT = Credit(
     title="Flickr30k: photographs with five captions each",
@@ -12,7 +12,7 @@ CREDIT = Credit(
 )
 
 
-class Flickr30k(LocalDataset):
+class Flickr30k(LocalImages):
     """Flickr30k in Kaggle's layout (results.csv and flickr30k_images/) or the published one (results_20130124.token and flickr30k-images/); five captions for each of 31,783 images."""
 
     source: Literal["flickr30k"]

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from glassworks.config.datasets import Credit, LocalDataset, Splits
+from glassworks.config.datasets import Credit, LocalImages, Splits
 from glassworks.config.tables import ImageColumns, TableFormat
 
 CREDIT = Credit(
@@ -13,7 +13,7 @@ CREDIT = Credit(
 )
 
 
-class Folder(LocalDataset, TableFormat):
+class Folder(LocalImages, TableFormat):
     """Your own images with a table of captions (CSV, JSONL, JSON or parquet), or with a .txt beside each image."""
 
     source: Literal["folder"]

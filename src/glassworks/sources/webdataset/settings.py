@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from glassworks.config.datasets import Credit, LocalDataset, Split
+from glassworks.config.datasets import Credit, LocalImages, Split
 
 CREDIT = Credit(
     title="Existing WebDataset tars",
@@ -12,7 +12,7 @@ CREDIT = Credit(
 )
 
 
-class WebDatasetTars(LocalDataset):
+class WebDatasetTars(LocalImages):
     """Existing WebDataset tars (img2dataset's included), used unchanged. One pass builds the sidecars."""
 
     source: Literal["webdataset"]

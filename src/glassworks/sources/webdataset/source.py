@@ -1,8 +1,9 @@
 """The source `webdataset`: existing WebDataset tars, img2dataset's included, used unchanged.
 
 Each split selects its tars by a glob inside `path`, or by webdataset's braces ({00000..00010}.tar). Other files, such
-as img2dataset's 00000.parquet and 00000_stats.json, are ignored. A sample is used if it has a caption (json, else txt)
-and all of its images decode. Samples whose keys have dots are merged by WebDataset's rule and are dropped, each counted. Shards are hard links to the tars if the file system allows links. A tar overwritten in place
+as img2dataset's 00000.parquet and 00000_stats.json, are ignored. A sample is used if it has a caption (json, else txt) and
+its image decodes. Samples whose keys have dots are merged by WebDataset's rule and are dropped, each counted. Shards are
+hard links to the tars if the file system allows links. A tar overwritten in place
 therefore changes its shard, too; readers detect the change by the digest.
 """
 
@@ -23,6 +24,7 @@ from glassworks.config.datasets import SPLITS, Split
 from glassworks.data.fetching.raw_files import open_inventory, raw_folder
 from glassworks.data.json_files import is_canonical
 from glassworks.data.reading.captions import find_captions
+from glassworks.data.reading.pixels import EXTENSIONS, image_member, read_image
 from glassworks.data.records import Dropped, Record, Remark
 from glassworks.data.sidecars import Entry, scan_tar
 from glassworks.data.texts import is_unicode
@@ -42,7 +44,9 @@ def records(context: Context) -> Iterator[Record | Dropped | Remark]:
                 raise DataError(f"{path}: changed since it was fetched (its sha256 is another); run again")
             for member in scan.passed_over:
                 yield Remark("a member without extension or key is passed over", f"{name}: {member}")
-            for item, digests, remarks in _samples(path, name, split, scan.samples, context.threads):
+            for item, digests, remarks in _samples(
+                path, name, split, scan.samples, context.threads, context.params["max_pixels"]
+            ):
                 if isinstance(item, Record):
                     key = item.key
                     while key in taken:  # "a/b" and "a_b" both become a_b
@@ -107,7 +111,9 @@ _Result = tuple[Record | Dropped, list[int], list[Remark]]
 """A sample, digests of its images, and remarks."""
 
 
-def _samples(path: Path, name: str, split: Split, entries: list[Entry], threads: int) -> Iterator[_Result]:
+def _samples(
+    path: Path, name: str, split: Split, entries: list[Entry], threads: int, max_pixels: int
+) -> Iterator[_Result]:
     if not entries:
         return
     folders: dict[str, list[Entry]] = {}
@@ -115,27 +121,27 @@ def _samples(path: Path, name: str, split: Split, entries: list[Entry], threads:
         folders.setdefault(entry.key.rpartition("/")[2], []).append(entry)
     with path.open("rb") as file, ThreadPoolExecutor(threads) as pool:
         view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        checked = pool.map(partial(_sample, view, name, split, folders), entries)
+        checked = pool.map(partial(_sample, view, name, split, folders, max_pixels), entries)
         yield from track(checked, f"check {name}", len(entries), "samples")
 
 
-def _sample(view: memoryview, tar: str, split: Split, folders: dict[str, list[Entry]], entry: Entry) -> _Result:
-    # imported here because it loads torch, which jobs of `shards` do not need
-    from glassworks.data.reading.images import EXTENSIONS, decode_image
-
+def _sample(
+    view: memoryview, tar: str, split: Split, folders: dict[str, list[Entry]], max_pixels: int, entry: Entry
+) -> _Result:
     where = f"{tar}: sample {entry.key!r}"
     members = {extension: view[at : at + size] for extension, (at, size) in entry.members.items()}
     images = [extension for extension in members if extension.rpartition(".")[2] in EXTENSIONS]
     if fault := _fault(where, entry, images):
         return fault, [], []
-    extension = ""
+    image = ""
     try:
         captions = find_captions(members, where)
-        for extension in images:
-            decode_image(members[extension], where)
+        if images:
+            image = image_member(members, where)
+            read_image(members[image], where, max_pixels)
     except DataError as error:
         reason = str(error).removeprefix(f"{where}: ")
-        return Dropped(where, f"{reason} ({extension})" if extension else reason), [], []
+        return Dropped(where, f"{reason} ({image})" if image else reason), [], []
     found = ", ".join(members)
     elsewhere = "; a key ends at its first dot" if any("." in extension for extension in members) else ""
     elsewhere += _elsewhere(entry, folders)
