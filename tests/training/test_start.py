@@ -81,6 +81,17 @@ def test_a_language_model_with_a_z_loss_has_one_set_of_bytes_for_any_number_of_w
     assert first["loss.z_loss"] > 0 and last["validation_z_loss"] > 0
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_a_sharded_language_model_has_the_losses_of_the_whole_one(trained):
+    """The loss reads the weight of the head, which FSDP2 gathers in the forward pass of the model alone."""
+    exact = [
+        row.get("loss", row.get("validation_loss")) for row in read_metrics(trained.root / "models/first/metrics.jsonl")
+    ]
+    trained.configure(PARAMS, first={**FIRST, "training": {**FIRST["training"], "reduction": "fsdp2"}})
+    rows = read_metrics(trained.run("train-first", workers=2) / "metrics.jsonl")
+    assert [row.get("loss", row.get("validation_loss")) for row in rows] == pytest.approx(exact, rel=1e-4)
+
+
 ADAPTED = {
     **SECOND,
     "model": {**SECOND["model"], "adapter": {"rank": 2, "alpha": 4.0}},
