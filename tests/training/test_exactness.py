@@ -60,7 +60,7 @@ def kill(workers: int, settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("task", ["captioner", "contrastive"])
+@pytest.mark.parametrize("task", ["captioner", "contrastive", "language"])
 def test_one_experiment_has_one_set_of_final_bytes(tmp_path, shards, record_row, task, precision):
     draw = random.Random(f"{task} {precision}")
     found = set()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from glassworks.artifacts.digests import write_json
+from glassworks.artifacts.finite import check_finite
 from glassworks.config.base import Settings
 from glassworks.errors import ArtifactError
 from glassworks.models.memory import gather
@@ -55,7 +56,8 @@ def save_published(tensors: Mapping[str, Tensor], directory: Path, config: dict[
 
 
 def save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
-    """Write a safetensors file with PyTorch's format metadata, which other libraries require."""
+    """Write a safetensors file with PyTorch's format metadata, which other libraries require. Raises `ArtifactError` for NaN and infinite values."""
+    check_finite(tensors, file, "they are not saved")
     save_file(tensors, file, metadata={"format": "pt"})
 
 
@@ -86,11 +88,13 @@ def read_settings(directory: Path, kind: str, settings: type[S]) -> tuple[S, int
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file."""
+    """All tensors of a safetensors file. Raises `ArtifactError` for a damaged file, and for NaN and infinite values."""
     try:
-        return load_file(file)
+        tensors = load_file(file)
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"{file}: not a safetensors file ({error})") from None
+    check_finite(tensors, file)
+    return tensors
 
 
 def assign(

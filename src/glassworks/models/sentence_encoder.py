@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glassworks.artifacts.finite import check_finite
 from glassworks.artifacts.model_files import read_hub_config
 from glassworks.errors import ArtifactError
 
@@ -40,6 +41,7 @@ class SentenceEncoder(nn.Module):
             ) from None
         if hasattr(network, "pooler"):
             network.pooler = None  # unused: sentence vectors come from the tokens
+        check_finite(network.state_dict(), directory)
         limits = directory / "sentence_bert_config.json"
         limit = read_hub_config(directory, limits.name).get("max_seq_length") if limits.is_file() else None
         return cls(network, tokenizer, limit or config.get("max_position_embeddings", 512)).eval()

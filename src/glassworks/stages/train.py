@@ -188,7 +188,7 @@ def _held_out(
             rows = [part[index] for index in cut]
             yield task.collate([_example(task, row, sample_seed(seed, 0, row.key)) for row in rows])
 
-    return HeldOut(len(cuts), read, sets if len(sets) > 1 else {}) if cuts else None
+    return HeldOut(len(cuts), read, sets) if cuts else None
 
 
 def _loggers(context: Context, first: int) -> list[Logger]:
