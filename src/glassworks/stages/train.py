@@ -11,12 +11,13 @@ from torch import nn
 from glassworks.config.data import Data, Options
 from glassworks.config.datasets import Split
 from glassworks.config.experiment import Experiment, experiment_of
+from glassworks.config.training import check_metric
 from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.loader import micro_batches
 from glassworks.data.reading.mixture import Part, PartRow, order_of
 from glassworks.data.reading.order import sample_seed
 from glassworks.data.reading.rows import Keyed
-from glassworks.errors import DataError
+from glassworks.errors import ConfigError, DataError
 from glassworks.pipeline.execution import Context
 from glassworks.runtime.devices import held_devices
 from glassworks.runtime.launch import device_kind, run_workers, worker_count
@@ -95,6 +96,9 @@ def _run(context: Context, task: AnyTask) -> Run[nn.Module, Batch]:
     experiment, seed = _experiment(context), context.params["seed"]
     folders = {name: context.inputs[role] for name, role in experiment.data.shard_roles.items()}
     parts, sets = _read(experiment.data, task, folders, context.work / "tokens")
+    training = experiment.training.over(sum(len(part) for part in parts))
+    experiment = experiment.model_copy(update={"training": training})
+    _check(experiment, task, list(sets))
     return Run(
         name=context.stage.name,
         folder=context.work,
@@ -108,6 +112,22 @@ def _run(context: Context, task: AnyTask) -> Run[nn.Module, Batch]:
         start=_start(experiment, context.inputs.get("start"), seed),
         loggers=partial(_loggers, context),
     )
+
+
+def _check(experiment: Experiment, task: AnyTask, held_out: Sequence[str]) -> None:
+    """Raise `ConfigError` for a setting that has no effect in this run: the data decides the steps and the held-out sets."""
+    selection = experiment.training.selection
+    if fault := experiment.optimization.fault(experiment.training.steps):
+        raise ConfigError(fault)
+    if not held_out and (setting := selection.needs_validation):
+        raise ConfigError(
+            f"training.selection.{setting} needs validation data, and the data has no validation split; give it one, or remove the key"
+        )
+    if held_out:
+        try:
+            check_metric(selection, task.metrics, held_out)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
 
 def _start(experiment: Experiment, directory: Path | None, seed: int) -> Callable[[nn.Module], None]:

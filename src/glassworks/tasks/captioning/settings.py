@@ -17,6 +17,7 @@ class Network(Captioner, Start):
 class Captioning(Experiment):
     """An image captioner."""
 
+    validated: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     scored_by: ClassVar[str] = "captions"
 
     task: Literal["captioning"]

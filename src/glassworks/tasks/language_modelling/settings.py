@@ -36,6 +36,7 @@ class Model(TextDecoder, Start):
 class LanguageModelling(Experiment):
     """A language model."""
 
+    validated: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     scored_by: ClassVar[str] = "language"
 
     task: Literal["language_modelling"]
