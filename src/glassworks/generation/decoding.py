@@ -42,6 +42,8 @@ def caption(
     model: Any, images: Tensor, settings: Decoding, bos: int, eos: int, keys: Sequence[str] | None = None
 ) -> list[list[int]]:
     """Captions of `images` [B, 3, I, I]; ids without BOS and EOS. Random draws for an image depend on the seed and its key (by default, its pixels)."""
+    if not len(images):
+        return []
     with torch.inference_mode():
         memory = model.encode_memory(images)
     if keys is None:
@@ -74,6 +76,8 @@ def decode(
     `context` limits prompt plus text, by default to the maximum of the decoder. `streams` names the random stream of each row.
     """
     assert not decoder.training, "decoding wants model.eval()"
+    if not prompts:
+        return
     room = _room(prompts, settings, context or decoder.max_tokens)
     if settings.beams > 1:
         texts = _beam_search(decoder, prompts, room, settings, eos, memory)

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from glassworks.generation.settings import Decoding
 
+TINY = 1e-4
+"""Below this temperature, the largest logit is subtracted first."""
+
 
 def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """Logits [B, V] with the tokens marked by `seen` [B, V] penalised: positive logits are divided by the penalty, negative ones multiplied."""
@@ -22,7 +25,10 @@ def draw(logits: Tensor, uniform: Tensor, settings: Decoding) -> Tensor:
 
     Applies temperature, top-k, top-p and min-p, in this order.
     """
-    logits = logits.float() / settings.temperature
+    logits = logits.float()
+    if settings.temperature < TINY:  # the quotient would overflow
+        logits = logits.double() - logits.amax(-1, keepdim=True)
+    logits = logits / settings.temperature
     ids = None
     if settings.top_k is not None or settings.top_p < 1:
         logits, ids = logits.topk(min(settings.top_k or logits.shape[-1], logits.shape[-1]))  # likeliest first

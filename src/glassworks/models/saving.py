@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from glassworks.artifacts.digests import write_json
 from glassworks.artifacts.finite import check_finite
-from glassworks.config.base import Settings
+from glassworks.config.base import Settings, first_fault
 from glassworks.errors import ArtifactError
 from glassworks.models.memory import gather
 
@@ -80,11 +80,10 @@ def read_settings(directory: Path, kind: str, settings: type[S]) -> tuple[S, int
         raise ArtifactError(f"{directory}: not a saved {named} (it is a {saved.get('model', 'foreign model')})")
     try:
         return settings.model_validate({name: saved[name] for name in settings.model_fields}), int(saved["vocabulary"])
-    except (KeyError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise ArtifactError(
-            f"{directory / CONFIG}: of another version of glassworks ({first}); train the model again"
-        ) from None
+    except KeyError as error:
+        raise ArtifactError(f"{directory / CONFIG}: the key {error} is missing; train the model again") from None
+    except ValueError as error:
+        raise ArtifactError(f"{first_fault(settings, error, directory / CONFIG)}; train the model again") from None
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ class SentenceEncoder(nn.Module):
     @torch.no_grad()
     def encode(self, sentences: Sequence[str], batch_size: int = 64) -> Tensor:
         """Unit vectors [N, C] of sentences truncated to `max_tokens`. The similarity of two sentences is their dot product."""
-        vectors = []
+        vectors = [torch.empty(0, self.width, device=next(self.parameters()).device)]
         for start in range(0, len(sentences), batch_size):
             batch = self.tokenizer(
                 list(sentences[start : start + batch_size]),

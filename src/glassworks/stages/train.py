@@ -1,5 +1,6 @@
 """The stage `train`: builds the run of an experiment, trains it in worker processes and publishes the weights."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -27,10 +28,11 @@ from glassworks.tasks.protocol import AnyTask, load_task_module
 from glassworks.training.loop import DIGESTS, METRICS, Run, fit
 from glassworks.training.metrics_log import read_metrics, step_of, write_curves
 from glassworks.training.start import as_built, continue_from
-from glassworks.training.task import Batch
-from glassworks.training.validation import HeldOut
+from glassworks.training.task import Batch, CutsTexts
+from glassworks.training.validation import HeldOut, memorised_after
 from glassworks.training.workers import Workers
 
+CUT = ("captions", "cut_captions")
 AnyPart = Part[Keyed, Options]
 
 
@@ -56,15 +58,26 @@ def run(context: Context) -> dict[str, Any]:
     for name in (METRICS, DIGESTS):
         (context.output / name).write_bytes((context.work / name).read_bytes())
     write_curves(read_metrics(context.work / METRICS), context.output / "plots")
-    return {name: notes[name] for name in ("parameters", "steps", "published_step")} | {
+    counts = {name: notes[name] for name in ("parameters", "steps", "published_step")} | {
         "samples": notes["steps"] * training.batch_size
     }
+    memorised = memorised_after(read_metrics(context.work / METRICS))
+    if memorised is not None:
+        counts["memorised_after"] = memorised
+        print(
+            f"{context.stage.name}: memorised: validation loss rose after step {memorised:,}",
+            file=sys.stderr,
+            flush=True,
+        )
+    return counts | {name: notes[name] for name in CUT if name in notes}
 
 
 def _train(workers: Workers, stop: StopRequest, context: Context) -> dict[str, Any]:
     """The notes of the run on rank 0, which writes the model; other ranks return none."""
     task = _task(context)
-    fitted = fit(_run(context, task), workers, stop)
+    described = _run(context, task)
+    cut = _count_cut(context, task) if workers.first else {}
+    fitted = fit(described, workers, stop)
     if not workers.first:
         return {}
     task.save(fitted.model, context.output)
@@ -74,7 +87,28 @@ def _train(workers: Workers, stop: StopRequest, context: Context) -> dict[str, A
         "published_step": fitted.published_step,
         "resumed_after_step": fitted.resumed_step,
         "samples_per_second": round(fitted.samples_per_second, 1),
+        **cut,
     }
+
+
+def _count_cut(context: Context, task: AnyTask) -> dict[str, int]:
+    """The numbers of training captions and of cut ones, with a warning if there are any; empty for a task that cuts nothing."""
+    if not isinstance(task, CutsTexts):
+        return {}
+    data = _experiment(context).data
+    found = [
+        task.count_cut(ShardDataset(context.inputs[data.shard_roles[name]], "train", verify="first_touch"))
+        for name in data.datasets
+    ]
+    texts, cut = (sum(column) for column in zip(*found, strict=True))
+    if cut:
+        print(
+            f"warning: {context.stage.name}: {cut:,} of {texts:,} training captions have more than max_tokens and lose their end; "
+            "raise max_tokens of the model",
+            file=sys.stderr,
+            flush=True,
+        )
+    return dict(zip(CUT, (texts, cut), strict=True))
 
 
 def _experiment(context: Context) -> Experiment:

@@ -96,6 +96,24 @@ def _means(metrics: Sequence[str], rows: Sequence[Sequence[float]], where: str) 
     return {PREFIX + name: total / weight for name, (total, weight) in found.items() if weight}
 
 
+RISE = 1.01
+"""A validation loss this much above its lowest has risen."""
+
+
+def memorised_after(rows: Sequence[LogRow]) -> int | None:
+    """The step of the lowest validation loss, if it rose by 1 % or more until the end while the training loss fell; None otherwise."""
+    held_out = [(number(row, "validation_loss"), step_of(row)) for row in rows if "validation_loss" in row]
+    losses = [(number(row, "loss"), step_of(row)) for row in rows if "loss" in row]
+    if not held_out or not losses:
+        return None
+    lowest, best = min(held_out)
+    share = max(1, len(losses) // 20)
+    before = [loss for loss, step in losses if step <= best][-share:]
+    after = [loss for loss, _ in losses][-share:]
+    fell = sum(after) / len(after) < sum(before) / len(before)
+    return best if held_out[-1][0] >= RISE * lowest and held_out[-1][0] > lowest and fell else None
+
+
 class ValidationHistory:
     """The best validation so far and the patience left, from the rows of the log."""
 

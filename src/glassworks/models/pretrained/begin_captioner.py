@@ -20,9 +20,7 @@ def read_decoder(directory: Path) -> tuple[TextDecoder, int]:
     """The decoder shape and the number of token embeddings of a language model in a directory. Reads no tensors."""
     config = read_hub_config(directory)
     if config.get("model") == KIND:
-        return TextDecoder.model_validate({name: config[name] for name in TextDecoder.model_fields}), config[
-            "vocabulary"
-        ]
+        return saving.read_settings(directory, KIND, TextDecoder)
     return decoder_config(config, directory), config["vocab_size"]
 
 

@@ -36,6 +36,15 @@ class Captioning(Experiment):
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_short_length_to_compile(self) -> "Captioning":
+        if self.training.compile and self.model.language_model and self.model.max_tokens is None:
+            raise ValueError(
+                f"model.max_tokens: compile: true pads every caption to it, and the context of {self.model.language_model} "
+                "may be thousands of tokens; set it to the longest caption, such as 64"
+            )
+        return self
+
     def needs(self) -> dict[str, Need]:
         found = super().needs()
         if self.model.language_model:
