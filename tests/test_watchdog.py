@@ -1,7 +1,11 @@
 """The watchdog itself, in processes that it may end. A hung worker and a hung stage: tests/faults."""
 
+import signal
 import subprocess
 import sys
+import time
+
+import pytest
 
 PROGRAM = """
 import ctypes, os, time
@@ -26,6 +30,20 @@ def run(*lines: str) -> subprocess.CompletedProcess[str]:
 def test_progress_and_what_is_unwatched_keep_a_process_alive():
     lasting = run("for _ in range(8): time.sleep(0.1); watchdog.beat()", "with watchdog.unwatched(): time.sleep(0.8)")
     assert (lasting.returncode, lasting.stdout, lasting.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("stop", [signal.SIGSTOP, signal.SIGTSTP])
+def test_time_in_which_the_process_is_stopped_does_not_count(stop):
+    """Stopped for five times the limit with the first signal that no handler sees, and with Ctrl-Z for longer than any limit."""
+    lines = ["print('ready', flush=True)", "for _ in range(30): time.sleep(0.1); watchdog.beat()", "print('alive')"]
+    program = PROGRAM.format("\n    ".join(lines))
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout and process.stdout.readline() == "ready\n"
+    time.sleep(0.3)
+    process.send_signal(stop)
+    time.sleep(2.0 if stop == signal.SIGSTOP else 4.0)
+    process.send_signal(signal.SIGCONT)
+    assert (process.communicate(timeout=60)[0], process.returncode) == ("alive\n", 0)
 
 
 def test_silence_ends_a_process_with_its_stacks_first():

@@ -19,12 +19,17 @@ from glassworks.console import LOG
 FAREWELL_SECONDS = 60
 """Time limit for writing the stacks and the error: the log may be on the file system that does not respond."""
 
+PATIENCE = 4
+"""The limit for a thread that holds the GIL, as a multiple of the watchdog's."""
+
 
 class Watchdog:
     """A context manager that calls `end` after `seconds` without a `beat`, with the stacks of all threads already in the log.
 
     `end` must not return. With `seconds` None nothing is watched. The watchdog is a thread. It cannot run while a thread that waits for a page of a
-    file holds the GIL. The thread of faulthandler then dumps the stacks and exits with code 1.
+    file holds the GIL. The thread of faulthandler then dumps the stacks and exits with code 1, after a longer time: it cannot tell that the process was stopped.
+
+    Time during which the process is stopped (Ctrl-Z, SIGSTOP) or the machine sleeps does not count. After SIGSTOP, this holds up to `PATIENCE` times `seconds`.
     """
 
     current: ClassVar["Watchdog | None"] = None
@@ -37,6 +42,11 @@ class Watchdog:
     def __enter__(self) -> "Watchdog":
         if self.seconds is not None:
             Watchdog.current, self.last = self, time.monotonic()
+            if (
+                threading.current_thread() is threading.main_thread()
+                and signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL
+            ):
+                signal.signal(signal.SIGTSTP, _stop)
             self.thread = threading.Thread(target=self._watch, args=(self.seconds,), name="watchdog", daemon=True)
             self.thread.start()
         return self
@@ -46,18 +56,32 @@ class Watchdog:
             self.over.set()
             self.thread.join()
             Watchdog.current = None
+            if signal.getsignal(signal.SIGTSTP) == _stop:
+                signal.signal(signal.SIGTSTP, signal.SIG_DFL)
 
     def _watch(self, seconds: float) -> None:
         with _log() as log:
+            tick = min(1.0, seconds / 4)
             while True:
-                faulthandler.dump_traceback_later(seconds + FAREWELL_SECONDS, exit=True, file=log)
-                if self.over.wait(min(1.0, seconds / 4)):
+                faulthandler.dump_traceback_later(PATIENCE * seconds + FAREWELL_SECONDS, exit=True, file=log)
+                before = time.monotonic()
+                if self.over.wait(tick):
                     break
+                # a longer tick: the process was stopped, the machine slept, or a thread held the GIL
+                if (elapsed := time.monotonic() - before) > 2 * tick:
+                    self.last += elapsed - tick
                 if not self.unwatched and time.monotonic() - self.last > seconds:
                     signal.alarm(FAREWELL_SECONDS)
                     faulthandler.dump_traceback(log, all_threads=True)
                     self.end(_message(seconds))
             faulthandler.cancel_dump_traceback_later()
+
+
+def _stop(*_: object) -> None:
+    """Stop this process on Ctrl-Z, without the timer of faulthandler, which would fire on waking. The next tick starts it again."""
+    faulthandler.cancel_dump_traceback_later()
+    os.kill(os.getpid(), signal.SIGSTOP)
+    beat()
 
 
 def beat() -> None:

@@ -16,6 +16,7 @@ from glassworks.data.reading.images import normalise
 from glassworks.models.losses import IGNORED
 from glassworks.stages import train as stage
 from glassworks.tasks.captioning.task import Batch, CaptioningTask
+from glassworks.tasks.language_modelling.task import LanguageModellingTask
 from glassworks.training.loop import Run
 from glassworks.training.task import Loss
 
@@ -33,6 +34,9 @@ class Bytes:
 
     def encode(self, text: str, max_tokens: int) -> list[int]:
         return [self.bos, *(byte + 3 for byte in text.encode("ascii")), self.eos][:max_tokens]
+
+    def encode_all(self, texts: list[str]) -> list[list[int]]:
+        return [self.encode(text, len(text) + 2) for text in texts]
 
 
 class Contrast(CaptioningTask):
@@ -76,7 +80,12 @@ class ImagesAndTexts(nn.Module):
         }
 
 
-TASKS = {"captioner": CaptioningTask, "contrastive": Contrast, "mixture": CaptioningTask}
+TASKS = {
+    "captioner": CaptioningTask,
+    "contrastive": Contrast,
+    "mixture": CaptioningTask,
+    "language": LanguageModellingTask,
+}
 MIXTURE = [
     {"dataset": "pictures", "rate": 0.7},
     {"dataset": "more_pictures", "rate": 0.3, "options": {"loss_weight": 0.5}},
@@ -95,10 +104,11 @@ def picture_run(
 ) -> Run:
     """A run over the shards of a data set, or a mixture of two; with `killed_at`, the worker `rank` kills itself after so many steps."""
     training = {"steps": STEPS, "batch_size": 16, "micro_batches": 8, "validate_every": 3, "precision": precision}
+    language = task == "language"
     settings = {
-        "task": "captioning",
+        "task": "language_modelling" if language else "captioning",
         "data": {"train": MIXTURE} if task == "mixture" else {"dataset": "pictures"},
-        "model": MODEL,
+        "model": {**MODEL["decoder"], "max_tokens": 24} if language else MODEL,
         "training": training,
         "optimization": {"warmup_steps": 2},
         "execution": {"checkpoint_every": 2, "loader_workers": loader_workers},

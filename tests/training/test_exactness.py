@@ -66,7 +66,7 @@ def some_and_all(some: list[tuple[int, int]], workers: tuple[int, ...]) -> pytes
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("task", ["captioner", "contrastive"])
+@pytest.mark.parametrize("task", ["captioner", "contrastive", "language"])
 @some_and_all([(1, 0), (2, 2), (8, 0)], WORKERS)
 def test_one_experiment_has_one_set_of_final_bytes(tmp_path, shards, record_row, task, precision, settings):
     draw = random.Random(f"{task} {precision}")

@@ -153,7 +153,7 @@ def _validated(workers: Workers, stop: StopRequest, count: int) -> dict[str, flo
 
     trainer = make_trainer(run, workers)
     held_out = HeldOut(count, run.held_out.read)
-    return validate(trainer.model, run.task, held_out, trainer.precision, workers)
+    return validate(trainer.model, run.task, held_out, trainer.precision, workers, 0)
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])

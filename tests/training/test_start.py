@@ -166,7 +166,7 @@ def _saved(workers, stop, context):
 def _validated(workers, stop, context):
     run = describe(context)
     trainer = make_trainer(run, workers)
-    return validate(trainer.model, run.task, run.held_out, trainer.precision, workers)
+    return validate(trainer.model, run.task, run.held_out, trainer.precision, workers, 0)
 
 
 def test_the_first_validation_is_the_last_of_the_run_that_it_continues(trained, tmp_path):

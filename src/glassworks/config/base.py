@@ -18,7 +18,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 class Settings(BaseModel):
     """Base class of all settings. Field docstrings become the descriptions in the JSON Schemas under schemas/."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class _Loader(yaml.SafeLoader):
@@ -65,6 +67,11 @@ def parse(model: type[M], value: Any, file: Path | str) -> M:
         return model.model_validate(value)
     except ValidationError as error:
         raise ConfigError("\n".join(dict.fromkeys(_line(model, fault, file) for fault in error.errors()))) from None
+
+
+def first_fault(model: type[BaseModel], error: ValueError, file: Path | str) -> str:
+    """The first line of the faults that `parse` would report, or the message of another error."""
+    return _line(model, error.errors()[0], file) if isinstance(error, ValidationError) else f"{file}: {error}"
 
 
 def nearest(name: str, allowed: list[str]) -> str:

@@ -19,7 +19,7 @@ from glassworks.config.encoder import Encoder
 from glassworks.config.needs import Initial, Need
 from glassworks.config.optimization import Optimization
 from glassworks.config.packing import Packing
-from glassworks.config.training import Execution, Training
+from glassworks.config.training import Execution, Training, check_metric
 
 S = TypeVar("S", bound=Settings)
 
@@ -58,6 +58,8 @@ class Start(Settings):
 class Experiment(Settings):
     """Settings common to all experiments."""
 
+    validated: ClassVar[tuple[str, ...]] = ()
+    """Validation metrics of the task; empty if they are known only at the start of training."""
     scored_by: ClassVar[str]
     """Default evaluation if the file lists none: the name of a folder under evaluation/."""
     packed_by: ClassVar[tuple[str, ...]] = ()
@@ -81,6 +83,23 @@ class Experiment(Settings):
         nodes, parts = self.execution.nodes, self.training.micro_batches
         if nodes > parts:
             raise ValueError(f"execution.nodes {nodes}: training.micro_batches {parts} gives work to {parts} at most")
+        return self
+
+    @model_validator(mode="after")
+    def _selected_by_a_metric(self) -> "Experiment":
+        if self.validated:
+            check_metric(self.training.selection, self.validated, list(self.data.held_out_splits))
+        return self
+
+    @model_validator(mode="after")
+    def _settings_that_do_something(self) -> "Experiment":
+        fault = self.optimization.fault(self.training.steps) if self.training.steps else None
+        if fault:
+            raise ValueError(fault)
+        if self.data.held_out == {} and (setting := self.training.selection.needs_validation):
+            raise ValueError(
+                f"training.selection.{setting} needs validation data, and data.held_out lists none; remove one of them"
+            )
         return self
 
     def modules(self) -> tuple[str, ...]:

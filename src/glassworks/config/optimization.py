@@ -27,6 +27,11 @@ Optimizer = Literal[
 ]
 
 
+def warmup(given: int | None, steps: int) -> int:
+    """Warm-up steps in a window of `steps` steps: those given, or the default."""
+    return min(100, steps // 10) if given is None else given
+
+
 class ParameterGroup(Settings):
     """Parameters selected by name, with their own learning rate, warm-up, weight decay and training window."""
 
@@ -63,8 +68,8 @@ class Optimization(Settings):
     """Further arguments of the optimizer, such as `{momentum: 0.9, nesterov: true}` for SGD."""
     learning_rate: Positive = 1e-3
     """Peak learning rate."""
-    warmup_steps: Steps = 100
-    """Warm-up steps from near 0 to the peak. Warm-up is linear; for one_cycle it is half a cosine."""
+    warmup_steps: Steps | None = None
+    """Warm-up steps from near 0 to the peak; null takes a tenth of the run, 100 steps at most. Warm-up is linear; for one_cycle it is half a cosine."""
     schedule: Literal["constant", "cosine", "one_cycle", "wsd"] = "cosine"
     """Learning rate after warm-up. `constant` stays at the peak. `cosine` and `one_cycle` decay along half a cosine; the warm-up of `one_cycle` is a
     cosine, too. `wsd` (warm-up, stable, decay) stays at the peak and decays linearly over the last `decay_steps`."""
@@ -84,6 +89,32 @@ class Optimization(Settings):
     """Maximum global gradient norm; null disables clipping."""
     groups: dict[GroupName, ParameterGroup] = Field(default={})
     """Named parameter groups with their own rate, warm-up, decay and training window. Parameters in no group use the settings above."""
+
+    def fault(self, steps: int) -> str | None:
+        """One line about a setting that does nothing, or not what it says, in a run of `steps` steps; None for a good schedule."""
+        whole = warmup(self.warmup_steps, steps)
+        if whole > steps:
+            return (
+                f"optimization.warmup_steps: {whole:,} is longer than the run of {steps:,} steps, "
+                f"which would end below the learning rate; use {steps // 10} or another number up to {steps:,}"
+            )
+        if self.schedule == "wsd" and self.decay_steps and whole + self.decay_steps > steps:
+            return (
+                f"optimization.decay_steps: {self.decay_steps:,} and {whole:,} warm-up steps are more than "
+                f"the run of {steps:,} steps; use at most {steps - whole:,}"
+            )
+        for name, group in self.groups.items():
+            where = f"optimization.groups.{name}"
+            if group.train_from >= steps:
+                return f"{where}.train_from: {group.train_from:,} is beyond the end of the run of {steps:,} steps; use `frozen: true` or a smaller number"
+            if group.train_until is not None and group.train_until > steps:
+                return f"{where}.train_until: {group.train_until:,} is beyond the end of the run of {steps:,} steps; remove it or use a smaller number"
+            window = (group.train_until or steps) - group.train_from
+            own = warmup(self.warmup_steps if group.warmup_steps is None else group.warmup_steps, window)
+            if not group.frozen and own > window:
+                inherited = " (of optimization.warmup_steps)" if group.warmup_steps is None else ""
+                return f"{where}.warmup_steps: {own:,}{inherited} is longer than the {window:,} steps that train the group; use {window // 10} or another number up to {window:,}"
+        return None
 
     @model_validator(mode="after")
     def _names(self) -> "Optimization":

@@ -238,6 +238,12 @@ def _experiment_faults(params: Params, file: Path | str, experiment: Experiment)
         if not fits(evaluation, experiment):
             tasks = " or ".join(evaluation.scores)
             faults.append(f"{file}: evaluations.{name}: {evaluation.kind} scores {tasks} models, not {experiment.task}")
+    setting, held_out = experiment.training.selection.needs_validation, experiment.data.held_out_splits
+    if setting and held_out and all(_has_no(params, name, split) for name, split in held_out.items()):
+        faults.append(
+            f"{file}: training.selection.{setting} needs validation data, and {' and '.join(held_out)} in params.yaml "
+            "leaves none; give it a validation split, or remove the key"
+        )
     for kind, word, known in ((Shards, "dataset", list(params.datasets)), (Encoding, "encoder", list(params.encoders))):
         wanted = {need.key: need.name for need in needs if isinstance(need, kind)}
         faults += [
@@ -246,6 +252,13 @@ def _experiment_faults(params: Params, file: Path | str, experiment: Experiment)
             if name not in known
         ]
     return faults
+
+
+def _has_no(params: Params, dataset: str, split: str) -> bool:
+    """Whether the settings of a data set say that a split is empty. A table with a column `split` says it later."""
+    settings = params.datasets.get(dataset)
+    tars, samples = getattr(settings, "tars", None), getattr(settings, "samples", None)
+    return any(isinstance(found, dict) and not found.get(split) for found in (tars, samples))
 
 
 def _reading_faults(project: Project, name: str, file: str) -> list[str]:

@@ -1,10 +1,12 @@
-"""Settings of training (global batch, precision, reduction, selection) and of its execution."""
+"""Settings of training (steps, global batch, precision, reduction, selection) and of its execution."""
 
-from typing import Annotated, Literal
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from glassworks.config.base import Settings
+from glassworks.config.base import Settings, nearest
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -21,12 +23,29 @@ class Selection(Settings):
     patience: Count | None = None
     """Consecutive validations without improvement before training stops; null disables early stopping."""
 
+    @property
+    def needs_validation(self) -> str | None:
+        """The key that has no effect without validation data."""
+        return "publish" if self.publish == "best" else "patience" if self.patience is not None else None
+
+
+def check_metric(selection: Selection, metrics: Sequence[str], held_out: Sequence[str]) -> None:
+    """Raise `ValueError` for a metric that the task does not validate. `held_out` names the held-out data sets."""
+    sets = [f".{name}" for name in held_out] if len(held_out) > 1 else []
+    known = [f"validation_{metric}{name}" for metric in metrics for name in ("", *sets)]
+    if selection.metric not in known:
+        raise ValueError(
+            f"training.selection.metric: this task has no {selection.metric!r}{nearest(selection.metric, known)}"
+        )
+
 
 class Training(Settings):
     """Steps, global batch, precision, reduction, validation and selection. All of them affect the bytes of the model."""
 
-    steps: Count
-    """Optimizer steps."""
+    steps: Annotated[int, Field(ge=0)] = 0
+    """Optimizer steps. Give either `steps` or `passes`."""
+    passes: Annotated[float | None, Field(gt=0, le=100_000, exclude_if=lambda passes: passes is None)] = None
+    """Passes over the training rows. The steps then follow the amount of data: 20 passes over 180 images in batches of 16 are 225 steps."""
     batch_size: Count = 64
     """Global batch size: samples in one step, over all workers."""
     micro_batches: Count = 4
@@ -42,15 +61,30 @@ class Training(Settings):
     """Compile the model with torch.compile. Requires a C++ compiler, or Triton on a GPU. Batches are padded to one length."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an exponential moving average of the weights. The average is validated and published instead of the weights; null disables it."""
-    validate_every: Count = 200
-    """Steps between validations."""
+    validate_every: Annotated[int, Field(ge=0)] = 200
+    """Steps between validations. 0 validates once per pass, which is the default with `passes`."""
     selection: Selection = Selection()
     """Selection of the published weights and early stopping."""
     digest_every: Count = 100
     """Steps between digests of every trained parameter in digests.jsonl. `glassworks compare` uses them to find where two runs diverge."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _once_per_pass(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("passes") is not None:
+            return {"validate_every": 0, **value}
+        return value
+
+    def over(self, rows: int) -> "Training":
+        """These settings for a number of training rows: `steps` and `validate_every` in steps."""
+        steps = self.steps or math.ceil((self.passes or 0) * rows / self.batch_size)
+        every = self.validate_every or min(steps, math.ceil(rows / self.batch_size))
+        return self.model_copy(update={"steps": steps, "validate_every": every})
+
     @model_validator(mode="after")
     def _cuts(self) -> "Training":
+        if bool(self.steps) == (self.passes is not None):
+            raise ValueError("give either `steps`, or `passes` over the training data")
         if self.micro_batches & (self.micro_batches - 1):
             below = 1 << (self.micro_batches.bit_length() - 1)
             raise ValueError(f"micro_batches {self.micro_batches} is not a power of two; use {below} or {below * 2}")

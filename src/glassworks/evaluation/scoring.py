@@ -78,7 +78,9 @@ class Scoring:
         with Progress(self.name, count, unit, silent=not self.workers.first) as progress:
             for number in own:
                 self.stop.check()
-                rows += score(batches[number])
+                rows += _finite(
+                    score(batches[number]), f"{self.name}: {unit} {batches[number].start} to {batches[number].stop - 1}"
+                )
                 progress.advance(min(self.workers.size * len(batches[number]), count - progress.done))
         return self._gathered(rows)
 
@@ -108,6 +110,17 @@ class Scoring:
         parts = self.workers.gather(padded).cpu().reshape(len(lengths), -1)
         texts = [part[:length].numpy().tobytes() for part, length in zip(parts, lengths, strict=True)]
         return [row for text in texts for row in json.loads(text)]
+
+
+def _finite(rows: Sequence[Item], where: str) -> Sequence[Item]:
+    """The rows. Raises `DataError` if a number in them is NaN or infinite."""
+    try:
+        json.dumps(rows, allow_nan=False)
+    except ValueError:
+        raise DataError(
+            f"{where}: a score is NaN or infinite; look at these samples, or train the model again"
+        ) from None
+    return rows
 
 
 def scores_tsv(metrics: dict[str, Any], labels: Labels) -> str:

@@ -103,6 +103,7 @@ def decode(
             logits = _without(logits, ends)
         ids = logits.argmax(-1) if random is None else draw(logits, random[:, step], settings)  # [B]
         found = ids.tolist()
+        _check_finite(logits)
         ended = [end or token in ends for end, token in zip(ended, found, strict=True)]
         yield [(row, token) for row, token, end in zip(rows, found, ended, strict=True) if not end]
         ended = [end or step + 1 == room[row] for row, end in zip(rows, ended, strict=True)]
@@ -155,6 +156,7 @@ def _beam_search(
     for length in range(1, max(room) + 1):
         if seen is not None:
             logits = penalise(logits, seen, settings.repetition_penalty)
+        _check_finite(logits)
         total = scores[:, :, None] + logits.float().log_softmax(-1).view(count, beams, -1)  # [B, K, V]
         if length > settings.min_new_tokens:
             for row, rank, index in _ended(total, beams, ends):
@@ -205,6 +207,14 @@ def _check_ids(prompts: Prompts, vocabulary: int) -> None:
                 f"prompt {number}: token {beyond[0]} is beyond the vocabulary of the model, which has {vocabulary:,} entries; "
                 "leave that token out"
             )
+
+
+def _check_finite(logits: Tensor) -> None:
+    """Raise `DataError` if the likeliest token of a row has no finite logit: NaN is the maximum of its row."""
+    if not logits.amax(-1).isfinite().all():
+        raise DataError(
+            "the model gives NaN or infinite logits; its weights overflow in this precision: use float32, or train it again"
+        )
 
 
 def _room(prompts: Prompts, settings: Decoding, context: int) -> list[int]:

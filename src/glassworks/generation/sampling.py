@@ -11,8 +11,8 @@ from torch import Tensor
 
 from glassworks.generation.settings import Decoding
 
-COLDEST = 1e-30
-"""Smallest divisor of logits; float32 overflows below. It already takes the likeliest token."""
+TINY = 1e-4
+"""Below this temperature, the largest logit is subtracted first."""
 
 
 def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -25,7 +25,10 @@ def draw(logits: Tensor, uniform: Tensor, settings: Decoding) -> Tensor:
 
     Applies temperature, top-k, top-p and min-p, in this order.
     """
-    logits = logits.float() / max(settings.temperature, COLDEST)
+    logits = logits.float()
+    if settings.temperature < TINY:  # the quotient would overflow
+        logits = logits.double() - logits.amax(-1, keepdim=True)
+    logits = logits / settings.temperature
     ids = None
     if settings.top_k is not None or settings.top_p < 1:
         logits, ids = logits.topk(min(settings.top_k or logits.shape[-1], logits.shape[-1]))  # likeliest first

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from glassworks.artifacts.digests import write_json
-from glassworks.config.base import Settings
+from glassworks.artifacts.finite import check_finite
+from glassworks.config.base import Settings, first_fault
 from glassworks.errors import ArtifactError
 from glassworks.models.memory import gather
 
@@ -86,7 +87,8 @@ def save_published(tensors: Mapping[str, Tensor], directory: Path, config: dict[
 
 
 def save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
-    """Write a safetensors file with PyTorch's format metadata, which other libraries require."""
+    """Write a safetensors file with PyTorch's format metadata, which other libraries require. Raises `ArtifactError` for NaN and infinite values."""
+    check_finite(tensors, file, "they are not saved")
     save_file(tensors, file, metadata={"format": "pt"})
 
 
@@ -111,19 +113,20 @@ def read_settings(directory: Path, kind: str, settings: type[S]) -> tuple[S, int
         later: frozenset[str] = getattr(settings, "LATER", frozenset())
         fields = {name: saved[name] for name in settings.model_fields if name in saved or name not in later}
         return settings.model_validate(fields), int(saved["vocabulary"])
-    except (KeyError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise ArtifactError(
-            f"{directory / CONFIG}: of another version of glassworks ({first}); train the model again"
-        ) from None
+    except KeyError as error:
+        raise ArtifactError(f"{directory / CONFIG}: the key {error} is missing; train the model again") from None
+    except ValueError as error:
+        raise ArtifactError(f"{first_fault(settings, error, directory / CONFIG)}; train the model again") from None
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file."""
+    """All tensors of a safetensors file. Raises `ArtifactError` for a damaged file, and for NaN and infinite values."""
     try:
-        return load_file(file)
+        tensors = load_file(file)
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"{file}: not a safetensors file ({error})") from None
+    check_finite(tensors, file)
+    return tensors
 
 
 def assign(

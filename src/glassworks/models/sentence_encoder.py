@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glassworks.artifacts.finite import check_finite
 from glassworks.artifacts.model_files import CONFIG, read_hub_config, read_hub_list
 from glassworks.errors import ArtifactError, ConfigError
 
@@ -60,6 +61,7 @@ class SentenceEncoder(nn.Module):
         _check(loading, directory)
         if hasattr(network, "pooler"):
             network.pooler = None  # unused: sentence vectors come from the tokens
+        check_finite(network.state_dict(), directory)
         return cls(network, tokenizer, _limit(directory, network, tokenizer), pooling, unit).eval()
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -83,7 +85,7 @@ class SentenceEncoder(nn.Module):
     @torch.no_grad()
     def encode(self, sentences: Sequence[str], batch_size: int = 64) -> Tensor:
         """Vectors [N, C] of sentences truncated to `max_tokens`. The similarity of two unit vectors is their dot product."""
-        vectors = [torch.empty(0, self.width)]
+        vectors = [torch.empty(0, self.width, device=next(self.parameters()).device)]
         for start in range(0, len(sentences), batch_size):
             batch = self.tokenizer(
                 list(sentences[start : start + batch_size]),

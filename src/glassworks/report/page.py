@@ -205,6 +205,25 @@ class Section:
         return f"{last}, its lowest." if where == step else f"{last}; its lowest was {lowest:.3f} (step {where:,})."
 
     @property
+    def steps(self) -> int | None:
+        """Steps of the run; those taken if the data decides them."""
+        counts = self.run.trained.counts if self.run.trained else {}
+        return self.run.settings.get("training", {}).get("steps") or counts.get("steps")
+
+    @property
+    def cautions(self) -> list[str]:
+        """Sentences about a training that learned its data by heart, and about captions that were cut."""
+        counts = self.run.trained.counts if self.run.trained else {}
+        found = []
+        if (step := counts.get("memorised_after")) is not None:
+            found.append(f"Memorised: validation loss rose after step {step:,}, while training loss fell.")
+        if counts.get("cut_captions"):
+            found.append(
+                f"{counts['cut_captions']:,} of {counts['captions']:,} training captions are longer than the model's max_tokens; their ends were not learned."
+            )
+        return found
+
+    @property
     def parameters(self) -> int | None:
         return self.run.trained.counts.get("parameters") if self.run.trained else None
 

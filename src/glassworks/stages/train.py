@@ -1,5 +1,6 @@
 """The stage `train`: builds the run of an experiment, trains it in worker processes and publishes the weights."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -11,12 +12,13 @@ from torch import nn
 from glassworks.config.data import Data, Options
 from glassworks.config.datasets import Split
 from glassworks.config.experiment import Experiment, experiment_of
+from glassworks.config.training import check_metric
 from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.loader import micro_batches
 from glassworks.data.reading.mixture import Part, PartRow, order_of
 from glassworks.data.reading.order import sample_seed
 from glassworks.data.reading.rows import Keyed
-from glassworks.errors import DataError
+from glassworks.errors import ConfigError, DataError
 from glassworks.models.saving import Matches
 from glassworks.pipeline.execution import Context
 from glassworks.runtime.devices import held_devices
@@ -27,10 +29,11 @@ from glassworks.tasks.protocol import AnyTask, load_task_module
 from glassworks.training.loop import DIGESTS, METRICS, Run, fit
 from glassworks.training.metrics_log import read_metrics, step_of, write_curves
 from glassworks.training.start import as_built, continue_from
-from glassworks.training.task import Batch, StartingTask
-from glassworks.training.validation import HeldOut
+from glassworks.training.task import Batch, CutsTexts, StartingTask
+from glassworks.training.validation import HeldOut, memorised_after
 from glassworks.training.workers import Workers
 
+CUT = ("captions", "cut_captions")
 AnyPart = Part[Keyed, Options]
 
 
@@ -56,15 +59,26 @@ def run(context: Context) -> dict[str, Any]:
     for name in (METRICS, DIGESTS):
         (context.output / name).write_bytes((context.work / name).read_bytes())
     write_curves(read_metrics(context.work / METRICS), context.output / "plots")
-    return {name: notes[name] for name in ("parameters", "steps", "published_step")} | {
+    counts = {name: notes[name] for name in ("parameters", "steps", "published_step")} | {
         "samples": notes["steps"] * training.batch_size
     }
+    memorised = memorised_after(read_metrics(context.work / METRICS))
+    if memorised is not None:
+        counts["memorised_after"] = memorised
+        print(
+            f"{context.stage.name}: memorised: validation loss rose after step {memorised:,}",
+            file=sys.stderr,
+            flush=True,
+        )
+    return counts | {name: notes[name] for name in CUT if name in notes}
 
 
 def _train(workers: Workers, stop: StopRequest, context: Context) -> dict[str, Any]:
     """The notes of the run on rank 0, which writes the model; other ranks return none."""
     task = _task(context)
-    fitted = fit(_run(context, task), workers, stop)
+    described = _run(context, task)
+    cut = _count_cut(context, task) if workers.first else {}
+    fitted = fit(described, workers, stop)
     if not workers.first:
         return {}
     task.save(fitted.model, context.output)
@@ -75,7 +89,28 @@ def _train(workers: Workers, stop: StopRequest, context: Context) -> dict[str, A
         "resumed_after_step": fitted.resumed_step,
         "samples_per_second": round(fitted.samples_per_second, 1),
         **({"start": fitted.start.as_json()} if fitted.start else {}),
+        **cut,
     }
+
+
+def _count_cut(context: Context, task: AnyTask) -> dict[str, int]:
+    """The numbers of training captions and of cut ones, with a warning if there are any; empty for a task that cuts nothing."""
+    if not isinstance(task, CutsTexts):
+        return {}
+    data = _experiment(context).data
+    found = [
+        task.count_cut(ShardDataset(context.inputs[data.shard_roles[name]], "train", verify="first_touch"))
+        for name in data.datasets
+    ]
+    texts, cut = (sum(column) for column in zip(*found, strict=True))
+    if cut:
+        print(
+            f"warning: {context.stage.name}: {cut:,} of {texts:,} training captions have more than max_tokens and lose their end; "
+            "raise max_tokens of the model",
+            file=sys.stderr,
+            flush=True,
+        )
+    return dict(zip(CUT, (texts, cut), strict=True))
 
 
 def _experiment(context: Context) -> Experiment:
@@ -97,6 +132,9 @@ def _run(context: Context, task: AnyTask) -> Run[nn.Module, Batch]:
     experiment, seed = _experiment(context), context.params["seed"]
     folders = {name: context.inputs[role] for name, role in experiment.data.shard_roles.items()}
     parts, sets = _read(experiment.data, task, folders, context.inputs.get("pack"))
+    training = experiment.training.over(sum(len(part) for part in parts))
+    experiment = experiment.model_copy(update={"training": training})
+    _check(experiment, task, list(sets))
     return Run(
         name=context.stage.name,
         folder=context.work,
@@ -110,6 +148,22 @@ def _run(context: Context, task: AnyTask) -> Run[nn.Module, Batch]:
         start=_start(task, context.inputs.get("start"), seed),
         loggers=partial(_loggers, context),
     )
+
+
+def _check(experiment: Experiment, task: AnyTask, held_out: Sequence[str]) -> None:
+    """Raise `ConfigError` for a setting that has no effect in this run: the data decides the steps and the held-out sets."""
+    selection = experiment.training.selection
+    if fault := experiment.optimization.fault(experiment.training.steps):
+        raise ConfigError(fault)
+    if not held_out and (setting := selection.needs_validation):
+        raise ConfigError(
+            f"training.selection.{setting} needs validation data, and the data has no validation split; give it one, or remove the key"
+        )
+    if held_out:
+        try:
+            check_metric(selection, task.metrics, held_out)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
 
 def _start(task: AnyTask, directory: Path | None, seed: int) -> Callable[[nn.Module], Matches | None]:
@@ -193,7 +247,7 @@ def _held_out(
             rows = [part[index] for index in cut]
             yield task.collate([_example(task, row, sample_seed(seed, 0, row.key)) for row in rows])
 
-    return HeldOut(len(cuts), read, sets if len(sets) > 1 else {}) if cuts else None
+    return HeldOut(len(cuts), read, sets) if cuts else None
 
 
 def _loggers(context: Context, first: int) -> list[Logger]:

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from glassworks.artifacts.digests import digest_json, disk_errors, flush_to_disk, sha256_file, write_json
-from glassworks.errors import ArtifactError
+from glassworks.artifacts.finite import holds, listed, not_finite
+from glassworks.errors import ArtifactError, DataError
 from glassworks.training.sharding import like, whole
 from glassworks.training.step import Trainer
 from glassworks.training.task import B, M
@@ -47,7 +49,10 @@ class Checkpoint:
 
 
 def snapshot(trainer: Trainer[M, B], step: int) -> Snapshot | None:
-    """The state copied to the CPU on rank 0, None on other ranks. Gathers sharded tensors: every rank must call this."""
+    """The state copied to the CPU on rank 0, None on other ranks. Gathers sharded tensors: every rank must call this.
+
+    Raises `DataError` on rank 0 if a tensor holds NaN or infinite values; other ranks end with it.
+    """
     moments: dict[str, Tensor] = {}
     numbers: dict[str, dict[str, object]] = {}
     for name, parameter in trainer.groups.trainable.items():
@@ -64,7 +69,19 @@ def snapshot(trainer: Trainer[M, B], step: int) -> Snapshot | None:
             for tensor in tensors.values():
                 whole(tensor)
         return None
-    copied = {file: {name: _copy(tensor) for name, tensor in tensors.items()} for file, tensors in files.items()}
+    copied: dict[str, dict[str, Tensor]] = {}
+    wrong = []
+    for file, tensors in files.items():
+        copied[file] = {}
+        for name, tensor in tensors.items():
+            full = whole(tensor.detach())
+            wrong += not_finite({name: full})
+            copied[file][name] = full.to("cpu", copy=True, memory_format=torch.contiguous_format)
+    if wrong:
+        raise DataError(
+            f"step {step}: {listed(wrong)} {holds(wrong)} NaN or infinite values; "
+            "lower the learning rate; the last good checkpoint stays"
+        )
     return Snapshot(
         step, copied, {"optimizer": numbers, "precision": trainer.precision.state(), "frozen": trainer.frozen}
     )
@@ -186,7 +203,7 @@ class Checkpoints:
 
 
 def damage(directory: Path) -> str | None:
-    """One line about the damage to a checkpoint; None when all digests match."""
+    """One line about the damage to a checkpoint; None when all digests match and all tensors are finite."""
     try:
         state = json.loads((directory / STATE).read_text())
         if state.pop("digest") != digest_json(state):
@@ -194,7 +211,16 @@ def damage(directory: Path) -> str | None:
         wrong = [name for name, digest in state["files"].items() if sha256_file(directory / name) != digest]
     except (OSError, ValueError, KeyError, AttributeError):
         return f"{directory}: {STATE} is missing or damaged"
-    return f"{directory}: {wrong[0]} is damaged" if wrong else None
+    if wrong:
+        return f"{directory}: {wrong[0]} is damaged"
+    for name in state["files"]:
+        try:
+            bad = not_finite(load_file(directory / name))
+        except SafetensorError:
+            return f"{directory}: {name} is damaged"
+        if bad:
+            return f"{directory}: {listed(bad)} in {name} {holds(bad)} NaN or infinite values"
+    return None
 
 
 def _remove(directory: Path) -> None:
@@ -203,8 +229,3 @@ def _remove(directory: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
     directory.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    full = whole(tensor.detach())
-    return full.to("cpu", copy=True, memory_format=torch.contiguous_format)

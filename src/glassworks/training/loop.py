@@ -120,7 +120,7 @@ def _fit(run: Run[M, B], workers: Workers, stop: Stop, trainer: Trainer[M, B], c
             last = step == run.training.steps
             logs.step(result, step, speed, trainer)
             if run.held_out and (last or step % run.training.validate_every == 0):
-                scores = {"step": step, **_validated(run, trainer, workers)}
+                scores = {"step": step, **_validated(run, trainer, workers, step)}
                 logs.row(scores)
                 history.add(scores)
                 last |= history.exhausted
@@ -209,13 +209,13 @@ def _rows_until(run: Run[M, B], step: int) -> list[LogRow]:
     return [row for row in read_metrics(path) if step_of(row) <= step] if path.exists() else []
 
 
-def _validated(run: Run[M, B], trainer: Trainer[M, B], workers: Workers) -> dict[str, float]:
+def _validated(run: Run[M, B], trainer: Trainer[M, B], workers: Workers, step: int) -> dict[str, float]:
     """The metrics of the current weights, or of their average if the run keeps one."""
     assert run.held_out
     if trainer.average:
         trainer.average.swap()
     with record_function("validate"):
-        found = validate(trainer.model, run.task, run.held_out, trainer.precision, workers)
+        found = validate(trainer.model, run.task, run.held_out, trainer.precision, workers, step)
     if trainer.average:
         trainer.average.swap()
     return found

@@ -56,7 +56,7 @@ class MetricsLog(JsonLines):
 
 
 def _line(row: LogRow) -> str:
-    return json.dumps(row, sort_keys=True) + "\n"
+    return json.dumps(row, sort_keys=True, allow_nan=False) + "\n"
 
 
 def step_of(row: LogRow) -> int:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+LEAST_SCALE = 2.0**-14
+"""Below this loss scale, a gradient that is not finite has another cause than the range of fp16. fairseq stops at 1e-4, too."""
 
 
 class Precision:
@@ -27,6 +29,11 @@ class Precision:
         """Divide the gradients by the scale."""
         if self.scaler.is_enabled():
             self.scaler.unscale_(optimizer)
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether a step whose gradient is not finite is skipped with a lower loss scale."""
+        return self.scaler.is_enabled() and self.scaler.get_scale() > LEAST_SCALE
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Step the optimizer, or skip the step and lower the scale if a gradient overflowed."""

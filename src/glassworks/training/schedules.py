@@ -3,6 +3,7 @@
 import math
 
 from glassworks.config.optimization import Optimization, ParameterGroup
+from glassworks.config.optimization import warmup as warmup_steps
 
 
 def learning_rate(config: Optimization, step: int, steps: int, group: ParameterGroup | None = None) -> float:
@@ -11,14 +12,15 @@ def learning_rate(config: Optimization, step: int, steps: int, group: ParameterG
     The schedule spans the window of the group, `train_from` to `train_until`. The rate is 0 outside the window and for
     frozen groups. The warm-up is never shortened. If it fills the window, there is no decay.
     """
-    peak, warmup, first, end = config.learning_rate, config.warmup_steps, 0, steps
+    peak, given, first, end = config.learning_rate, config.warmup_steps, 0, steps
     if group is not None:
         peak = peak if group.learning_rate is None else group.learning_rate
-        warmup = warmup if group.warmup_steps is None else group.warmup_steps
+        given = given if group.warmup_steps is None else group.warmup_steps
         first, end = group.train_from, min(group.train_until or steps, steps)
     if (group is not None and group.frozen) or not first <= step < end:
         return 0.0
     local, total = step - first, end - first
+    warmup = warmup_steps(given, total)
     if config.schedule == "one_cycle":
         return peak * _one_cycle(config, local, total, warmup)
     if local < warmup:

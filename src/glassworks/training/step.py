@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from glassworks.artifacts.digests import digest_json
+from glassworks.artifacts.finite import listed, not_finite
 from glassworks.config.optimization import Optimization
 from glassworks.config.training import Training
 from glassworks.errors import ConfigError, DataError
@@ -27,6 +28,7 @@ from glassworks.training.sharding import shard, whole
 from glassworks.training.task import B, CoupledTask, Loss, M, Trainable
 from glassworks.training.workers import PeerLost, Workers
 
+REMEDY = "lower the learning rate or look at these samples; the last good checkpoint stays"
 Signals = Callable[[], Sequence[int]]
 """Returns counts of received signals."""
 
@@ -111,7 +113,7 @@ class Trainer(Generic[M, B]):
         """The result of step `step` (from 0) on a global batch; `batches` are the micro-batches of this rank in order.
 
         Gradients of loss sums are added in a fixed tree and divided by the total weight, so every token has the same weight in any micro-batch. Raises
-        `DataError` with the step, the micro-batch and the sample keys when a loss is not finite.
+        `DataError` with the step, the micro-batch and the sample keys when a loss is not finite, and with the parameters when a gradient is not.
         """
         if self.groups.prepare(step):
             self._prepare_reduction(step)
@@ -127,7 +129,7 @@ class Trainer(Generic[M, B]):
         """One optimizer update: pass `number` over a global batch. Replaces the carry of each micro-batch."""
         first = self.workers.rank * len(batches)
         direct = None
-        self._losses: list[Tensor] = []
+        self._found: list[Tensor] = []
         if isinstance(self.task, CoupledTask):
             sums, direct = self._coupled_pass(self.task, batches, step, first, signals)
         else:
@@ -135,13 +137,13 @@ class Trainer(Generic[M, B]):
         with record_function("reduce"):
             gradients = self.reduction.total()
             total, weight, *others = sums().tolist()
-        if not math.isfinite(total):
+        count = 2 * len(self.parts)
+        if not all(map(math.isfinite, (total, weight, *others[:count]))):
             self._raise_not_finite(step, first, batches)
         if not weight:
             raise DataError(f"step {step}: no sample of the global batch has a target; look at the data")
         with record_function("optimize"):
             norm, rates, scale = self._update(gradients, direct, weight, step)
-        count = 2 * len(self.parts)
         pairs = zip(self.parts, others[0:count:2], others[1:count:2], strict=True)
         means = {name: part / share if share else None for name, part, share in pairs}
         return StepResult(total / weight, weight, means, rates, norm, scale, [int(value) for value in others[count:]])
@@ -153,13 +155,14 @@ class Trainer(Generic[M, B]):
 
     def _sums(self, loss: Loss) -> Tensor:
         """float64 [2 + 2 * parts]: total and weight of a loss, then those of its parts. Does not wait for a GPU."""
-        self._losses.append(loss.total.detach())
         self.parts = tuple(loss.parts)
         weights = [loss.weight, *(weight for _, weight in loss.parts.values())]
         totals = torch.stack(
             [loss.total.detach().double(), *(part.detach().double() for part, _ in loss.parts.values())]
         )
-        return torch.stack([totals, torch.tensor(weights, dtype=torch.float64, device=totals.device)], 1).flatten()
+        sums = torch.stack([totals, torch.tensor(weights, dtype=torch.float64, device=totals.device)], 1).flatten()
+        self._found.append(sums.clone())  # the tree adds in place
+        return sums
 
     def _plain_pass(
         self,
@@ -215,7 +218,10 @@ class Trainer(Generic[M, B]):
     def _update(
         self, gradients: list[Tensor], direct: list[Tensor | None] | None, weight: float, step: int
     ) -> tuple[float, dict[str, float], float | None]:
-        """Divide by the weight, clip and step; returns the norm, the rates and the loss scale."""
+        """Divide by the weight, clip and step; returns the norm, the rates and the loss scale.
+
+        Raises `DataError` for a gradient that is not finite, unless fp16 skips the step.
+        """
         scale = self.precision.scaler.get_scale() if self.precision.scaler.is_enabled() else None
         for gradient, more in zip(gradients, direct or (), strict=False):
             if more is not None:
@@ -225,6 +231,8 @@ class Trainer(Generic[M, B]):
             parameter.grad = gradient
         self.precision.unscale(self.optimizer)
         norm = clip_by_norm(gradients, self.config.clip_norm)
+        if not math.isfinite(norm) and not self.precision.may_skip:
+            self._raise_gradient(step, norm)
         rates = self.groups.set_rates(self.optimizer, step)
         self.precision.step(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
@@ -251,17 +259,31 @@ class Trainer(Generic[M, B]):
 
     def _raise_not_finite(self, step: int, first: int, batches: Sequence[B]) -> NoReturn:
         """Raise `DataError` on the ranks with the faulty micro-batch; other ranks wait and end with their peer."""
-        losses = [loss.item() for loss in self._losses]
-        wrong = next((index for index, loss in enumerate(losses) if not math.isfinite(loss)), None)
-        if wrong is None:
-            self.workers.barrier()
-            raise PeerLost("another rank has the faulty micro-batch")
-        coupled = isinstance(self.task, CoupledTask)
-        keys = [key for batch in (batches if coupled else [batches[wrong]]) for key in batch.keys]
-        raise DataError(
-            f"step {step}, micro-batch {first + wrong}: the loss is {losses[wrong]}; samples: {', '.join(keys)}; "
-            "lower the learning rate or look at these samples; the last good checkpoint stays"
-        )
+        names = ["loss", "weight"] + [f"{kind} {part}" for part in self.parts for kind in ("loss", "weight of")]
+        for index, sums in enumerate(self._found):
+            faults = [
+                (name, value) for name, value in zip(names, sums.tolist(), strict=True) if not math.isfinite(value)
+            ]
+            if faults:
+                coupled = isinstance(self.task, CoupledTask)
+                keys = [key for batch in (batches if coupled else [batches[index]]) for key in batch.keys]
+                raise DataError(
+                    f"step {step}, micro-batch {first + index}: the {faults[0][0]} is {faults[0][1]}; "
+                    f"samples: {', '.join(keys)}; {REMEDY}"
+                )
+        self.workers.barrier()
+        raise PeerLost("another rank has the faulty micro-batch")
+
+    def _raise_gradient(self, step: int, norm: float) -> NoReturn:
+        """Raise `DataError` naming the parameters whose gradient is not finite. Gathers sharded tensors: every rank must call this."""
+        gradients = {
+            name: whole(parameter.grad)
+            for name, parameter in self.groups.trainable.items()
+            if parameter.grad is not None
+        }
+        wrong = not_finite(gradients)
+        where = f" ({listed(wrong)})" if wrong else ""
+        raise DataError(f"step {step}: the loss is finite, but the norm of its gradient is {norm}{where}; {REMEDY}")
 
 
 def _backward(pairs: list[tuple[Tensor, Tensor]]) -> None:

@@ -121,6 +121,15 @@ class StartingTask(Protocol[M_contra]):
 
 
 @runtime_checkable
+class CutsTexts(Protocol):
+    """A task that cuts long texts."""
+
+    def count_cut(self, dataset: Samples, /) -> tuple[int, int]:
+        """The numbers of texts, and of those that lose their end."""
+        ...
+
+
+@runtime_checkable
 class CoupledTask(Protocol[M_contra, B_contra]):
     """A task whose loss couples all samples of the global batch. It takes the place of `Trainable.loss`."""
 

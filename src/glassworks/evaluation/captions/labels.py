@@ -64,6 +64,11 @@ def labels(metrics: dict[str, Any], config: CaptionsEvaluation) -> Labels:
     ]
     if "meteor" not in columns:
         notes.append("METEOR was left out: it needs Java.")
+    if metrics.get("cut_references"):
+        notes.append(
+            f"{metrics['cut_references']:,} of {metrics['references']:,} reference captions are longer than the model's max_tokens; "
+            "perplexity counts their beginnings only."
+        )
     tiles = [
         Tile(value=pointer("systems", FIRST, name), **columns[name].model_dump()) for name in TILES if name in columns
     ]

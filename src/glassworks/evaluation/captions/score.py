@@ -64,6 +64,8 @@ def run(scoring: Scoring, config: CaptionsEvaluation, task: CaptionTask, model: 
         "beam": Decoding(beams=config.beams, length_penalty=config.length_penalty),
     }
 
+    limit = min(model.config.caption_tokens, model.decoder.max_tokens)
+
     def score(batch: range) -> Iterator[Item]:
         examples = [task.example(dataset[index], scoring.part, 0) for index in batch]
         images = normalise(torch.stack([example.image for example in examples]).to(device))
@@ -80,6 +82,7 @@ def run(scoring: Scoring, config: CaptionsEvaluation, task: CaptionTask, model: 
                 "captions": {name: tokenizer.decode(ids[row]) for name, ids in found.items()},
                 "loss": loss,
                 "weight": weight,
+                "cut": sum(len(ids) > limit for ids in tokenizer.encode_all(example.captions)),
             }
 
     rows = scoring.in_batches(count, config.batch_size, lambda batch: list(score(batch)), "images")
@@ -107,6 +110,8 @@ def run(scoring: Scoring, config: CaptionsEvaluation, task: CaptionTask, model: 
         seed=scoring.seed,
         exponential=True,
     )
+    metrics["references"] = sum(len(row["references"]) for row in rows)
+    metrics["cut_references"] = sum(row["cut"] for row in rows)
     metrics["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     metrics["split"] = config.split
     scoring.write(

@@ -17,6 +17,7 @@ class Network(Captioner, Start):
 class Captioning(Experiment):
     """An image captioner."""
 
+    validated: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     scored_by: ClassVar[str] = "captions"
 
     task: Literal["captioning"]
@@ -34,6 +35,15 @@ class Captioning(Experiment):
         if started is not None and self.data.tokenizer.of != started:
             raise ValueError(
                 f"data.tokenizer: a decoder that begins as {started} reads its tokens; write {{of: {started}}}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_short_length_to_compile(self) -> "Captioning":
+        if self.training.compile and self.model.language_model and self.model.max_tokens is None:
+            raise ValueError(
+                f"model.max_tokens: compile: true pads every caption to it, and the context of {self.model.language_model} "
+                "may be thousands of tokens; set it to the longest caption, such as 64"
             )
         return self
 

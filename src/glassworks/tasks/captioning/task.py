@@ -35,6 +35,8 @@ from glassworks.training.objective import to_device
 from glassworks.training.task import Loss, Task
 
 Begin = Callable[[], Captioner]
+COUNTED = 20_000
+"""Images whose captions are measured before training."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,14 @@ class CaptioningTask:
     def arrange(self, dataset: Samples, folder: Path | None = None) -> Samples:
         """The samples themselves: one sample a row."""
         return dataset
+
+    def count_cut(self, dataset: Samples) -> tuple[int, int]:
+        """The numbers of captions, and of those that are longer than `max_tokens` and lose their end, in a sample of at most `COUNTED` images."""
+        captions, stride = [], max(1, len(dataset) // COUNTED)
+        for index in range(0, len(dataset), stride):
+            captions += captions_of(dataset[index])
+        limit = self.model.caption_tokens
+        return len(captions), sum(len(ids) > limit for ids in self.tokenizer.encode_all(captions))
 
     def example(self, sample: Sample, part: LossOptions, seed: int) -> Example:
         """A decoded sample with one of its captions, chosen by `seed` (of this sample in this epoch) alone."""

@@ -84,6 +84,7 @@ class TokenTraining(Training):
 class LanguageModelling(Experiment):
     """A language model."""
 
+    validated: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     scored_by: ClassVar[str] = "language"
     packed_by: ClassVar[tuple[str, ...]] = ("data", "model.max_tokens")
 
