@@ -342,3 +342,17 @@ def test_an_empty_prompt_is_one_clear_line(language_model):
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Decoding(**settings)
+
+
+def test_a_batch_without_rows_has_no_texts(language_model, captioner):
+    assert generate(language_model, [], SETTINGS["greedy"], EOS) == []
+    assert generate(language_model, [], SETTINGS["beams"], EOS) == []
+    assert caption(captioner, torch.empty(0, 3, 8, 8), Decoding(), BOS, EOS) == []
+
+
+@pytest.mark.parametrize("temperature", [1e-5, 1e-30, 1e-38, 1e-46, 5e-324])
+def test_a_temperature_near_zero_draws_the_likeliest_token(language_model, temperature):
+    wanted = generate(language_model, PROMPTS, Decoding(max_new_tokens=12), EOS)
+    assert generate(language_model, PROMPTS, Decoding(temperature=temperature, max_new_tokens=12), EOS) == wanted
+    limited = Decoding(temperature=temperature, top_k=5, top_p=0.9, min_p=0.1, max_new_tokens=12)
+    assert generate(language_model, PROMPTS, limited, EOS) == wanted
