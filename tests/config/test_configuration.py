@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 
 from glassworks.config.needs import Shards
+from glassworks.config.optimization import Optimization
 from glassworks.config.project import SCHEMAS, load_project, schema_text
 from glassworks.config.reference import reference_text
+from glassworks.config.training import Training
 from glassworks.errors import ConfigError
+from glassworks.training.schedules import learning_rate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PARAMS = """
@@ -90,6 +93,49 @@ def test_a_fault_in_params_is_one_clear_line(tmp_path, params, line):
         (
             EXPERIMENT.replace("steps: 4", "steps: 4, micro_batches: 3"),
             "training: micro_batches 3 is not a power of two; use 2 or 4",
+        ),
+        (
+            EXPERIMENT + "optimization: {warmup_steps: 5}\n",
+            "optimization.warmup_steps: 5 is longer than the run of 4 steps",
+        ),
+        (
+            EXPERIMENT + "optimization: {groups: {late: {parameters: ['*'], train_from: 4}}}\n",
+            "optimization.groups.late.train_from: 4 is beyond the end of the run of 4 steps",
+        ),
+        (
+            EXPERIMENT + "optimization: {groups: {early: {parameters: ['*'], train_until: 9}}}\n",
+            "optimization.groups.early.train_until: 9 is beyond the end of the run of 4 steps",
+        ),
+        (
+            EXPERIMENT + "optimization: {warmup_steps: 4, groups: {late: {parameters: ['*'], train_from: 2}}}\n",
+            "groups.late.warmup_steps: 4 (of optimization.warmup_steps) is longer than the 2 steps that train the group",
+        ),
+        (
+            EXPERIMENT + "optimization: {schedule: wsd, warmup_steps: 2, decay_steps: 3}\n",
+            "optimization.decay_steps: 3 and 2 warm-up steps are more than the run of 4 steps; use at most 2",
+        ),
+        (EXPERIMENT + "optimization: {learning_rate: .inf}\n", "learning_rate: should be a finite number"),
+        (
+            EXPERIMENT.replace("steps: 4", "steps: 4, passes: 2"),
+            "training: give either `steps`, or `passes` over the training data",
+        ),
+        (EXPERIMENT.replace("steps: 4", "batch_size: 8"), "training: give either `steps`, or `passes`"),
+        (
+            EXPERIMENT.replace("steps: 4", "steps: 4, selection: {metric: validation_los}"),
+            "training.selection.metric: this task has no 'validation_los'; did you mean 'validation_loss'?",
+        ),
+        (
+            EXPERIMENT.replace("dataset: scenes", "dataset: scenes, held_out: {}").replace(
+                "steps: 4", "steps: 4, selection: {patience: 2}"
+            ),
+            "training.selection.patience needs validation data, and data.held_out lists none",
+        ),
+        (
+            EXPERIMENT.replace("steps: 4", "steps: 4, compile: true").replace(
+                "dataset: scenes", "dataset: scenes, tokenizer: {of: second}"
+            )
+            + "model: {language_model: second}\n",
+            "model.max_tokens: compile: true pads every caption to it",
         ),
         (EXPERIMENT + "execution: {nodes: 3}\n", "execution: nodes 3 is not a power of two"),
         (EXPERIMENT + "execution: {nodes: 8}\n", "execution.nodes 8: training.micro_batches 4 gives work to 4 at most"),
@@ -353,3 +399,28 @@ def test_an_experiment_may_begin_with_a_variant_but_not_with_one_of_its_own(tmp_
     with pytest.raises(ConfigError, match=r"data\.tokenizer\.of: 'second--wide--3' itself reads 'second'"):
         reading = LANGUAGE.replace("scenes", "scenes, tokenizer: {of: second--wide--3}")
         load_two(tmp_path, EXPERIMENT, reading + "variants: {wide: {set: {data.tokenizer: {}}, seeds: [3]}}\n")
+
+
+def test_selection_by_validation_needs_a_validation_split(tmp_path):
+    best = EXPERIMENT.replace("steps: 4", "steps: 4, selection: {publish: best}")
+    with pytest.raises(
+        ConfigError, match=r"training.selection.publish needs validation data, and scenes in params.yaml leaves none"
+    ):
+        load(tmp_path, experiment=best)
+
+
+def test_steps_follow_the_data():
+    training = Training(passes=20, batch_size=16)
+    assert (training.over(180).steps, training.over(180).validate_every) == (225, 12)
+    assert (training.over(9000).steps, training.over(9000).validate_every) == (11250, 563)
+    assert Training(passes=0.5, batch_size=16, validate_every=3).over(180).validate_every == 3
+    plain = Training(steps=7)
+    assert plain.over(180) == plain and plain.validate_every == 200
+    assert Training.model_validate(training.model_dump()).over(180) == training.over(180)
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(6, 0), (90, 9), (1000, 100), (5000, 100)])
+def test_the_default_warm_up_follows_the_run(steps, expected):
+    rates = [learning_rate(Optimization(learning_rate=1.0, schedule="constant"), step, steps) for step in range(steps)]
+    assert sum(rate < 1.0 for rate in rates) == max(0, expected - 1)
+    assert Optimization().fault(steps) is None

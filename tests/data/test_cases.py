@@ -212,14 +212,14 @@ def outcome(project, root: Path, source: dict, content, capsys) -> str:
     said = [re.sub(r"^\d+ samples \(.*?\)(, )?", "", line) for line in said]
     listed = json.loads((project.root / "data/records/d/dropped.json").read_text())
     reasons = [f"{item['where']}: {item['reason']}" for item in listed]
-    captions = sum(len(record.captions) for record in found)
+    captions = sum(len(record.texts) for record in found)
     lines = [f"{len(found)} records, {captions} captions", *(line for line in said if line), *reasons[:2]]
     return "; ".join(line.replace(f"{root}/", "") for line in lines)
 
 
 def test_what_is_kept_of_a_table_with_an_open_quote_is_right(project, tmp_path, capsys):
     outcome(project, tmp_path, F, table(SWALLOWS), capsys)
-    found = {record.media["file"]: record.captions for record in read_table(project.root / "data/records/d")}
+    found = {record.media["file"]: record.texts for record in read_table(project.root / "data/records/d")}
     assert found == {"g2.jpg": ["good 2"], "g3.jpg": ['says hi"'], "g4.jpg": ["good 4"], "g5.jpg": ["good 5"]}
 
 

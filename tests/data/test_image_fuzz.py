@@ -59,7 +59,7 @@ def test_every_file_of_the_zoo_is_seen_as_a_viewer_sees_it(name):
     assert outcome(ZOO[name]) in (("refused",) if name in ("tiff I", "tiff F") else ("fast", "accepted"))
 
 
-@pytest.mark.parametrize("count", [pytest.param(400), pytest.param(6000, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("count", [pytest.param(400), pytest.param(6000, marks=pytest.mark.slow)])
 def test_mutated_files_are_refused_or_decode_alike(count):
     names, counts = list(ZOO), Counter()
     for number in range(count):

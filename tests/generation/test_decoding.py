@@ -372,7 +372,15 @@ def test_no_prompts_give_no_texts_and_an_unknown_token_is_one_clear_line(languag
         generate(language_model, [[1], [1, 40]], Decoding(), EOS)
 
 
-@pytest.mark.parametrize("temperature", [1e-37, 1e-45, 1e-300])
-def test_the_coldest_draw_takes_the_likeliest_token(language_model, temperature):
-    greedy = generate(language_model, PROMPTS, SETTINGS["greedy"], EOS)
-    assert generate(language_model, PROMPTS, Decoding(temperature=temperature, max_new_tokens=12), EOS) == greedy
+def test_a_batch_without_rows_has_no_texts(language_model, captioner):
+    assert generate(language_model, [], SETTINGS["greedy"], EOS) == []
+    assert generate(language_model, [], SETTINGS["beams"], EOS) == []
+    assert caption(captioner, torch.empty(0, 3, 8, 8), Decoding(), BOS, EOS) == []
+
+
+@pytest.mark.parametrize("temperature", [1e-5, 1e-30, 1e-38, 1e-46, 5e-324])
+def test_a_temperature_near_zero_draws_the_likeliest_token(language_model, temperature):
+    wanted = generate(language_model, PROMPTS, Decoding(max_new_tokens=12), EOS)
+    assert generate(language_model, PROMPTS, Decoding(temperature=temperature, max_new_tokens=12), EOS) == wanted
+    limited = Decoding(temperature=temperature, top_k=5, top_p=0.9, min_p=0.1, max_new_tokens=12)
+    assert generate(language_model, PROMPTS, limited, EOS) == wanted

@@ -81,7 +81,7 @@ def test_a_word_of_several_tokens_has_the_mean_of_theirs(describer):
 @pytest.mark.parametrize(
     ("paths", "code", "message"),
     [
-        (["notes.txt"], 3, "notes.txt: the image does not decode"),
+        (["notes.txt"], 3, "notes.txt: it is no JPEG, PNG"),
         (["none.png"], 3, "none.png: no such file"),
         (["empty"], 3, "empty: no images in this folder"),
         (["pictures/0.png", "--top-p", "0.5"], 2, "top_p limits random draws"),

@@ -94,5 +94,5 @@ def test_a_model_of_another_kind_or_version_is_said_so(model, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     del config["lock_step"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ArtifactError, match=r"of another version of glassworks \('lock_step'\); train the model again"):
+    with pytest.raises(ArtifactError, match=r"the key 'lock_step' is missing; train the model again"):
         Captioner.load(tmp_path)

@@ -29,6 +29,9 @@ class Letters:
     def encode(self, text: str, max_tokens: int) -> list[int]:
         return [self.bos, *(ord(letter) - ord("a") + 3 for letter in text), self.eos][:max_tokens]
 
+    def encode_all(self, texts: list[str]) -> list[list[int]]:
+        return [self.encode(text, len(text) + 2) for text in texts]
+
 
 def sample(text: str, key: str = "k", size: int = 16) -> Sample:
     file = io.BytesIO()
@@ -111,3 +114,9 @@ def test_an_image_of_another_size_is_resized(task):
 def test_a_sample_without_a_caption_is_named(task, text):
     with pytest.raises(DataError, match=r"train-00000\.tar: cat7: no caption"):
         task.example(sample(text, "cat7"), LossOptions(), 0)
+
+
+def test_captions_that_lose_their_end_are_counted(task):
+    """Ten ids hold BOS, eight letters and EOS."""
+    captions = ["abcdefgh", "abcdefghi", "ab", "abcdefghijklm"]
+    assert task.count_cut([sample(f'{{"captions": ["{caption}"]}}') for caption in captions]) == (4, 2)

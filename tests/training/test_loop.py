@@ -12,7 +12,7 @@ from glassworks.runtime.launch import run_workers
 from glassworks.runtime.signals import StopRequest
 from glassworks.training.loop import fit
 from glassworks.training.metrics_log import read_metrics
-from glassworks.training.validation import HeldOut, ValidationHistory, validate
+from glassworks.training.validation import HeldOut, ValidationHistory, memorised_after, validate
 from glassworks.training.workers import Workers
 
 from .engine import train, train_until
@@ -178,3 +178,19 @@ def test_a_metric_that_the_task_has_not_is_an_error_that_lists_those_it_has(tmp_
     run = a_run(tmp_path, Regression(), selection={"metric": "validation_cider"})
     with pytest.raises(ConfigError, match="'validation_cider'; it has validation_loss"):
         fit(run, Workers(), StopRequest())
+
+
+@pytest.mark.parametrize(
+    ("held_out", "training", "step"),
+    [
+        ([3.0, 2.0, 2.5, 3.5], [3.0, 2.0, 1.0, 0.1], 20),
+        ([3.0, 2.0, 1.5, 1.4], [3.0, 2.0, 1.0, 0.1], None),  # still falling
+        ([3.0, 2.0, 2.01], [3.0, 2.0, 1.0], None),  # within 1 %
+        ([3.0, 2.0, 9.0], [3.0, 2.0, 9.0], None),  # diverged
+        ([], [3.0, 2.0], None),
+    ],
+)
+def test_memorising_is_a_validation_loss_that_rises_while_the_training_loss_falls(held_out, training, step):
+    rows: list[dict[str, Any]] = [{"step": 10 * index, "loss": loss} for index, loss in enumerate(training, 1)]
+    rows += [{"step": 10 * index, "validation_loss": loss} for index, loss in enumerate(held_out, 1)]
+    assert memorised_after(rows) == step

@@ -15,6 +15,7 @@ from glassworks.errors import UserError
 from glassworks.pipeline import slurm
 from glassworks.pipeline.dvc import check_dvc, record
 from glassworks.pipeline.freshness import drop_stale_locks, forget_manifests, sync
+from glassworks.pipeline.job_lines import one_line_a_job
 from glassworks.pipeline.stage import Stage, stage_name
 from glassworks.pipeline.table import Table
 
@@ -43,6 +44,8 @@ class Pipeline:
                 sync(self.table)
         except UserError as error:
             _stop(error.exit_code, str(error))
+        if workflow.is_main_process:
+            one_line_a_job(workflow.output_settings)
         _use_no_more_cores_than_there_are(workflow)
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.final_manifest = self.table["report"].manifest
