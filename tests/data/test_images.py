@@ -86,7 +86,7 @@ def test_a_cut_image_is_named(kind, keep):
 
 
 def test_bytes_of_something_else_are_refused():
-    with pytest.raises(DataError, match="it is an HTML page"):
+    with pytest.raises(DataError, match="it is a web page"):
         decode_image(b"<html>not found</html>", "here")
 
 
@@ -197,13 +197,13 @@ def test_more_pixels_than_the_limit_are_refused_by_the_header():
 @pytest.mark.parametrize(
     ("head", "reason"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\n", "it is a git-lfs pointer, not the image; run `git lfs pull`"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it is a HEIC image; convert it to JPEG"),
-        (b"<!DOCTYPE html><html>", "it is an HTML page, not an image"),
-        (b"\xff\x0a\0\0", "it is JPEG XL, and only"),
-        (b"words", "it is no image that is read"),
+        (b"version https://git-lfs.github.com/spec/v1\n", ": it is a git-lfs pointer: run `git lfs pull`"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", ": it is a HEIC image; convert it to JPEG"),
+        (b"<!DOCTYPE html><html>", ": it is a web page, perhaps an error of a download"),
+        (b"\xff\x0a\0\0", ": it is a JPEG XL image; convert it to JPEG"),
+        (b"words", ""),
     ],
 )
 def test_a_file_of_another_kind_is_named(head, reason):
-    with pytest.raises(DataError, match=f"^here: {reason}"):
+    with pytest.raises(DataError, match=f"^here: it is no JPEG, PNG, WebP, AVIF, TIFF, GIF or BMP{reason}$"):
         read_image(head, "here")

