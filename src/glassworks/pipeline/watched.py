@@ -60,3 +60,8 @@ def _remaining(content: Any, path: str, overrides: tuple[str, ...]) -> Iterator[
 def _within(path: str, section: str) -> bool:
     """Whether a key path is a section or lies in it."""
     return f"{path}.".startswith(f"{section}.")
+
+
+def watched_encoder(project: Project, name: str) -> list[str]:
+    """The written keys of an encoder in params.yaml, but the number of its jobs."""
+    return [f"encoders.{name}.{field}" for field in sorted(project.params.encoders[name].model_fields_set - {"jobs"})]
