@@ -217,3 +217,42 @@ def test_a_program_ends_though_its_iterator_is_alive(shards, how, code):
     run = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert run.returncode == code
     assert ("with the iterator alive" in run.stderr) == (how == "error")
+
+
+FULL = """
+import sys
+import torch
+from glassworks.data.reading.loader import micro_batches
+from glassworks.data.reading.order import Order
+from glassworks.errors import ResourceError
+
+class Row:
+    key = "k"
+
+class Batch:
+    def __init__(self, examples):
+        self.images = torch.ones(300_000)
+
+class Rows:
+    shard_sizes = [8]
+    def __len__(self): return 8
+    def __getitem__(self, index): return Row()
+
+found = micro_batches(Rows(), Order([8], seed=3, window=1), start_step=0, steps=2, batch_size=8, micro_batches=4,
+                      workers=1, transform=lambda row, seed: row, collate=Batch, seed=1)
+try:
+    list(found)
+except ResourceError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("size", ["16k", "900k"], ids=["semaphores", "batches"])
+def test_a_full_dev_shm_is_named(size):
+    mount = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$0" -c "$1"'
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, sys.executable, FULL]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    if "unshare" in run.stderr or "mount" in run.stderr:
+        pytest.skip("needs a mount namespace")
+    assert run.stdout.startswith("/dev/shm is full: ") and "loader_workers: 0" in run.stdout, run.stderr
+    assert "Traceback" not in run.stderr

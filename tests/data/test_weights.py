@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import os
 import struct
 import zipfile
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save, save_file
 
 from glassworks.config.project import load_project
 from glassworks.data.fetching import package_index
@@ -259,6 +260,10 @@ def test_a_checkpoint_never_runs_code(project, configure, folder, tmp_path):
         (lambda f: (f / "model.safetensors").rename(f / "tf_model.h5"), "weights of other formats are not read"),
         (lambda f: (f / "model.safetensors").write_bytes(TENSORS[:30]), "not a safetensors file"),
         (lambda f: (f / "model.safetensors").rename(f / "model.safetensors.index.json"), "not readable as JSON"),
+        (
+            lambda f: save_file({"a": torch.tensor([1.0, math.nan])}, f / "model.safetensors"),
+            "model.safetensors: a holds NaN or infinite values",
+        ),
     ],
 )
 def test_a_folder_that_holds_no_model_is_one_line(project, configure, folder, spoil, message):

@@ -84,7 +84,7 @@ def test_every_stage_reads_all_data_sets_of_a_mixture(mixed, name):
     ],
 )
 def test_a_data_set_without_samples_is_named_before_anything_is_tokenized(tmp_path, samples, held_out, line):
-    settings = {**EXPERIMENTS["captioner"], "data": {**DATA, "held_out": held_out}}
+    settings = {**EXPERIMENTS["captioner"], "data": {**DATA, "held_out": held_out}, "training": {"steps": 4}}
     folders = {
         "animals": make_shards(tmp_path / "animals", train=3),
         "vehicles": make_shards(tmp_path / "vehicles", **samples),

@@ -74,13 +74,29 @@ def check_dvc(table: Table) -> None:
         )
 
 
+def in_git(root: Path) -> bool:
+    """Whether the project is in a git repository."""
+    return any((folder / ".git").exists() for folder in (root.resolve(), *root.resolve().parents))
+
+
+def cause(output: str) -> str:
+    """The error in the output of a DVC command, without its advice on where to ask for help."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR:")]
+    return (
+        errors[0].removeprefix("ERROR:").removeprefix(" unexpected error - ").strip()
+        if errors
+        else (lines or ["failed"])[-1]
+    )
+
+
 def record(table: Table) -> list[str]:
     """Update dvc.yaml and record every fresh stage in dvc.lock; returns the names of the recorded stages.
 
-    Only stages with a fresh key are committed, so a partial run can be recorded. Does nothing outside a DVC repository.
+    Only stages with a fresh key are committed, so a partial run can be recorded. Does nothing outside a DVC repository or a git repository.
     """
     root = table.project.root
-    if not (root / ".dvc").is_dir():
+    if not (root / ".dvc").is_dir() or not in_git(root):
         return []
     text = compile_dvc(table)
     if not (root / "dvc.yaml").is_file() or (root / "dvc.yaml").read_text() != text:
@@ -92,6 +108,6 @@ def record(table: Table) -> list[str]:
     run = subprocess.run([dvc, "commit", "--force", *names], cwd=root, capture_output=True, text=True, check=False)
     if run.returncode:
         raise ArtifactError(
-            f"dvc commit: {(run.stderr or run.stdout).strip().splitlines()[-1]}; the results stand, but DVC does not know them yet"
+            f"dvc commit: {cause(run.stderr or run.stdout)}; the results stand, but DVC does not know them yet"
         )
     return names

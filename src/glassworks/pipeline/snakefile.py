@@ -13,7 +13,7 @@ from glassworks.artifacts.machine import available_cores
 from glassworks.config.project import load_project
 from glassworks.errors import UserError
 from glassworks.pipeline import slurm
-from glassworks.pipeline.dvc import check_dvc, record
+from glassworks.pipeline.dvc import check_dvc, in_git, record
 from glassworks.pipeline.freshness import drop_stale_locks, forget_manifests, sync
 from glassworks.pipeline.job_lines import one_line_a_job
 from glassworks.pipeline.stage import Stage, stage_name
@@ -22,6 +22,12 @@ from glassworks.pipeline.table import Table
 SUBJECTS = ("encoder", "dataset", "experiment", "weights", "evaluation")
 """Wildcards whose values, in this order, form the name of a stage."""
 SRUN = "srun --overlap --nodes {0} --ntasks-per-node 1 --cpus-per-task {1} "
+
+
+WITHOUT_GIT = (
+    "note: this folder is in no git repository. snakemake and glassworks work without one; "
+    "dvc repro, dvc exp and dvc.lock need it: run `git init`"
+)
 
 
 class Pipeline:
@@ -40,6 +46,8 @@ class Pipeline:
                 if self.under_dvc:
                     check_dvc(self.table)
                 else:
+                    if not in_git(self.table.project.root):
+                        print(WITHOUT_GIT, file=sys.stderr)
                     self._lock = drop_stale_locks(self.table.project.root)
                 sync(self.table)
         except UserError as error:

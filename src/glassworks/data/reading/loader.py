@@ -4,6 +4,7 @@ The output depends on the order and the seed alone. It depends neither on the nu
 """
 
 import atexit
+import errno
 import re
 import signal
 import sys
@@ -14,7 +15,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from glassworks.data.reading.order import Pick, Picks, sample_seed
 from glassworks.data.reading.rows import Keyed, Rows
@@ -117,13 +118,40 @@ class _Examples(Dataset[B], Generic[R, E, B]):
 
     def __getitems__(self, picks: list[Pick]) -> B | _Failure:
         try:
-            return self.collate([self._example(pick) for pick in picks])
+            batch = self.collate([self._example(pick) for pick in picks])
+            if get_worker_info():  # here, since an error in the thread that sends batches would hang the training
+                for value in getattr(batch, "__dict__", {}).values():
+                    if isinstance(value, torch.Tensor):
+                        value.share_memory_()
+            return batch
         except UserError as error:
             return _Failure(error)
+        except RuntimeError as error:
+            if "shared memory" not in str(error) and "No space left" not in str(error):
+                raise
+            return _Failure(_no_shared_memory())
 
     def _example(self, pick: Pick) -> E:
         row = self.datasets[pick.dataset][pick.row]
         return self.transform(row, sample_seed(self.seed, pick.epoch, row.key))
+
+
+def _check_shared_memory(workers: int) -> None:
+    """Raise `ResourceError` if there is no room for the semaphores of the workers: torch fails half-way through its own."""
+    try:
+        held = [torch.multiprocessing.get_context(START_METHOD).Event() for _ in range(workers + 1)]
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise _no_shared_memory() from None
+    del held
+
+
+def _no_shared_memory() -> ResourceError:
+    return ResourceError(
+        "/dev/shm is full: loader workers pass batches through this memory; free some of it, give the container more (--shm-size), "
+        "or set execution.loader_workers: 0"
+    )
 
 
 def _as_is(batch: B) -> B:
@@ -132,6 +160,8 @@ def _as_is(batch: B) -> B:
 
 def _steps(loader: DataLoader[B], per_step: int) -> Generator[list[B], None, None]:
     handler = signal.getsignal(signal.SIGCHLD)
+    if loader.num_workers:
+        _check_shared_memory(loader.num_workers)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")
         batches: Any = iter(loader)
@@ -149,6 +179,8 @@ def _steps(loader: DataLoader[B], per_step: int) -> Generator[list[B], None, Non
     except RuntimeError as error:
         if not re.search("DataLoader worker.*(exited unexpectedly|killed by signal)", str(error)):
             raise
+        if "Bus error" in str(error):
+            raise _no_shared_memory() from None
         first = str(error).splitlines()[0].rstrip(". ")
         raise ResourceError(
             f"a loader worker died ({first}), usually for lack of memory; use fewer loader_workers"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glassworks.artifacts.digests import write_json
+from glassworks.artifacts.finite import check_finite
 from glassworks.artifacts.model_files import CONFIG, INDEX, WEIGHTS, read_hub_config, weight_files
 from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
@@ -141,9 +142,13 @@ def _tensors(file: Path) -> "dict[str, Tensor]":
 
 
 def check(directory: Path) -> dict[str, Any]:
-    """Counts of tensors and parameters. Raises `ArtifactError` or `DataError` naming an invalid file."""
+    """Counts of tensors and parameters. Raises `ArtifactError` or `DataError` naming an invalid file, or tensors with NaN or infinite values."""
     read_hub_config(directory)
     shapes = [shape for file in weight_files(directory) for shape in _shapes(file)]
+    from safetensors.torch import load_file
+
+    for file in weight_files(directory):
+        check_finite(load_file(file), file.name)
     return {"tensors": len(shapes), "parameters": sum(map(math.prod, shapes))}
 
 
