@@ -62,8 +62,12 @@ class Captioned:
 class CaptionedImages:
     """The images of a data set by file, as its tables name them."""
 
-    def __init__(self, context: Context, base: str | None = None) -> None:
-        """`base` is the folder that file names are relative to, if the user set it."""
+    def __init__(self, context: Context, base: str | None = None, *, once: bool = False) -> None:
+        """`base` is the folder that file names are relative to, if the user set it.
+
+        `once` leaves out a caption that its image has already.
+        """
+        self.once = once
         self.context, self.images = context, ImageFiles(context)
         self.names = FileNames(self.images.folder, self.images.inventory, base)
         self.samples: dict[str, Captioned] = {}
@@ -78,14 +82,12 @@ class CaptionedImages:
         *,
         table: str = "",
         split: Any = None,
-        once: bool = False,
         group: str = "",
         labels: dict[str, Any] | None = None,
     ) -> Iterator[Dropped | Remark]:
         """Add the captions of a row, and yield what cannot be used.
 
-        `table` is the folder of the table. `once` leaves out a caption that the image has already. Raises `DataError`
-        for an image that two rows put into different splits.
+        `table` is the folder of the table. Raises `DataError` for an image that two rows put into different splits.
         """
         try:
             file = self.names.find(name, table)
@@ -118,11 +120,6 @@ class CaptionedImages:
                 f"an image belongs to one split"
             )
         sample.split = chosen or sample.split
-        if once:
-            repeated = len(texts)
-            texts = [text for text in dict.fromkeys(texts) if text not in sample.captions]
-            if repeated := repeated - len(texts):
-                yield Remark("a caption that its image has already is left out", where, repeated)
         sample.captions += texts
 
     def records(self) -> Iterator[Record | Dropped | Remark]:
@@ -136,6 +133,9 @@ class CaptionedImages:
             if fault:
                 yield Dropped(sample.where, fault)
                 continue
+            if self.once and (repeated := len(sample.captions) - len(unique := list(dict.fromkeys(sample.captions)))):
+                yield Remark("a caption that its image has already is left out", sample.where, repeated)
+                sample.captions = unique
             group = sample.group or sample.file
             split = sample.split or split_of(group, context.params["splits"], context.params["seed"])
             yield Record(key[sample.file], split, group, sample.captions, sample.labels or {}, {"file": sample.file})

@@ -22,7 +22,7 @@ from glassworks.pipeline.execution import Context
 def records(context: Context) -> Iterator[Record | Dropped | Remark]:
     """Every image of the tables, in the order of its first row."""
     params, key = context.params, f"params.yaml: datasets.{context.stage.subject}"
-    found = CaptionedImages(context, params["images"])
+    found = CaptionedImages(context, params["images"], once=True)
     tables: list[str] = []
     if not is_pair_glob(params["captions"]):
         tables = find_tables(found.images.inventory, params["captions"], f"{key}.captions")
@@ -73,7 +73,7 @@ def _table(found: CaptionedImages, name: str, key: str) -> Iterator[Dropped | Re
     for row in read_rows(path, name, layout):
         if isinstance(row, Row):
             given = row.split if row.split not in (None, "") else split
-            yield from found.add(row.where, row.file, row.captions, table=base, split=given, once=True)
+            yield from found.add(row.where, row.file, row.captions, table=base, split=given)
         else:
             yield row
 
