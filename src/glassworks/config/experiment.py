@@ -47,8 +47,12 @@ class Start(Settings):
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         dumped: dict[str, Any] = write(self)
-        written = {type(self).model_fields[name].alias or name for name in self.model_fields_set}
-        return {key: value for key, value in dumped.items() if key in written} if self.inherits else dumped
+        return {key: value for key, value in dumped.items() if key in self.written} if self.inherits else dumped
+
+    @property
+    def written(self) -> set[str]:
+        """The keys that the section has in its file."""
+        return {type(self).model_fields[name].alias or name for name in self.model_fields_set}
 
     def plain(self, settings: type[S]) -> S:
         """The model without its initial weights: `settings`, a base class of this one."""

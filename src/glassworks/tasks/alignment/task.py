@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +64,7 @@ class AlignmentTask:
     def __init__(
         self,
         config: Heads,
-        towers: Mapping[str, dict[str, Any]],
+        towers: Mapping[str, dict[str, object]],
         stored: Mapping[str, Sequence[FeatureTable]],
         in_loop: Mapping[str, Tower],
     ) -> None:
@@ -135,7 +134,7 @@ def make(experiment: Experiment, inputs: Mapping[str, Path], fingerprint: dict[s
 
     Raises `ArtifactError` for features of another encoder than the experiment names, and `ConfigError` for an encoder without pooling.
     """
-    towers: dict[str, dict[str, Any]] = {}
+    towers: dict[str, dict[str, object]] = {}
     stored: dict[str, list[FeatureTable]] = {}
     in_loop: dict[str, Tower] = {}
     for name, tower in experiment.model.towers.items():

@@ -1,8 +1,8 @@
 """experiments/NAME.yaml of the task `language_modelling`."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from glassworks.config.base import Name
 from glassworks.config.data import LossOptions, TextData
@@ -54,6 +54,12 @@ class Model(TextDecoder, Start):
     @property
     def trains_adapter(self) -> bool:
         return self.adapter is not None
+
+    @model_serializer(mode="wrap")
+    def _dump(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What both base classes dump; pydantic calls one serializer only."""
+        dumped = self._without_later_defaults(write)
+        return {key: value for key, value in dumped.items() if key in self.written} if self.inherits else dumped
 
     @model_validator(mode="after")
     def _divides(self) -> "Model":
