@@ -222,15 +222,18 @@ def test_a_language_model_begins_with_published_weights(published, tmp_path):
     whole = {key: value for key, value in ON_WEIGHTS["model"].items() if key in ("weights", "max_tokens")}
     second = {**ON_WEIGHTS, "model": whole, "training": FIRST["training"]}
     published.configure(PUBLISHED, second=second, third={**SECOND, "data": second["data"], "model": {"from": "second"}})
+    published.run("pack-second")
     context = published.context("train-second", tmp_path / "work")
     before = run_workers(_validated, context, count=1, device="cpu", folder=tmp_path / "workers")
     last = [row for row in read_metrics(published.root / "models/first/metrics.jsonl") if "validation_loss" in row][-1]
     assert before == {name: value for name, value in last.items() if name != "step"}
     first, second = (
         load_file(published.root / f"models/first/{WHOLE}"),
+        published.run("pack-second")
         load_file(published.run("train-second") / WHOLE),
     )
     assert first.keys() == second.keys() and any(not torch.equal(first[name], second[name]) for name in first)
+    published.run("pack-third")
     third = LanguageModel.load(published.run("train-third"))
     assert third.config == LanguageModel.load(published.root / "models/first").config
 
@@ -239,24 +242,28 @@ def test_an_adapter_of_published_weights_is_continued_by_another_experiment(publ
     third = {**ON_WEIGHTS, "model": {"from": "second", "base_dtype": "bf16"}}
     published.configure(PUBLISHED, second=ON_WEIGHTS, third=third)
     assert published.table["evaluate-third-language"].inputs["weights"] == "weights-published"
+    published.run("pack-second")
     second = published.run("train-second", workers=2)
     assert json.loads((second / "adapter_base.json").read_text())["dtype"] == "bf16"
     note = json.loads((published.root / "provenance/train-second.json").read_text())["start"]
     base = load_file(published.root / f"models/first/{WHOLE}")
     assert note["matched"] == len(base) and "decoder.blocks.*.attention.qkv.lora_A.weight" in note["new"]
 
+    published.run("pack-third")
     context = published.context("train-third", tmp_path / "work")
     dtypes = run_workers(_dtypes, context, count=1, device="cpu", folder=tmp_path / "workers")
     assert dtypes == {True: ["torch.float32"], False: ["torch.bfloat16"]}
     before = run_workers(_validated, context, count=1, device="cpu", folder=tmp_path / "workers")
     last = [row for row in read_metrics(second / "metrics.jsonl") if "validation_loss" in row][-1]
     assert before == {name: value for name, value in last.items() if name != "step"}
+    published.run("pack-third")
     folder = published.run("train-third")
     assert json.loads((folder / "adapter_base.json").read_text())["name"] == "published"
     published.run("evaluate-third-language")
 
     digest = sha256_file(second / "adapter_model.safetensors")
     shutil.rmtree(second)
+    published.run("pack-second")
     assert sha256_file(published.run("train-second") / "adapter_model.safetensors") == digest, "by one worker, too"
     merged = load_language_model(folder).state_dict()
     rounded = {name: tensor.bfloat16().float() for name, tensor in base.items()}
@@ -277,6 +284,7 @@ def test_an_adapter_of_published_weights_is_continued_by_another_experiment(publ
 def test_another_shape_than_that_of_published_weights_is_one_line(published, changes, message):
     published.configure(PUBLISHED, second={**ON_WEIGHTS, "model": {**ON_WEIGHTS["model"], **changes}})
     with pytest.raises((ConfigError, ArtifactError), match=message) as error:
+        published.run("pack-second")
         published.run("train-second")
     assert "\n" not in str(error.value)
 
