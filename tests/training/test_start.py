@@ -229,7 +229,6 @@ def test_a_language_model_begins_with_published_weights(published, tmp_path):
     assert before == {name: value for name, value in last.items() if name != "step"}
     first, second = (
         load_file(published.root / f"models/first/{WHOLE}"),
-        published.run("pack-second")
         load_file(published.run("train-second") / WHOLE),
     )
     assert first.keys() == second.keys() and any(not torch.equal(first[name], second[name]) for name in first)
