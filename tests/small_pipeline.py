@@ -164,7 +164,8 @@ def create(root: Path) -> Repository:
     _draw_pictures(root / "pictures")
     repository.command("git", "init", "--quiet", "--initial-branch=main")
     repository.command("dvc", "init", "--quiet")
-    shutil.copy(REPOSITORY / ".dvc/config", root / ".dvc/config")
+    for name in ("config", "plots.html"):
+        shutil.copy(REPOSITORY / ".dvc" / name, root / ".dvc" / name)
     repository.command("glassworks", "dvc-yaml")
     repository.commit("the pipeline")
     return repository

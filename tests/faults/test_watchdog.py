@@ -45,4 +45,4 @@ def test_a_stage_that_waits_for_a_file_that_does_not_come_is_ended(watched):
     command = Command(watched, "glassworks", "records", "pictures", "--log", "stage.log")
     assert command.end(SECONDS + 30) == 75
     assert command.output == f"error: records-pictures: {LINE}"
-    assert "in read_text" in (watched.root / "stage.log").read_text()
+    assert "in read_rows" in (watched.root / "stage.log").read_text()

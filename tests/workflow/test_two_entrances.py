@@ -308,5 +308,5 @@ def test_more_cores_than_there_are_are_not_used(repository):
     """Jobs would share them, and two trainings at once are slower than one after the other."""
     there = len(os.sched_getaffinity(0))
     repository.edit("params.yaml", lambda p: p["report"].update(title="another"))
-    run = repository.command("snakemake", "--cores", str(there + 62), "all")
+    run = repository.command("snakemake", "--verbose", "--cores", str(there + 62), "all")
     assert f"Provided cores: {there}" in run.stdout
