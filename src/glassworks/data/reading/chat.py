@@ -14,12 +14,12 @@ from typing import Any, Literal
 from jinja2 import TemplateError, TemplateSyntaxError
 
 from glassworks.data.messages import SUPERVISED, Message
-from glassworks.data.reading.text import FILES, TextTokenizer
+from glassworks.data.reading.text import FILES, TEMPLATE, TextTokenizer
 from glassworks.data.reading.tokens import Document, content_of, document_of
 from glassworks.errors import ArtifactError, ConfigError, DataError
 
-TEMPLATE, KEY = "chat_template.jinja", "chat_template"
-"""The file of a template in a model folder, and its key in tokenizer_config.json."""
+KEY = "chat_template"
+"""The key of a template in tokenizer_config.json."""
 OPEN, CLOSE = r"(?:<think>|\[THINK\]|<\|START_THINKING\|>)", r"(?:</think>|\[/THINK\]|<\|END_THINKING\|>)"
 OPENED = re.compile(rf"{OPEN}\s*(?:{CLOSE}\s*)?\Z")
 """A thinking block that a generation prompt begins, or leaves empty."""
@@ -54,6 +54,11 @@ class ChatTemplate:
         if isinstance(found, list):
             found = {entry.get("name"): entry.get("template") for entry in found}.get("default")
         return cls(found, tokenizer, f"{KEY} of {file}", supervise) if isinstance(found, str) else None
+
+    def save(self, directory: Path) -> None:
+        """Write tokenizer and template of a model trained here. The token that ends an answer ends a generated text."""
+        self.tokenizer.ends = tuple(dict.fromkeys([*self.tokenizer.ends, self.stop]))
+        self.tokenizer.save(directory, self.source)
 
     def prompt(self, messages: Sequence[Message], tools: list[Any] | None = None) -> list[int]:
         """The ids of a conversation up to and with the header of the next answer."""
@@ -117,11 +122,9 @@ class ChatTemplate:
         if mark:  # positions in the text without marks
             spans = [(a - whole.count(mark, 0, a), b - whole.count(mark, 0, b), weight) for a, b, weight in spans]
             cut -= whole.count(mark, 0, cut)
-        given = [0.0] * len(ids)
-        for begin, end, weight in spans:
-            for index, (low, high) in enumerate(offsets):
-                if low < end and high > begin:
-                    given[index] = weight
+        given = [
+            next((weight for begin, end, weight in spans if low < end and high > begin), 0.0) for low, high in offsets
+        ]
         return (ids, given), sum(high <= cut for _, high in offsets)
 
     def _span(
@@ -172,7 +175,7 @@ class ChatTemplate:
 
         try:
             variables: dict[str, Any] = {"add_generation_prompt": prompt, **self.tokenizer.names}
-            found = render_jinja_template([messages], tools, chat_template=self._dated, **variables)
+            found = render_jinja_template([messages], tools, chat_template=self.dated, **variables)
         except TemplateSyntaxError as error:
             raise ConfigError(f"{self.where}: not a chat template: line {error.lineno}: {error.message}") from None
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
@@ -182,7 +185,7 @@ class ChatTemplate:
         return text
 
     @cached_property
-    def _dated(self) -> str:
+    def dated(self) -> str:
         """The template with one date for all renderings."""
         formats = {found for _, found in DATES.findall(self.source)}
         if not formats:

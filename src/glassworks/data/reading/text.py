@@ -17,6 +17,7 @@ FILES = ("tokenizer.json", "tokenizer_config.json")
 """The files of a saved tokenizer."""
 OLDER_FILES = ("vocab.json", "merges.txt")
 """GPT-2's files before tokenizer.json."""
+TEMPLATE = "chat_template.jinja"
 SPECIAL_TOKENS, GENERATION = "special_tokens_map.json", "generation_config.json"
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 """The tokens of byte fallback."""
@@ -129,16 +130,15 @@ class TextTokenizer:
         found: int | None = None if name is None else self._tokenizer.token_to_id(name)
         return found if found is not None else next(iter(_ids(numbers.get(f"{kind}_token_id"))), None)
 
-    def save(self, directory: Path) -> None:
-        """Write the tokenizer of a model trained here: BOS first, as in training, and the names of its special tokens.
+    def save(self, directory: Path, chat_template: str | None = None) -> None:
+        """Write the tokenizer of a model trained here: BOS first, as in training, the names of its special tokens, and its chat template if one is given.
 
         generation_config.json is written if a text has several ends.
         """
-        names = {
-            name: value
-            for name, value in _read(self.directory, FILES[1]).items()
-            if name not in ("add_bos_token", "add_eos_token")
-        }
+        left_out = {"add_bos_token", "add_eos_token", *({"chat_template"} if chat_template is not None else ())}
+        names = {name: value for name, value in _read(self.directory, FILES[1]).items() if name not in left_out}
+        if chat_template is not None:
+            write_text(directory / TEMPLATE, chat_template)
         special = {"eos_token": self.eos, "bos_token": self.bos, "pad_token": self.pad}
         for kind, number in special.items():
             if names.get(kind) is None:
@@ -264,6 +264,11 @@ class TextTokenizer:
         if self._clean:
             for found, cleaned in CLEANED.items():
                 text = text.replace(found, cleaned)
+        return text
+
+    def shown(self, ids: list[int]) -> str:
+        """The text of `ids` with special tokens."""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
         return text
 
     def settled(self, ids: list[int]) -> str:

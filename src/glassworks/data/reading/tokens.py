@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -77,8 +77,12 @@ class Document(NamedTuple):
     """Weight of the loss of each token; None in a text, for 1."""
 
 
-def tokenize(dataset: Samples, tokenizer: TextTokenizer, part: range | None = None) -> Tokens:
-    """The tokens of the samples of a split in order, or of a part of them."""
+Chat = Callable[[Sequence[Message], list[Any] | None, str], Document]
+"""Renders messages with the tools of their sample; the last argument names the sample in errors."""
+
+
+def tokenize(dataset: Samples, tokenizer: TextTokenizer, part: range | None = None, chat: Chat | None = None) -> Tokens:
+    """The tokens of the samples of a split in order, or of a part of them. `chat` renders messages; None is `render`."""
     part = range(len(dataset)) if part is None else part
     pieces = []
     for start in range(0, len(part), BATCH):
@@ -87,11 +91,18 @@ def tokenize(dataset: Samples, tokenizer: TextTokenizer, part: range | None = No
         texts = [_text(sample) for sample, found in zip(samples, messages, strict=True) if not found]
         ids = iter(tokenizer.encode_all(texts) if texts else ())
         documents = [
-            render(found, tokenizer, sample.where) if found else Document([next(ids)])
+            _document(sample, found, tokenizer, chat) if found else Document([next(ids)])
             for sample, found in zip(samples, messages, strict=True)
         ]
         pieces.append(_arrays(documents))
     return join(pieces)
+
+
+def _document(sample: Sample, messages: Sequence[Message], tokenizer: TextTokenizer, chat: Chat | None) -> Document:
+    if chat is None:
+        return render(messages, tokenizer, sample.where)
+    tools = (sample.json().get("labels") or {}).get("tools")
+    return chat(messages, tools, sample.where)
 
 
 def render(messages: Sequence[Message], tokenizer: TextTokenizer, where: str) -> Document:

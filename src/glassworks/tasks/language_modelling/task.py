@@ -35,7 +35,7 @@ from glassworks.models.pretrained.language_models import load_language_model, re
 from glassworks.models.saving import Matches
 from glassworks.models.settings.adapter import Adapter
 from glassworks.models.settings.text_decoder import TextDecoder as ModelConfig
-from glassworks.tasks.language_modelling.settings import LanguageModelling, PackedData
+from glassworks.tasks.language_modelling.settings import DecoderExperiment, PackedData
 from glassworks.training.task import Loss, Task
 
 
@@ -187,13 +187,20 @@ class LanguageModellingTask:
 
 
 def make(
-    experiment: LanguageModelling, inputs: Mapping[str, Path], fingerprint: dict[str, object]
+    experiment: DecoderExperiment, inputs: Mapping[str, Path], fingerprint: dict[str, object]
 ) -> Task[LanguageModel, Row, Batch, Row, LossOptions]:
     """The task of an experiment, given the directories of its inputs."""
+    return LanguageModellingTask(*parts(experiment, inputs))
+
+
+def parts(
+    experiment: DecoderExperiment, inputs: Mapping[str, Path]
+) -> tuple[ModelConfig, TextTokenizer, Packing, float, Begin | None]:
+    """The arguments of the task of an experiment."""
     model, tokenizer = experiment.model, TextTokenizer(inputs["tokenizer"])
     options = experiment.packing(), experiment.training.z_loss
     if not model.inherits:
-        return LanguageModellingTask(model.plain(ModelConfig), tokenizer, *options)
+        return model.plain(ModelConfig), tokenizer, *options, None
     weights, start = inputs.get("weights"), inputs.get("start")
     base, first = weights or start, start or weights
     assert base is not None and first is not None
@@ -201,7 +208,7 @@ def make(
     check_vocabulary(tokenizer, vocabulary, first)
     continued = start if weights is not None else None
     begin = Begin(base, vocabulary, model.adapter, continued, model.base_dtype)
-    return LanguageModellingTask(inherit_shape(model, saved, first.name), tokenizer, *options, begin)
+    return inherit_shape(model, saved, first.name), tokenizer, *options, begin
 
 
 def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[LanguageModellingTask, LanguageModel]:
