@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import model_validator
 
 from glassworks.config.packing import Chat, Packing
-from glassworks.tasks.language_modelling.settings import DecoderExperiment, PackedData
+from glassworks.tasks.language_modelling.settings import LanguageModelling, PackedData
 
 
 class InstructionData(Chat, PackedData):
@@ -16,13 +16,13 @@ class InstructionData(Chat, PackedData):
         return super().rows(row_tokens).model_copy(update={"chat": chat})
 
 
-class Instruction(DecoderExperiment):
+class Instruction(LanguageModelling):
     """Instruction tuning: a decoder trained on the answers of conversations, which its chat template renders."""
 
     scored_by: ClassVar[str | None] = None
     continues: ClassVar[tuple[str, ...]] = ("language_modelling",)
 
-    task: Literal["instruction"]
+    task: Literal["instruction"]  # type: ignore[assignment]  # language modelling under another name
     """The objective."""
     data: InstructionData
     """Training data."""

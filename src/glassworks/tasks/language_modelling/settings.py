@@ -1,4 +1,4 @@
-"""experiments/NAME.yaml of the task `language_modelling`, and its part that other tasks of a decoder share."""
+"""experiments/NAME.yaml of the task `language_modelling`."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -87,12 +87,15 @@ class TokenTraining(Training):
     """Weight of the squared logsumexp of the logits of every target, which keeps logits small (PaLM, Chowdhery et al., 2022, uses 1e-4)."""
 
 
-class DecoderExperiment(Experiment):
-    """A decoder trained on the next tokens of texts or conversations."""
+class LanguageModelling(Experiment):
+    """A language model."""
 
     validated: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+    scored_by: ClassVar[str | None] = "language"
     packed_by: ClassVar[tuple[str, ...]] = ("data", "model.max_tokens")
 
+    task: Literal["language_modelling"]
+    """The objective."""
     data: PackedData
     """Training data."""
     model: Model = Model()
@@ -101,7 +104,7 @@ class DecoderExperiment(Experiment):
     """Steps, global batch, precision, validation, selection of the weights and the loss."""
 
     @model_validator(mode="after")
-    def _suits_its_start(self) -> "DecoderExperiment":
+    def _suits_its_start(self) -> "LanguageModelling":
         weights, training = self.model.weights, self.training
         if weights and self.model.from_ is None and self.data.tokenizer.of != weights:
             raise ValueError(
@@ -123,12 +126,3 @@ class DecoderExperiment(Experiment):
     def _weights_needs(self) -> dict[str, Need]:
         name = self.model.weights
         return {"weights": Weights("model.weights", name)} if name else {}
-
-
-class LanguageModelling(DecoderExperiment):
-    """A language model."""
-
-    scored_by: ClassVar[str | None] = "language"
-
-    task: Literal["language_modelling"]
-    """The objective."""

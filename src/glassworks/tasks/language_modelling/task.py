@@ -35,7 +35,7 @@ from glassworks.models.pretrained.language_models import load_language_model, re
 from glassworks.models.saving import Matches
 from glassworks.models.settings.adapter import Adapter
 from glassworks.models.settings.text_decoder import TextDecoder as ModelConfig
-from glassworks.tasks.language_modelling.settings import DecoderExperiment, PackedData
+from glassworks.tasks.language_modelling.settings import LanguageModelling, PackedData
 from glassworks.training.task import Loss, Task
 
 
@@ -187,14 +187,14 @@ class LanguageModellingTask:
 
 
 def make(
-    experiment: DecoderExperiment, inputs: Mapping[str, Path], fingerprint: dict[str, object]
+    experiment: LanguageModelling, inputs: Mapping[str, Path], fingerprint: dict[str, object]
 ) -> Task[LanguageModel, Row, Batch, Row, LossOptions]:
     """The task of an experiment, given the directories of its inputs."""
     return LanguageModellingTask(*parts(experiment, inputs))
 
 
 def parts(
-    experiment: DecoderExperiment, inputs: Mapping[str, Path]
+    experiment: LanguageModelling, inputs: Mapping[str, Path]
 ) -> tuple[ModelConfig, TextTokenizer, Packing, float, Begin | None]:
     """The arguments of the task of an experiment."""
     model, tokenizer = experiment.model, TextTokenizer(inputs["tokenizer"])
