@@ -74,8 +74,8 @@ def make_tokenizer(directory: Path, source: str = "", **names: str) -> Path:
     return directory
 
 
-def template(directory: Path, source: str, supervise: Any = "all") -> ChatTemplate:
-    return ChatTemplate(source, TextTokenizer(make_tokenizer(directory, source)), "the template", supervise)
+def template(directory: Path, source: str, supervise: Any = "all", **names: str) -> ChatTemplate:
+    return ChatTemplate(source, TextTokenizer(make_tokenizer(directory, source, **names)), "the template", supervise)
 
 
 def said(role: str, content: str, **more: Any) -> Message:

@@ -77,6 +77,24 @@ def test_pain_2_an_answer_that_no_token_ends_is_an_error(tmp_path):
         template(tmp_path, source).document(TWO, None, "row 1")
 
 
+def test_a_header_that_ends_within_a_token_is_one_line(tmp_path):
+    """The space of `assistant: ` joins the first word of the answer in training, and is a token of its own in a prompt."""
+    source = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    make_tokenizer(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"]["vocab"]["Ġa"] = max(content["model"]["vocab"].values(), default=0) + 10
+    content["model"]["merges"] = [["Ġ", "a"]]
+    file.write_text(json.dumps(content))
+    for text, fails in ((source, True), (source.replace(": ", ":\n"), False)):
+        chat = ChatTemplate(text, TextTokenizer(tmp_path), "the template")
+        if fails:
+            with pytest.raises(ConfigError, match=r"^the template: the token ' a' holds the end of a header"):
+                chat.check()
+        else:
+            chat.check()
+
+
 def test_pain_2_the_stop_token_ends_a_generated_text_of_the_saved_model(tmp_path):
     """ChatML on a base whose end of text is another token: without this the model goes on after its answer."""
     chat = template(tmp_path / "base", CHATML)

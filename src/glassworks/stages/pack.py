@@ -78,12 +78,14 @@ def _template(context: Context, packing: Packing, tokenizer: TextTokenizer) -> C
         return None
     if packing.chat.template is not None:
         source = read_template(context.local_path)
-        return ChatTemplate(source, tokenizer, packing.chat.template, packing.chat.supervise)
-    found = ChatTemplate.of(context.inputs["tokenizer"], tokenizer, packing.chat.supervise)
+        found: ChatTemplate | None = ChatTemplate(source, tokenizer, packing.chat.template, packing.chat.supervise)
+    else:
+        found = ChatTemplate.of(context.inputs["tokenizer"], tokenizer, packing.chat.supervise)
     if found is None:
         raise ConfigError(
             f"data.template: the tokenizer in {context.inputs['tokenizer']} comes with no chat template; name a .jinja file of the project"
         )
+    found.check()
     return found
 
 

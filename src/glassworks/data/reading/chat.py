@@ -27,6 +27,8 @@ EMPTY = re.compile(rf"\s*{OPEN}\s*{CLOSE}\s*")
 DATES = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
 TODAY = {"%d %b %Y": "26 Jul 2024", "%Y-%m-%d": "2024-07-26", "%B %d, %Y": "July 26, 2024"}
 """The date of every rendering, by format: Llama 3's own if it has none. Today's would change the tokens every day."""
+SHORT = [Message(role=role, content="a") for role in ("user", SUPERVISED)]
+"""A conversation that every template takes."""
 Supervise = Literal["all", "last"]
 Weighted = tuple[list[int], list[float]]
 """Ids, and the weight of the loss of each."""
@@ -92,11 +94,23 @@ class ChatTemplate:
             segments.append(([ids[ends - 1], *ids[ends:]], [0.0, *weights[ends:]]))
         return document_of(segments, where)
 
+    def check(self) -> None:
+        """Raise `ConfigError` or `DataError` for a template that cannot be trained with, whatever the conversations are."""
+        marked, _, _ = self._marked(SHORT, None, self.where)
+        whole = self._render(marked, None, self.where)
+        begin, _ = self._span(whole, marked, None, 1, self.where)
+        ids, offsets = self.tokenizer.encode_chat(whole)
+        for number, (low, high) in zip(ids, offsets, strict=True):
+            if low < begin < high:
+                raise ConfigError(
+                    f"{self.where}: the token {self.tokenizer.shown([number])!r} holds the end of a header and the beginning of an answer, so a prompt would "
+                    "have other tokens than in training; end the header without a space"
+                )
+
     @cached_property
     def stop(self) -> int:
         """The token that ends an answer."""
-        messages = [Message(role=role, content="a") for role in ("user", SUPERVISED)]
-        (ids, weights), _ = self._path(messages, None, self.where)
+        (ids, weights), _ = self._path(SHORT, None, self.where)
         stops = {self.tokenizer.id_of(text) for text in self.tokenizer.added}
         return next(
             number for number, weight in reversed(list(zip(ids, weights, strict=True))) if weight and number in stops
