@@ -112,6 +112,16 @@ def test_a_base_of_the_project_is_tuned_and_saved_with_its_template(tuned):
     assert saved is not None and saved.source == TEMPLATE
 
 
+def test_a_tuned_model_is_scored_on_texts(tuned):
+    """Bits per byte of a text before and after tuning show what was forgotten."""
+    evaluations = {"language": {"dataset": "texts", "split": "train", "new_tokens": 2, "temperatures": [0.0]}}
+    tuned.configure(PARAMS, base=BASE, tuned={**TUNED, "evaluations": evaluations})
+    for stage in ("pack-tuned", "train-tuned"):
+        tuned.run(stage)
+    metrics = json.loads((tuned.run("evaluate-tuned-language") / "metrics.json").read_text())
+    assert metrics["samples"] == 6 and 0 < metrics["bits_per_byte"]["value"] < 20
+
+
 def test_defect_000_6_padding_that_is_eos_hides_no_eos(tmp_path):
     """A tokenizer without padding pads with EOS. A mask by token hides the EOS that ends an answer, and the model never learns to end."""
     chat = template(tmp_path, MISTRAL, pad_token="")
