@@ -34,8 +34,9 @@ class InstructionTask(LanguageModellingTask):
         packing: Packing,
         z_loss: float = 0.0,
         begin: Begin | None = None,
+        neftune: float = 0.0,
     ) -> None:
-        super().__init__(model, tokenizer, packing, z_loss, begin)
+        super().__init__(model, tokenizer, packing, z_loss, begin, neftune)
         self.template = template
 
     def arrange(self, dataset: Samples, folder: Path | None = None) -> PackedRows:
@@ -52,8 +53,8 @@ def make(
     experiment: Instruction, inputs: Mapping[str, Path], fingerprint: dict[str, object]
 ) -> Task[LanguageModel, Row, Batch, Row, LossOptions]:
     """The task of an experiment, given the directories of its inputs. The packed rows hold the template that made them."""
-    model, tokenizer, packing, z_loss, begin = parts(experiment, inputs)
-    return InstructionTask(_template(inputs["pack"], tokenizer, packing), model, tokenizer, packing, z_loss, begin)
+    model, tokenizer, packing, *options = parts(experiment, inputs)
+    return InstructionTask(_template(inputs["pack"], tokenizer, packing), model, tokenizer, packing, *options)
 
 
 def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[InstructionTask, LanguageModel]:
