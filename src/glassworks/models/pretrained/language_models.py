@@ -6,6 +6,7 @@ no lm_head, or a copy of the embeddings. GPT-2's ln_2 is the norm before the fee
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,15 @@ BIASES = {(True, True): "all", (True, False): "attention", (False, True): "feed_
 """Our name by transformers' attention_bias and mlp_bias."""
 
 
-def load_language_model(directory: Path, base: Path | None = None) -> LanguageModel:
+def load_language_model(directory: Path, base: Path | None = None, merged: bool = True) -> LanguageModel:
     """The language model in a directory in transformers' layout or ours, in float32 and in the memory layout for decoding.
 
-    An adapter is merged into its base, in the artefact `base`, or where `adapters.find_base` finds it. Raises `ArtifactError` listing missing, extra and
+    An adapter is loaded onto its base, in the artefact `base`, or where `adapters.find_base` finds it, and `merged` into it. Raises `ArtifactError` listing missing, extra and
     misshapen tensors, or if the base is missing or another one, and `ConfigError` naming a setting that our decoder lacks.
     """
     hub = read_hub_config(directory)
     if (directory / adapters.CONFIG).is_file():
-        return _load_adapted(directory, base or adapters.find_base(directory))
+        return _load_adapted(directory, base or adapters.find_base(directory), merged)
     if hub.get("model") == KIND:
         return LanguageModel.load(directory)
     config, kind = decoder_config(hub, directory), hub["model_type"]
@@ -64,8 +65,8 @@ def load_language_model(directory: Path, base: Path | None = None) -> LanguageMo
     return model
 
 
-def _load_adapted(directory: Path, base: Path) -> LanguageModel:
-    """The base with the adapter merged into it. Base weights that training held in half precision are rounded as there."""
+def _load_adapted(directory: Path, base: Path, merged: bool) -> LanguageModel:
+    """The base with the adapter, or with the adapter merged into it. Base weights that training held in half precision are rounded as there."""
     config, vocabulary = saving.read_settings(directory, KIND, Config)
     model = load_language_model(base)
     if model.vocabulary != vocabulary:
@@ -77,7 +78,8 @@ def _load_adapted(directory: Path, base: Path) -> LanguageModel:
     model.config = model.decoder.config = config
     model.decoder.max_tokens = config.max_tokens
     adapters.load_adapter(model, directory, sha256_file(base / MANIFEST))
-    adapters.merge(model)
+    if merged:
+        adapters.merge(model)
     return model
 
 
@@ -129,10 +131,16 @@ def export_language_model(model: LanguageModel, directory: Path, **settings: Any
     Raises `ConfigError` when transformers has no architecture with this model's settings.
     """
     hub = hub_config(model.config, model.vocabulary)
+    saving.save_published(published(model, published_pieces(hub, model.config)), directory, {**hub, **settings})
+
+
+def published_pieces(hub: Mapping[str, Any], config: Config) -> list[Piece]:
+    """The tensors of a model and the full names that transformers gives them. `hub` is config.json."""
     kind = hub["model_type"]
-    tensors = published(model, _pieces(model.config, kind))
-    named = {name if name.startswith("lm_head") else PREFIXES[kind] + name: tensor for name, tensor in tensors.items()}
-    saving.save_published(named, directory, {**hub, **settings})
+    return [
+        replace(piece, theirs=tuple(PREFIXES[kind] * (not name.startswith("lm_head")) + name for name in piece.theirs))
+        for piece in _pieces(config, kind)
+    ]
 
 
 def hub_config(config: Config, vocabulary: int) -> dict[str, Any]:
