@@ -100,21 +100,27 @@ def render(messages: Sequence[Message], tokenizer: TextTokenizer, where: str) ->
     Raises `DataError` beginning with `where` for a medium, and for messages without any loss.
     """
     runs: list[tuple[list[int], list[float]]] = [([tokenizer.bos], [0.0])]
-    contents = tokenizer.encode_parts([_content(message, where) for message in messages])
+    contents = tokenizer.encode_parts([content_of(message, where) for message in messages])
     for message, content in zip(messages, contents, strict=True):
         if message.branch == len(runs):
             runs.append(([runs[0][0][-1]], [0.0]))
         ids, weights = runs[message.branch]
         ids += [*content, tokenizer.eos]
         weights += [message.loss_weight] * (len(content) + 1)
-    for number, (_, weights) in enumerate(runs):
-        if not any(weights) and (number or len(runs) == 1):
+    return document_of(runs, where)
+
+
+def document_of(segments: Sequence[tuple[list[int], list[float]]], where: str) -> Document:
+    """The document of some segments, ids and weights each. Raises `DataError` beginning with `where` for a conversation or a branch without any loss."""
+    for number, (_, weights) in enumerate(segments):
+        if not any(weights) and (number or len(segments) == 1):
             here = f"{where}: branch {number}" if number else where
             raise DataError(f"{here}: no token has a loss; give a message the role assistant, or a weight above 0")
-    return Document([ids for ids, _ in runs], [weights for _, weights in runs])
+    return Document([ids for ids, _ in segments], [weights for _, weights in segments])
 
 
-def _content(message: Message, where: str) -> str:
+def content_of(message: Message, where: str) -> str:
+    """The text of a message. Raises `DataError` beginning with `where` for a medium."""
     texts = [part.text for part in message.parts if isinstance(part, Text)]
     if len(texts) != len(message.parts):
         raise DataError(f"{where}: a message holds media, and this task reads texts only")
