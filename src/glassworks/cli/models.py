@@ -15,6 +15,19 @@ from glassworks.console import uninterrupted
 from glassworks.errors import ConfigError
 from glassworks.generation.settings import Decoding
 
+Base = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="The folder of the base of an adapter: needed for one that peft wrote; models/NAME names its own.",
+    ),
+]
+Merge = Annotated[
+    bool,
+    typer.Option(
+        "--merge", help="Merge the adapter into its base first: faster, and rounded differently from training."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")]
 
 
@@ -71,7 +84,7 @@ def generate(
     model: Annotated[
         Path,
         typer.Argument(
-            help="A folder with a language model: models/NAME, or published weights in transformers' layout (data/weights/NAME)."
+            help="A folder with a language model: models/NAME, an adapter, or published weights in transformers' layout (data/weights/NAME)."
         ),
     ],
     settings: Decoding,
@@ -85,6 +98,8 @@ def generate(
         Path | None, typer.Option(help="Read more prompts from this file, one a line; - is standard input.")
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Texts for each prompt (with --temperature).")] = 1,
+    base: Base = None,
+    merge: Merge = False,
     as_json: AsJson = False,
 ) -> None:
     """Continue prompts with a language model. A single text is printed while it is generated.
@@ -97,7 +112,47 @@ def generate(
         raise ConfigError(
             "--samples: without --temperature nothing is drawn, and all texts of a prompt would be the same"
         )
-    run(model, read_prompts(prompts or [], file, sys.stdin.read), settings, samples, as_json, _show, Path.cwd())
+    given = read_prompts(prompts or [], file, sys.stdin.read)
+    run(model, given, settings, samples, as_json, _show, Path.cwd(), base, merge)
+
+
+@app.command(rich_help_panel="Models")
+@decodes(beams=1, max_new_tokens=512)
+def chat(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder with a language model that has a chat template: models/NAME, an adapter, or published weights (data/weights/NAME)."
+        ),
+    ],
+    settings: Decoding,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The system message, before the first turn.")
+    ] = None,
+    message: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="Answer this message and end; several are the turns of one conversation."),
+    ] = None,
+    base: Base = None,
+    merge: Merge = False,
+    as_json: AsJson = False,
+) -> None:
+    """Talk with a language model. Answers are printed while they are generated.
+
+    In a terminal, /reset begins a new conversation and /exit ends it. Ctrl-C ends an answer; a second one ends the conversation.
+    Elsewhere, every line of standard input is a turn.
+
+    Example: glassworks chat models/sft_smollm2 --message "Name three birds." --temperature 0.7
+    """
+    from glassworks.inference.chat import Conversation, read_turns, run, talk
+
+    conversation = Conversation(model, settings, system, Path.cwd(), base, merge)
+    if message is None and sys.stdin.isatty() and not as_json:
+        import readline  # noqa: F401  edits and recalls lines of `input`
+
+        talk(conversation, _show, lambda text: print(text, end="", file=sys.stderr, flush=True))
+    else:
+        run(conversation, read_turns() if message is None else message, as_json, _show)
 
 
 @app.command(rich_help_panel="Models")

@@ -10,7 +10,7 @@ from glassworks.data.reading.chat import ChatTemplate
 from glassworks.data.reading.text import TextTokenizer, check_vocabulary, has_tokenizer
 from glassworks.errors import ArtifactError, ConfigError, DataError
 from glassworks.inference.model_folders import find_model, find_tokenizer
-from glassworks.models import adapters
+from glassworks.models import adapters, saving
 from glassworks.models.captioner import KIND as CAPTIONER
 from glassworks.models.language_model import KIND, LanguageModel
 from glassworks.models.pretrained.language_models import load_language_model
@@ -107,15 +107,8 @@ def _base(directory: Path, base: Path | None) -> Base:
     record: dict[str, Any] = adapters.read_base(directory) if (directory / adapters.BASE).is_file() else {}
     if base is None:
         if is_published(directory):
-            name = find_name(directory)
+            name = saving.read_config(directory, "an adapter", adapters.CONFIG).get("base_model_name_or_path")
             raise ArtifactError(f"{directory}: an adapter of {name}; name the folder of that model with --base")
         base = adapters.find_base(directory)
     manifest = sha256_file(base / MANIFEST) if (base / MANIFEST).is_file() else None
     return Base(base, manifest, str(record.get("dtype", "fp32")))
-
-
-def find_name(directory: Path) -> str:
-    """The base that peft's configuration names."""
-    from glassworks.models import saving
-
-    return str(saving.read_config(directory, "an adapter", adapters.CONFIG).get("base_model_name_or_path"))
