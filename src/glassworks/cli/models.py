@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -180,13 +180,36 @@ def caption(
 
 @app.command(rich_help_panel="Models")
 def export(
-    model: Annotated[Path, typer.Argument(help="A folder with a language model that was trained here: models/NAME.")],
+    model: Annotated[
+        Path, typer.Argument(help="A folder with a language model that was trained here (models/NAME), or an adapter.")
+    ],
     folder: Annotated[Path, typer.Argument(help="A new folder for it.")],
+    form: Annotated[
+        Literal["transformers", "adapter", "gguf"],
+        typer.Option(
+            "--format",
+            help="transformers: GPT-2, Llama or Qwen2, depending on its settings; an adapter is merged. adapter: peft's layout, for the published model. "
+            "gguf: one file for llama.cpp, of Llama, Qwen2 and Qwen3; also of published weights (data/weights/NAME).",
+        ),
+    ] = "transformers",
+    base: Base = None,
+    gguf_type: Annotated[
+        Literal["f16", "f32", "q8_0"] | None,
+        typer.Option(
+            help="The numbers of a GGUF: 16 or 32 bit, or 8 bit with a scale for every 32.", show_default="f16"
+        ),
+    ] = None,
 ) -> None:
-    """Export a language model and its tokenizer to the layout of transformers (GPT-2, Llama or Qwen2, depending on its settings)."""
+    """Export a language model with its tokenizer, chat template and end tokens.
+
+    Example: glassworks export models/sft_smollm2 sft_smollm2-gguf --format gguf
+    """
     from glassworks.inference.export import run
 
-    typer.echo(f"{folder}: {run(model, folder, Path.cwd())}")
+    if gguf_type is not None and form != "gguf":
+        raise ConfigError(f"--gguf-type {gguf_type}: only --format gguf has types")
+    done = run(model, folder, Path.cwd(), form, base, gguf_type or "f16")
+    typer.echo(f"{folder}: {done.architecture}" + (f"\n{done.merged}" if done.merged else ""))
 
 
 def _show(text: str) -> None:

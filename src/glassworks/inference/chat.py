@@ -55,7 +55,12 @@ class Conversation:
             raise ArtifactError(
                 f"{directory}: its tokenizer has no chat template; `glassworks generate {directory}` continues texts with it"
             )
-        self.model, self.tokenizer, self.template, self.ends = opened.model, opened.tokenizer, opened.template, opened.ends
+        self.model, self.tokenizer, self.template, self.ends = (
+            opened.model,
+            opened.tokenizer,
+            opened.template,
+            opened.ends,
+        )
         self.settings = settings
         self.beginning = [] if system is None else [Message(role="system", content=system)]
         self.messages = list(self.beginning)
@@ -156,9 +161,7 @@ def talk(conversation: Conversation, show: Callable[[str], None], note: Callable
             interrupted = _answer(conversation, turn, show, note)
 
 
-def _answer(
-    conversation: Conversation, turn: str, show: Callable[[str], None], note: Callable[[str], None]
-) -> bool:
+def _answer(conversation: Conversation, turn: str, show: Callable[[str], None], note: Callable[[str], None]) -> bool:
     """Show the answer to a turn; returns whether Ctrl-C interrupted it."""
     try:
         for piece in conversation.answer(turn):
@@ -174,7 +177,9 @@ def _answer(
     reply = conversation.reply
     if reply and reply.ended == "length":
         full = reply.tokens < (conversation.settings.max_new_tokens or conversation.context)
-        reason = f"the context is full; {RESET} begins a new conversation" if full else "--max-new-tokens sets the limit"
+        reason = (
+            f"the context is full; {RESET} begins a new conversation" if full else "--max-new-tokens sets the limit"
+        )
         note(f"cut after {reply.tokens:,} tokens: {reason}\n")
     return False
 

@@ -58,6 +58,13 @@ class Opened:
         stop = stop_token(self.template)
         return self.tokenizer.ends if stop is None else tuple(dict.fromkeys([*self.tokenizer.ends, stop]))
 
+    @property
+    def adds_bos(self) -> bool:
+        """Whether the tokenizer puts BOS before a text. A chat template writes BOS itself, where training had it."""
+        if self.trained_here:
+            return self.template is None
+        return self.tokenizer.prompt("a")[:1] == [self.tokenizer.bos]
+
 
 def stop_token(template: ChatTemplate | None) -> int | None:
     """The token that ends an answer in a chat; None where the template ends answers with no token."""

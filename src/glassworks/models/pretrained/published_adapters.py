@@ -81,7 +81,9 @@ def load_published_adapter(folder: Path, base: Path, merged: bool) -> LanguageMo
     record = adapters.read_base(folder) if (folder / adapters.BASE).is_file() else {}
     found = sha256_file(base / MANIFEST) if (base / MANIFEST).is_file() else None
     if found and record.get("manifest", found) != found:
-        raise ArtifactError(f"{folder}: an adapter of the base {record['manifest']}, not of {found}; load it onto its own base")
+        raise ArtifactError(
+            f"{folder}: an adapter of the base {record['manifest']}, not of {found}; load it onto its own base"
+        )
     if record.get("dtype") is not None:
         saving.round_weights(model, record["dtype"])
     _attach(model, folder)
