@@ -7,7 +7,8 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,6 +23,7 @@ from glassworks.inference.language_models import open_language_model
 RESET, EXIT = COMMANDS = ("/reset", "/exit")
 COMMAND = re.compile(r"/[a-z]+")
 PROMPT = "> "
+Ended = Literal["eos", "length", "interrupted"]
 
 
 class Reply(NamedTuple):
@@ -33,7 +35,7 @@ class Reply(NamedTuple):
     tokens: int
     """Number of new tokens, without the end token."""
     seconds: float
-    ended: Literal["eos", "length", "interrupted"]
+    ended: Ended
     """Whether an end token, the limit of tokens or Ctrl-C ended it."""
 
 
@@ -76,7 +78,7 @@ class Conversation:
         """Forget all turns. The system message stays."""
         self.messages = list(self.beginning)
 
-    def answer(self, text: str) -> Iterator[str]:
+    def answer(self, text: str) -> Generator[str, None, None]:
         """The answer to a message, streamed in pieces; afterwards it is in `reply`.
 
         An answer that Ctrl-C interrupts stays in the conversation. A message that cannot be answered does not: raises `DataError` if it leaves no room in
@@ -93,28 +95,24 @@ class Conversation:
         room = min(self.settings.max_new_tokens or self.context, self.context - len(prompt))
         pieces = TextStream(self.tokenizer.text, self.tokenizer.settled, prompt)
         shown: list[str] = []
-        interrupted = False
+
+        def record(ended: Ended) -> None:
+            answer, count = "".join(shown), len(pieces.ids) - len(prompt)
+            messages = [{"role": message.role, "content": str(message.content)} for message in asked]
+            self.reply = Reply(messages, answer, count, round(time.monotonic() - begun, 3), ended)
+            self.messages = [*asked, Message(role="assistant", content=answer)]
+
         try:
             for step in stream(self.model, [prompt], self.settings, self.ends):
                 for _, token in step:
                     shown.append(pieces.add(token))
                     yield shown[-1]
-            shown.append(pieces.end())
-            yield shown[-1]
-        except KeyboardInterrupt:
-            interrupted = True
+        except (KeyboardInterrupt, GeneratorExit):
+            record("interrupted")
             raise
-        finally:
-            count = len(pieces.ids) - len(prompt)
-            ended: Literal["eos", "length"] = "length" if count >= room else "eos"
-            self.messages = [*asked, Message(role="assistant", content="".join(shown))]
-            self.reply = Reply(
-                [{"role": message.role, "content": str(message.content)} for message in asked],
-                "".join(shown),
-                count,
-                round(time.monotonic() - begun, 3),
-                "interrupted" if interrupted else ended,
-            )
+        shown.append(pieces.end())
+        record("length" if len(pieces.ids) - len(prompt) >= room else "eos")
+        yield shown[-1]
 
 
 def run(conversation: Conversation, turns: Iterable[str], as_json: bool, show: Callable[[str], None]) -> None:
@@ -164,8 +162,9 @@ def talk(conversation: Conversation, show: Callable[[str], None], note: Callable
 def _answer(conversation: Conversation, turn: str, show: Callable[[str], None], note: Callable[[str], None]) -> bool:
     """Show the answer to a turn; returns whether Ctrl-C interrupted it."""
     try:
-        for piece in conversation.answer(turn):
-            show(piece)
+        with closing(conversation.answer(turn)) as pieces:
+            for piece in pieces:
+                show(piece)
     except KeyboardInterrupt:
         show("\n")
         note("interrupted; Ctrl-C again ends the conversation\n")

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from glassworks.artifacts.digests import write_json, write_text
-from glassworks.artifacts.model_files import CONFIG
 from glassworks.data.reading.chat import KEY, TEMPLATE
 from glassworks.data.reading.text import FILES, GENERATION
 from glassworks.errors import ArtifactError, ConfigError
