@@ -122,7 +122,7 @@ def test_ctrl_c_ends_an_answer_and_a_second_one_the_conversation(base, tmp_path,
 
 
 def test_a_conversation_that_fills_the_context_goes_on_after_a_reset(base, tmp_path, monkeypatch):
-    conversation = Conversation(tmp_path / base, Decoding(), None, tmp_path)
+    conversation = Conversation(tmp_path / base, Decoding(min_new_tokens=256), None, tmp_path)
     terminal = Terminal(monkeypatch, "word", "word " * 400, "/reset", "word", "/exit")
     talk(conversation, terminal.shown.append, terminal.notes.append)
     notes = "".join(terminal.notes)

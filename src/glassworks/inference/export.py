@@ -53,7 +53,6 @@ def run(
     if form == "adapter":
         return _export_adapter(directory, target, opened)
     merged = None if opened.base is None else f"Merged onto {opened.base}: {_merge(opened.model)}."
-    target.mkdir(parents=True, exist_ok=True)
     if form == "gguf":
         file = target / f"{directory.resolve().name}-{precision.upper()}.gguf"
         architecture = write_gguf(opened, file, precision)
@@ -76,8 +75,6 @@ def run(
 
 
 def _check(directory: Path, target: Path, project: Path, form: Format) -> None:
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ArtifactError(f"{target}: is there already; choose a new folder")
     adapted = (directory / adapters.CONFIG).is_file()
     if form == "adapter":
         if not adapted:
@@ -92,12 +89,13 @@ def _check(directory: Path, target: Path, project: Path, form: Format) -> None:
         if form == "transformers" and config.get("model") != KIND:
             kind = config.get("model") or config.get("model_type") or config.get("architecture") or "a foreign model"
             raise ArtifactError(f"{directory}: {kind}; only language models trained here are exported to transformers")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ArtifactError(f"{target}: is there already; choose a new folder")
 
 
 def _export_adapter(directory: Path, target: Path, opened: Opened) -> Exported:
     assert opened.base is not None
     name, revision = opened.base.published
-    target.mkdir(parents=True, exist_ok=True)
     architecture = publish_adapter(directory, target, name, revision)
     write_json(target / adapters.BASE, adapters.read_base(directory))
     _save_tokenizer(opened, target)

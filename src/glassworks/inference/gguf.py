@@ -47,7 +47,7 @@ CUTS = {QWEN2: "qwen2", QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|"): "llama-bpe"}
 
 
 def write_gguf(opened: Opened, file: Path, precision: Precision) -> str:
-    """Write a model without an adapter to a new GGUF file; returns its architecture.
+    """Write a model without an adapter to a GGUF file; returns its architecture.
 
     Matrices are float16, float32 or Q8_0. Raises `ConfigError` for a model or a tokenizer that llama.cpp has no form for.
     """
@@ -84,6 +84,7 @@ def write_gguf(opened: Opened, file: Path, precision: Precision) -> str:
             if np.abs(tensor).max() > np.finfo(np.float16).max:
                 raise ConfigError(f"--gguf-type {precision}: {name} has values beyond float16; use --gguf-type f32")
             writer.add_tensor(name, tensor.astype(np.float16))
+    file.parent.mkdir(parents=True, exist_ok=True)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

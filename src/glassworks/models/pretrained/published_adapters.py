@@ -66,6 +66,7 @@ def publish_adapter(source: Path, target: Path, base: str, revision: str | None 
         "target_modules": _targets(adapted, [name for piece in pieces.values() for name in piece.theirs]),
         "fan_in_fan_out": hub["model_type"] == "gpt2",
     }
+    target.mkdir(parents=True, exist_ok=True)
     saving.save_tensors(tensors, target / adapters.WEIGHTS)
     write_json(target / adapters.CONFIG, config)
     [architecture] = hub["architectures"]
