@@ -112,7 +112,7 @@ def test_an_adapter_of_peft_is_read_onto_our_fused_layers(tmp_path, form, target
     theirs.save_pretrained(tmp_path / "peft")
     for merged in (False, True):
         assert_equal(logits(open_language_model(tmp_path / "peft", tmp_path, base, merged).model), logits(theirs))
-    with pytest.raises(ArtifactError, match="peft: an adapter of .*base; name the folder of that model with --base"):
+    with pytest.raises(ArtifactError, match=r"peft: an adapter of .*base; name the folder of that model with --base"):
         open_language_model(tmp_path / "peft", tmp_path)
 
 
