@@ -1,5 +1,6 @@
 """Texts to token ids and back, with the tokenizer of an artefact."""
 
+import json
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -130,12 +131,14 @@ class TextTokenizer:
         found: int | None = None if name is None else self._tokenizer.token_to_id(name)
         return found if found is not None else next(iter(_ids(numbers.get(f"{kind}_token_id"))), None)
 
-    def save(self, directory: Path, chat_template: str | None = None) -> None:
+    def save(self, directory: Path, chat_template: str | None = None, bos: bool | None = True) -> None:
         """Write the tokenizer of a model trained here: BOS first, as in training, the names of its special tokens, and its chat template if one is given.
 
-        generation_config.json is written if a text has several ends.
+        Without `bos`, the tokenizer adds nothing to a text; None keeps its own template. generation_config.json is written if a text has several ends.
         """
-        left_out = {"add_bos_token", "add_eos_token", *({"chat_template"} if chat_template is not None else ())}
+        left_out = {"chat_template"} if chat_template is not None else set()
+        if bos is not None:
+            left_out |= {"add_bos_token", "add_eos_token"}
         names = {name: value for name, value in _read(self.directory, FILES[1]).items() if name not in left_out}
         if chat_template is not None:
             write_text(directory / TEMPLATE, chat_template)
@@ -145,7 +148,10 @@ class TextTokenizer:
                 names[kind] = self._tokenizer.id_to_token(number)
         names["tokenizer_class"] = "PreTrainedTokenizerFast"  # its own class may ignore the template
         made = Tokenizer.from_str(self._tokenizer.to_str())
-        begin_with(made, self.bos)
+        if bos:
+            begin_with(made, self.bos)
+        elif bos is False:
+            made.post_processor = None
         write_text(directory / FILES[0], made.to_str(pretty=True))
         write_json(directory / FILES[1], names)
         if len(self.ends) > 1:
@@ -189,10 +195,20 @@ class TextTokenizer:
         """The tokens of each of `texts` alone."""
         return [encoded.ids for encoded in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
+    @property
+    def definition(self) -> dict[str, Any]:
+        """The content of tokenizer.json, with all special tokens marked."""
+        content: dict[str, Any] = json.loads(self._tokenizer.to_str())
+        return content
+
     def id_of(self, token: str) -> int | None:
         """The id of a token; None if there is none."""
         number: int | None = self._tokenizer.token_to_id(token)
         return number
+
+    def name_of(self, number: int) -> str:
+        """The token with an id."""
+        return str(self._tokenizer.id_to_token(number))
 
     @cached_property
     def added(self) -> tuple[str, ...]:

@@ -53,8 +53,9 @@ def make(
     experiment: Instruction, inputs: Mapping[str, Path], fingerprint: dict[str, object]
 ) -> Task[LanguageModel, Row, Batch, Row, LossOptions]:
     """The task of an experiment, given the directories of its inputs. The packed rows hold the template that made them."""
-    model, tokenizer, packing, *options = parts(experiment, inputs)
-    return InstructionTask(_template(inputs["pack"], tokenizer, packing), model, tokenizer, packing, *options)
+    model, tokenizer, packing, z_loss, begin, neftune = parts(experiment, inputs)
+    template = _template(inputs["pack"], tokenizer, packing)
+    return InstructionTask(template, model, tokenizer, packing, z_loss, begin, neftune)
 
 
 def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[InstructionTask, LanguageModel]:
