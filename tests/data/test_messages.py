@@ -262,8 +262,8 @@ ORCA = [
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
-def test_the_system_prompt_of_openorca_is_no_instruction(read, kind):
-    """Document 000 used it as the instruction and the question as the input."""
+def test_defect_001_the_system_prompt_of_openorca_is_no_instruction(read, kind):
+    """The document uses it as the instruction and the question as its input."""
     write = parquet if kind == "parquet" else lines
     files = {
         f"1M-GPT4-Augmented.{kind}": write(*ORCA * 20),
@@ -279,6 +279,7 @@ def test_the_system_prompt_of_openorca_is_no_instruction(read, kind):
         {"role": "user", "content": "Write a sentence."},
         {"role": "assistant", "content": "A sentence."},
     ]
+    assert [message.loss_weight for message in records[1].messages] == [0, 0, 1]
     assert records[1].labels == {"id": "flan.564327", "collection": "flan"}
     assert records[0].key == "1M-GPT4-Augmented-00000001" and records[-1].key == "3_5M-GPT3_5-Augmented-00000001"
     assert records[-1].group == records[1].group != records[0].group
