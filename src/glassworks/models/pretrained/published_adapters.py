@@ -94,7 +94,7 @@ def load_published_adapter(folder: Path, base: Path, merged: bool) -> LanguageMo
 
 def _attach(model: LanguageModel, folder: Path) -> None:
     config = adapters._read_config(folder)
-    settings, targets = adapters._read_settings(config, folder / adapters.CONFIG), config["target_modules"]
+    settings, targets = adapters._read_settings(config, folder / adapters.CONFIG, False), config["target_modules"]
     layers = {
         ours: (layer, piece)
         for ours, piece in _pieces(hub_config(model.config, model.vocabulary), model.config).items()
