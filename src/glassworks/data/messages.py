@@ -43,14 +43,6 @@ class Message(Settings):
     """Weight of the loss of every token; 0 for none. None is 1 for the role `assistant`, 0 for others."""
     branch: Annotated[int, Field(ge=0)] = 0
     """0 in the context; the number of the branch, from 1, in a message tree."""
-    tool_calls: list[dict[str, Any]] | None = None
-    """Calls of tools as {id?, type, function: {name, arguments}}; the arguments are an object."""
-    tool_call_id: str | None = None
-    """The call that a message of the role `tool` answers."""
-    name: str | None = None
-    """Name of the tool that answers."""
-    reasoning: str | None = None
-    """The reasoning before an answer, without its tags."""
 
     @property
     def loss_weight(self) -> float:
