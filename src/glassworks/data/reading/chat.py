@@ -242,22 +242,7 @@ def read_template(file: Path) -> str:
 
 
 def _as_json(message: Message, where: str) -> dict[str, Any]:
-    """A message under the names that templates read. Arguments of tool calls are objects, so that a template encodes them once."""
-    more = {name: getattr(message, name, None) for name in ("tool_calls", "tool_call_id", "name")}
-    more["reasoning_content"] = getattr(message, "reasoning", None)
-    more["tool_calls"] = [_decoded(call, where) for call in more["tool_calls"] or ()] or None
-    found = {"role": message.role, "content": content_of(message, where)}
-    return found | {name: value for name, value in more.items() if value is not None}
-
-
-def _decoded(call: dict[str, Any], where: str) -> dict[str, Any]:
-    function = call.get("function", call)
-    arguments = function.get("arguments", {})
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except ValueError as error:
-            raise DataError(f"{where}: tool_calls: arguments {arguments!r:.80} are not JSON ({error})") from None
-    if not isinstance(arguments, dict):
-        raise DataError(f"{where}: tool_calls: arguments {arguments!r:.80} are not an object")
-    return {"type": "function", **call, "function": {**function, "arguments": arguments}}
+    """A message under the names that templates read. Arguments of calls are objects, so that a template encodes them once."""
+    found = message.model_dump(include={"role", "tool_calls", "tool_call_id", "name"}, exclude_none=True)
+    thoughts = {} if message.reasoning is None else {"reasoning_content": message.reasoning}
+    return {**found, "content": content_of(message, where), **thoughts}
