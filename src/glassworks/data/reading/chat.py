@@ -242,14 +242,7 @@ def read_template(file: Path) -> str:
 
 
 def _as_json(message: Message, where: str) -> dict[str, Any]:
-    """A message under the names that templates read. Arguments of tool calls are objects, so that a template encodes them once."""
-    calls = [call.model_dump(mode="json", exclude_none=True) for call in message.tool_calls or ()]
-    found = {
-        "role": message.role,
-        "content": content_of(message, where),
-        "tool_calls": calls or None,
-        "tool_call_id": message.tool_call_id,
-        "name": message.name,
-        "reasoning_content": message.reasoning,
-    }
-    return {name: value for name, value in found.items() if value is not None}
+    """A message under the names that templates read. Arguments of calls are objects, so that a template encodes them once."""
+    found = message.model_dump(include={"role", "tool_calls", "tool_call_id", "name"}, exclude_none=True)
+    thoughts = {} if message.reasoning is None else {"reasoning_content": message.reasoning}
+    return {**found, "content": content_of(message, where), **thoughts}

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from glassworks.data.messages import Message, Text, parse_messages
+from glassworks.data.messages import TOOLS, Message, Text, parse_messages
 from glassworks.data.reading.arrays import load_arrays, save_arrays
 from glassworks.data.reading.captions import read_captions
 from glassworks.data.reading.dataset import Sample
@@ -101,7 +101,7 @@ def tokenize(dataset: Samples, tokenizer: TextTokenizer, part: range | None = No
 def _document(sample: Sample, messages: Sequence[Message], tokenizer: TextTokenizer, chat: Chat | None) -> Document:
     if chat is None:
         return render(messages, tokenizer, sample.where)
-    tools = (sample.json().get("labels") or {}).get("tools")
+    tools = (sample.json().get("labels") or {}).get(TOOLS)
     return chat(messages, tools, sample.where)
 
 
