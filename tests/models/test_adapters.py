@@ -23,6 +23,7 @@ from glassworks.models.adapters import (
     attach,
     load_adapter,
     merge,
+    principal_factors,
     read_base,
     save_adapter,
 )
@@ -37,6 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is d
 """peft calls what transformers deprecates."""
 
 KINDS = ["lora", "rslora", "dora"]
+EVERY_KIND = [*KINDS, "pissa"]
 DECODER = TextDecoder(
     width=32, depth=2, heads=4, kv_heads=2, max_tokens=16, position="rotary", norm="rms", feed_forward="swiglu",
     biases="qkv", tied=False,
@@ -100,7 +102,7 @@ def trained(model: nn.Module) -> nn.Module:
 MODELS = {"language model": language_model, "captioner": captioner, "transformers": qwen, "plain": plain}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("bf16", [False, True])
 def test_attaching_changes_no_bit_of_the_output(kind, build, bf16):
@@ -112,7 +114,7 @@ def test_attaching_changes_no_bit_of_the_output(kind, build, bf16):
     assert {name for name, one in model.named_modules() if isinstance(one, LoraLinear)} == set(names)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
 def test_only_the_adapter_is_trained(kind, build):
     model = build()
@@ -203,7 +205,7 @@ def test_initial_matrices_depend_on_seed_and_name_alone():
     assert many.abs().max() <= 1 and abs(many.mean()) < 0.02 and abs(many.std() - 3**-0.5) < 0.01
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
 def test_a_merged_model_is_plain_and_computes_the_same(kind, build):
     model = build().eval()
@@ -227,7 +229,7 @@ def test_a_merge_into_half_precision_rounds_once():
     assert torch.equal(model[0].weight, expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
 def test_peft_loads_a_saved_adapter(kind, build, tmp_path):
     model = build().eval()
@@ -235,7 +237,7 @@ def test_peft_loads_a_saved_adapter(kind, build, tmp_path):
     names = attach(model, Adapter(kind=kind, rank=4, alpha=7.5, dropout=0.1), seed=1)
     expected = output(trained(model))
     save_adapter(model, tmp_path, BASE)
-    assert read_base(tmp_path) == BASE
+    assert read_base(tmp_path) == BASE | ({"kind": "pissa"} if kind == "pissa" else {})
 
     theirs = PeftModel.from_pretrained(build(), tmp_path).eval()
     torch.testing.assert_close(output(theirs), expected, rtol=1e-5, atol=1e-5)
@@ -354,6 +356,83 @@ def test_other_configurations_are_refused(saved, change, message):
     assert re.search(message, refused(saved))
 
 
+def test_pissa_trains_the_principal_components_that_peft_trains():
+    """Losses, gradients and the effective weight of three steps; peft rounds the residual, ours keeps the weight."""
+    ours, base = qwen(), qwen()
+    names = attach(ours, Adapter(kind="pissa", rank=4, alpha=8), seed=1)
+    theirs = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=names, init_lora_weights="pissa"))
+    twins = {
+        name.removeprefix("base_model.model.").replace(".default", ""): one
+        for name, one in theirs.named_parameters()
+        if one.requires_grad
+    }
+    for name in names:
+        layer, other = ours.get_submodule(name), base.get_submodule(name)
+        before, after = layer.initial_A, layer.initial_B
+        left, values, right = torch.linalg.svd(layer.base_layer.weight.double())
+        exact = (left[:, :4] * values[:4]) @ right[:4]
+        torch.testing.assert_close(layer.scale * (after @ before).double(), exact, rtol=0, atol=1e-6)
+        torch.testing.assert_close(layer.scale * after @ before, other.get_delta_weight("default"), rtol=0, atol=1e-5)
+        torch.testing.assert_close(after.norm(dim=0), before.norm(dim=1), rtol=1e-5, atol=0)
+        with torch.no_grad():  # singular vectors have a sign, and peft's may have the other
+            twins[f"{name}.lora_A.weight"].copy_(before)
+            twins[f"{name}.lora_B.weight"].copy_(after)
+    tensors = {name: one for name, one in ours.named_parameters() if one.requires_grad}
+    assert tensors.keys() == twins.keys()
+    optimizers = [torch.optim.SGD(one.values(), lr=0.5) for one in (tensors, twins)]
+    for _ in range(3):
+        losses = []
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            losses.append(F.cross_entropy(output(model).flatten(0, 1), IDS.flatten()))
+            losses[-1].backward()
+            optimizer.step()
+        torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
+    for name, one in tensors.items():
+        torch.testing.assert_close(one.grad, twins[name].grad, rtol=1e-3, atol=1e-5)
+
+
+def test_principal_factors_do_not_depend_on_threads_and_a_rank_that_is_too_large_is_one_line():
+    weight = torch.randn(300, 200, generator=torch.Generator().manual_seed(1))
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append(principal_factors(weight, 8))
+    torch.set_num_threads(1)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    with pytest.raises(ConfigError, match=r"model\.adapter\.rank: 9 is more than the smaller side of 0; lower it"):
+        attach(plain(), Adapter(kind="pissa", rank=9), seed=1)
+
+
+@pytest.mark.parametrize(
+    ("targets", "names"),
+    [
+        ("all-linear", ["attention.qkv", "attention.out", "feed_forward.inner", "feed_forward.out"]),
+        (["q_proj", "k_proj", "v_proj", "o_proj"], ["attention.qkv", "attention.out"]),
+        (["up_proj", "gate_proj", "down_proj"], ["feed_forward.inner", "feed_forward.out"]),
+        (["qkv", "*.feed_forward.out"], ["attention.qkv", "feed_forward.out"]),
+    ],
+)
+def test_targets_by_short_names(targets, names):
+    adapter = Adapter.model_validate({"rank": 2, "targets": targets})
+    assert attach(language_model(), adapter, seed=1) == [
+        f"decoder.blocks.{i}.{name}" for i in range(2) for name in names
+    ]
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (["q_proj", "v_proj"], "our attention.qkv holds q_proj, k_proj, v_proj and takes one adapter; add k_proj"),
+        (["k_prj"], "no linear layer is called 'k_prj'; did you mean 'k_proj'?"),
+    ],
+)
+def test_a_short_name_that_does_not_fit_is_one_line(targets, message):
+    with pytest.raises(ConfigError) as raised:
+        attach(language_model(), Adapter(targets=targets), seed=1)
+    assert str(raised.value) == f"model.adapter.targets: {message}"
+
+
 def test_an_unknown_target_names_the_nearest_layers():
     model = language_model()
     with pytest.raises(ConfigError) as raised:
@@ -387,7 +466,7 @@ def test_code_that_reads_the_weight_of_a_layer_cannot_ignore_its_adapter():
         layer(torch.randn(1, 3, 8))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_blocks_recomputed_in_the_backward_pass_give_the_same_gradients(kind):
     found = []
     for again in (False, True):
@@ -402,7 +481,7 @@ def test_blocks_recomputed_in_the_backward_pass_give_the_same_gradients(kind):
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest.mark.parametrize("bf16", [False, True])
 def test_the_forward_pass_compiles_to_one_graph(kind, bf16):
     model = nn.Sequential(nn.Linear(8, 24), nn.Linear(24, 8))

@@ -119,6 +119,32 @@ def test_the_z_loss_is_a_named_part_of_the_loss_and_a_metric(task):
     assert metrics["loss"] == (pytest.approx(task.validate(model, batch)["loss"][0], rel=1e-5), 7)
 
 
+def test_the_noise_of_a_row_follows_from_its_seed_and_the_length_of_the_document_of_each_token(task):
+    """NEFTune: uniform in +-alpha / sqrt(T C), in training only, the same in any micro-batch."""
+    noisy = LanguageModellingTask(task.model, Letters(), neftune=5.0)
+    rows = [noisy.example(one, LossOptions(), seed) for seed, one in enumerate([row(ONE, OTHER), row(OTHER), row(ONE)])]
+    batch = noisy.collate(rows)
+    lengths = torch.tensor([4.0] * 4 + [3.0] * 3)
+    torch.testing.assert_close(batch.noise[0, :7], 5 / (lengths * task.model.width).sqrt())
+    assert (batch.noise[0, 7:] == 0).all() and (batch.noise[1, 3:] == 0).all()
+    model, seen = task.build(), []
+    hidden = model.decoder.hidden
+    model.decoder.hidden = lambda *given, noise=None, **more: seen.append(noise) or hidden(*given, noise=noise, **more)
+
+    whole = noisy.loss(model.train(), batch).total
+    parts = sum(noisy.loss(model, noisy.collate([one])).total for one in rows)
+    torch.testing.assert_close(whole, parts)
+    assert torch.equal(seen[0], torch.cat(seen[1:4]))
+    share = seen[0] / batch.noise[..., None].clamp(min=1e-9)
+    assert 0.95 < share.abs().max() <= 1 and abs(share[0, :7].mean()) < 0.15
+    assert not torch.equal(share[0, :3], share[1, :3])
+
+    assert (whole - task.loss(model, task.collate(rows)).total).abs() > 1e-3
+    noisy.loss(model.eval(), batch)
+    noisy.validate(model, batch)
+    assert seen[5] is None and seen[6] is None and task.collate(rows).noise is None
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_a_compiled_model_has_the_same_loss_and_gradients():
     torch.compiler.reset()

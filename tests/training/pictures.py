@@ -1,4 +1,4 @@
-"""Runs on small real shards, through the real loader: the captioner, and a contrastive model of images and captions."""
+"""Runs on small real shards, through the real loader: the captioner, a contrastive model, a language model, and an adapter of its quantised weights."""
 
 import math
 import os
@@ -13,10 +13,12 @@ from torch.nn import functional as F
 
 from glassworks.config.project import parse_experiment
 from glassworks.data.reading.images import normalise
+from glassworks.models.language_model import LanguageModel
 from glassworks.models.losses import IGNORED
+from glassworks.models.settings.adapter import Adapter
 from glassworks.stages import train as stage
 from glassworks.tasks.captioning.task import Batch, CaptioningTask
-from glassworks.tasks.language_modelling.task import LanguageModellingTask
+from glassworks.tasks.language_modelling.task import Begin, LanguageModellingTask
 from glassworks.training.loop import Run
 from glassworks.training.task import Loss
 
@@ -24,6 +26,7 @@ MODEL = {
     "encoder": {"image_size": 16, "patch_size": 8, "width": 16, "depth": 2, "heads": 2, "dropout": 0.1},
     "decoder": {"width": 16, "depth": 2, "heads": 2, "max_tokens": 14, "dropout": 0.1},
 }
+LANGUAGE = {**MODEL["decoder"], "max_tokens": 24}
 STEPS = 6
 
 
@@ -85,12 +88,29 @@ TASKS = {
     "contrastive": Contrast,
     "mixture": CaptioningTask,
     "language": LanguageModellingTask,
+    "adapter": LanguageModellingTask,
 }
 MIXTURE = [
     {"dataset": "pictures", "rate": 0.7},
     {"dataset": "more_pictures", "rate": 0.3, "options": {"loss_weight": 0.5}},
 ]
 """Both data sets have the same keys."""
+
+
+def save_base(folder: Path) -> Path:
+    """The weights under the adapter of the task `adapter`."""
+    torch.manual_seed(0)
+    experiment = parse_experiment(
+        {
+            "task": "language_modelling",
+            "data": {"dataset": "pictures"},
+            "model": LANGUAGE,
+            "training": {"steps": 1},
+        },
+        "base",
+    )
+    LanguageModel(experiment.model, Bytes.size).save(folder)
+    return folder
 
 
 def picture_run(
@@ -103,18 +123,29 @@ def picture_run(
     rank: int,
 ) -> Run:
     """A run over the shards of a data set, or a mixture of two; with `killed_at`, the worker `rank` kills itself after so many steps."""
-    training = {"steps": STEPS, "batch_size": 16, "micro_batches": 8, "validate_every": 3, "precision": precision}
-    language = task == "language"
+    training = {
+        "steps": STEPS,
+        "batch_size": 16,
+        "micro_batches": 8,
+        "validate_every": 3,
+        "precision": precision,
+    }
+    if task == "adapter":
+        training["neftune"] = 5.0
+    language = task in ("language", "adapter")
     settings = {
         "task": "language_modelling" if language else "captioning",
         "data": {"train": MIXTURE} if task == "mixture" else {"dataset": "pictures"},
-        "model": {**MODEL["decoder"], "max_tokens": 24} if language else MODEL,
+        "model": LANGUAGE if language else MODEL,
         "training": training,
         "optimization": {"warmup_steps": 2},
         "execution": {"checkpoint_every": 2, "loader_workers": loader_workers},
     }
     experiment = parse_experiment(settings, "experiment")
     objective = TASKS[task](experiment.model, Bytes())
+    if task == "adapter":
+        begin = Begin(shards["base"], Bytes.size, Adapter(kind="pissa", rank=2, dropout=0.1), quantisation="nf4")
+        objective = LanguageModellingTask(experiment.model, Bytes(), begin=begin, neftune=experiment.training.neftune)
     parts, held_out = stage._read(experiment.data, objective, shards, folder)
     return Run(
         name=task,
@@ -126,6 +157,7 @@ def picture_run(
         optimization=experiment.optimization,
         training=experiment.training,
         execution=experiment.execution,
+        start=stage._start(objective, None, 5),
         after_step=partial(_die, killed_at, rank),
     )
 

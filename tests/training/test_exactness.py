@@ -18,7 +18,7 @@ from glassworks.training.workers import Workers
 
 from ..data.small_shards import make_shards
 from .engine import sha256
-from .pictures import STEPS, picture_run
+from .pictures import STEPS, picture_run, save_base
 
 WORKERS, LOADERS = (1, 2, 4, 8), (0, 2)
 
@@ -29,6 +29,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "pictures": make_shards(folder / "pictures", train=40, validation=9),
         "more_pictures": make_shards(folder / "more_pictures", train=25, validation=5),
+        "base": save_base(folder / "base"),
     }
 
 
@@ -82,6 +83,27 @@ def test_one_experiment_has_one_set_of_final_bytes(tmp_path, shards, record_row,
         found |= {uninterrupted, resumed}
         how = f"{resumed[:16]} (killed after step {step} with {before})"
         record_row("exactness", task, precision, workers, loaders, uninterrupted[:16], how)
+    assert len(found) == 1, found
+
+
+@pytest.mark.parametrize(
+    "before_and_after",
+    [
+        pytest.param([(1, 2)], id="some"),
+        pytest.param(list(itertools.product((1, 2, 4), repeat=2)), id="all", marks=pytest.mark.slow),
+    ],
+)
+def test_an_adapter_of_4_bit_weights_has_one_set_of_final_bytes(tmp_path, shards, record_row, before_and_after):
+    """PiSSA with dropout and NEFTune. The checkpoint has no weight of the base: it is quantised again after the kill."""
+    common = {"shards": shards, "task": "adapter", "precision": "bf16", "loader_workers": 0, "rank": 0}
+    found = {train(1, {"folder": tmp_path / "whole", "killed_at": None, **common})}
+    for before, after in before_and_after:
+        cut = {"folder": tmp_path / f"killed-{before}-{after}", **common}
+        kill(before, {**cut, "killed_at": 3})
+        resumed = train(after, {**cut, "killed_at": None})
+        found.add(resumed)
+        how = f"{resumed[:16]} (killed after step 3 with {before})"
+        record_row("exactness", "adapter, nf4", "bf16", after, 0, "", how)
     assert len(found) == 1, found
 
 

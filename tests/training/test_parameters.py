@@ -10,6 +10,8 @@ from glassworks.config.base import parse
 from glassworks.config.optimization import Optimization, Optimizer
 from glassworks.config.training import Training
 from glassworks.errors import ConfigError
+from glassworks.models.adapters import attach
+from glassworks.models.settings.adapter import Adapter
 from glassworks.training.parameters import ParameterGroups
 from glassworks.training.step import Trainer
 from glassworks.training.workers import Workers
@@ -32,6 +34,7 @@ def steps(trainer: Trainer, first: int, last: int) -> None:
         trainer.step([pairs(0, step * 8, 4), pairs(0, step * 8 + 4, 4)], step)
 
 
+LORA_PLUS = {"b": {"parameters": ["*.lora_B.weight"], "learning_rate": 3.2e-3}}
 STAGED = {"left": {"parameters": ["left.*"], "train_from": 2, "train_until": 4, "learning_rate": 0.01}}
 
 
@@ -58,6 +61,18 @@ def test_the_first_group_that_matches_has_the_parameter():
     assert all(name.startswith("left.") and not name.endswith("bias") for name in members["left"])
     assert "scale" in members["default"]
     assert trainer.groups.rates(0) == {"default": 1e-3, "bias": 1e-3, "left": 0.5}
+
+
+def test_lora_plus_is_a_group_with_a_higher_rate_for_b():
+    """LoRA+ (Hayou et al., 2024): B learns at a multiple of the rate of A."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    attach(model, Adapter(rank=2), seed=1)
+    groups = ParameterGroups(model, config(learning_rate=2e-4, groups=LORA_PLUS), 10)
+    assert groups.members == {
+        "default": ["0.lora_A.weight", "1.lora_A.weight"],
+        "b": ["0.lora_B.weight", "1.lora_B.weight"],
+    }
+    assert groups.rates(3) == {"default": 2e-4, "b": 3.2e-3}
 
 
 def test_frozen_parts_stay_as_they_are_in_eval_mode_without_moments_or_gradients():

@@ -193,8 +193,9 @@ class QuantisedLinear(nn.Module):
         if torch.is_autocast_enabled(device):
             x = x.to(torch.get_autocast_dtype(device))
         bias = None if bias is None else bias.to(x.dtype)
+        stored = (*self.stored, None, None)[:4]
         with torch.autocast(device, enabled=False):
-            product: Tensor = _Product.apply(x, bias, self.kind, self.shape, *self.stored)
+            product: Tensor = _Product.apply(x, bias, self.kind, self.shape, *stored)
         return product
 
     def extra_repr(self) -> str:
@@ -206,17 +207,28 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, bias: Tensor | None, kind: Quantisation, shape: tuple[int, int], *stored: Tensor
+        ctx: Any,
+        x: Tensor,
+        bias: Tensor | None,
+        kind: Quantisation,
+        shape: tuple[int, int],
+        first: Tensor,
+        second: Tensor,
+        third: Tensor | None,
+        fourth: Tensor | None,
     ) -> Tensor:
-        ctx.kind, ctx.shape = kind, shape
+        """The last four are the stored tensors, or None: torch's compiler takes no `*stored` here."""
+        stored = [one for one in (first, second, third, fourth) if one is not None]
         ctx.save_for_backward(*stored)
+        ctx.kind, ctx.weight_shape = kind, shape
         return F.linear(x, restore(STORED[kind](*stored), shape, x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        weight = restore(STORED[ctx.kind](*ctx.saved_tensors), ctx.shape, gradient.dtype)
-        back = gradient @ weight if ctx.needs_input_grad[0] else None
-        return back, *[None] * (3 + len(ctx.saved_tensors))
+        back = None
+        if ctx.needs_input_grad[0]:
+            back = gradient @ restore(STORED[ctx.kind](*ctx.saved_tensors), ctx.weight_shape, gradient.dtype)
+        return back, *[None] * 7
 
 
 def layers_of(model: nn.Module) -> list[str]:
