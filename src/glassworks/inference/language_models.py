@@ -118,4 +118,4 @@ def _base(directory: Path, base: Path | None) -> Base:
             raise ArtifactError(f"{directory}: an adapter of {name}; name the folder of that model with --base")
         base = adapters.find_base(directory)
     manifest = sha256_file(base / MANIFEST) if (base / MANIFEST).is_file() else None
-    return Base(base, manifest, str(record.get("dtype", "fp32")))
+    return Base(base, manifest, str(record.get("quantisation") or record.get("dtype", "fp32")))

@@ -1,4 +1,4 @@
-"""LoRA, rsLoRA and DoRA: low-rank updates of frozen linear layers. Saved in peft's layout.
+"""LoRA, rsLoRA, DoRA and PiSSA: low-rank updates of frozen linear layers, in full or quantised. Saved in peft's layout.
 
 The modules are our own. peft draws every initial matrix from the global generator, so it depends on the order of creation; here it depends on the seed
 and the parameter's name. Importing peft also loads transformers, which takes seconds.
@@ -10,7 +10,7 @@ modules lack. Shapes: C input features, C' output features, R rank.
 import fnmatch
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from glassworks.artifacts.manifest import MANIFEST
 from glassworks.config.base import nearest
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.models import saving
-from glassworks.models.settings.adapter import Adapter
+from glassworks.models.quantisation import QuantisedLinear, one_thread
+from glassworks.models.settings.adapter import ALL, Adapter
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "adapter_base.json"
 PREFIX = "base_model.model."
@@ -50,30 +51,51 @@ NEUTRAL = {
 """Keys of peft's configuration that `load_adapter` reads, or that change nothing. Any other key must be unset."""
 
 
+FUSED = {"attention.qkv": ("q_proj", "k_proj", "v_proj"), "feed_forward.inner": ("gate_proj", "up_proj")}
+"""Our layers that hold several published layers, by the endings of the names."""
+SHORT = {
+    "o_proj": ("attention.out",),
+    "down_proj": ("feed_forward.out",),
+    "c_attn": ("attention.qkv",),
+    "c_fc": ("feed_forward.inner",),
+    "c_proj": ("attention.out", "feed_forward.out"),
+} | {part: (ours,) for ours, parts in FUSED.items() for part in parts}
+"""Endings of our names for the short names that peft's users write, which are those of the layouts of Llama and GPT-2."""
+Linear = nn.Linear | QuantisedLinear
+
+
 class LoraLinear(nn.Module):
     """A frozen linear layer with a trained low-rank update: [..., C] to [..., C'].
 
     LoRA and rsLoRA compute `W x + b + s B A x`. DoRA computes `m (W x + s B A x) / |W + s B A| + b` with a trained magnitude m [C'] and the norm of every
     row, which is a constant in the backward pass. A [R, C], B [C', R] and m are float32. Submodules have peft's names.
 
+    PiSSA computes `W x + b + s (B A - B0 A0) x`, where `s B0 A0` are the R largest principal components of W. So the frozen part is the residual
+    `W - s B0 A0`, but W keeps its memory and its bits. The difference is computed as `(B - B0) A + B0 (A - A0)`, which cancels nothing.
+
     The module has no `weight`: code that reads the weight of a layer instead of calling the layer fails, and cannot ignore the update.
     """
 
     lora_magnitude_vector: nn.Parameter | None
+    initial_A: Tensor | None
+    initial_B: Tensor | None
 
-    def __init__(self, base_layer: nn.Linear, settings: Adapter) -> None:
-        """The update starts as zero, with A uninitialised. Draws nothing from the global generator."""
+    def __init__(self, base_layer: Linear, settings: Adapter) -> None:
+        """The update starts as zero, with A uninitialised, for PiSSA A0 and B0 too. Draws nothing from the global generator."""
         super().__init__()
         self.base_layer, self.settings = base_layer, settings
         self.scale, self.dropout = settings.scale, settings.dropout
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
-        options: dict[str, Any] = {"bias": False, "device": base_layer.weight.device, "dtype": torch.float32}
+        device = next(iter(base_layer.state_dict().values())).device
+        options: dict[str, Any] = {"bias": False, "device": device, "dtype": torch.float32}
         self.lora_A = nn.utils.skip_init(nn.Linear, self.in_features, settings.rank, **options)
         self.lora_B = nn.utils.skip_init(nn.Linear, settings.rank, self.out_features, **options)
         with torch.no_grad():
             self.lora_B.weight.zero_()
             norms = _row_norms(base_layer.weight.float()) if settings.kind == "dora" else None
         self.register_parameter("lora_magnitude_vector", None if norms is None else nn.Parameter(norms))
+        for name, part in (("initial_A", self.lora_A), ("initial_B", self.lora_B)):
+            self.register_buffer(name, torch.empty_like(part.weight) if settings.kind == "pissa" else None)
         self.train(base_layer.training)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,10 +104,16 @@ class LoraLinear(nn.Module):
         if drops or not torch.is_autocast_enabled(x.device.type):
             x = x.to(self.lora_A.weight.dtype)  # dropout in bf16 would round its factor
         dropped = F.dropout(x, self.dropout) if drops else x
-        update = self.lora_B(self.lora_A(dropped) * self.scale)
+        if self.initial_A is None:
+            update = self.lora_B(self.lora_A(dropped) * self.scale)
+        else:
+            after, before = self._factors()
+            update = F.linear(F.linear(dropped, before) * self.scale, after)
         if self.lora_magnitude_vector is not None:
             magnitude = self.lora_magnitude_vector / self._row_norms()
-            if drops:
+            if drops and isinstance(self.base_layer, QuantisedLinear):
+                plain = self.base_layer.product(dropped)
+            elif drops:
                 plain = F.linear(dropped, self.base_layer.weight.to(x.dtype))
             else:
                 plain = result if self.base_layer.bias is None else result - self.base_layer.bias
@@ -110,23 +138,48 @@ class LoraLinear(nn.Module):
 
     def _updated_weight(self) -> Tensor:
         """W + s B A [C', C] in float32, under autocast too."""
-        weight, factors = self.base_layer.weight, (self.lora_B.weight, self.lora_A.weight)
+        weight = self.base_layer.weight
         with torch.autocast(weight.device.type, enabled=False):
-            return torch.addmm(weight.float(), *factors, alpha=self.scale)
+            return torch.addmm(weight.float(), *self._factors(), alpha=self.scale)
+
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        """The factors [C', R], [R, C] of the update; for PiSSA [C', 2 R], [2 R, C], whose products are 0 one by one before the first step."""
+        after, before = self.lora_B.weight, self.lora_A.weight
+        if self.initial_A is None or self.initial_B is None:
+            return after, before
+        return torch.cat([after - self.initial_B, self.initial_B], 1), torch.cat([before, before - self.initial_A])
 
 
 def attach(model: nn.Module, settings: Adapter, seed: int) -> list[str]:
     """Replace the target layers by adapters in place, and return their names. Only adapters are trained afterwards; all else is frozen.
 
     The output does not change: B is 0. A is uniform in ±1/sqrt(C), drawn from the seed and the parameter's name on the CPU, so it depends neither on
-    other targets nor on the device. Raises `ConfigError` for a pattern without a layer.
+    other targets nor on the device. PiSSA draws nothing: A and B are A0 and B0. Raises `ConfigError` for a pattern without a layer, and for more
+    principal components than the weight has.
     """
     if _adapters(model):
         raise ConfigError("model.adapter: the model has an adapter already; merge it before adding another")
     names = _targets(model, settings)
+    if settings.kind == "pissa":
+        for name in names:
+            layer = model.get_submodule(name)
+            assert isinstance(layer, Linear)
+            if settings.rank > min(layer.in_features, layer.out_features):
+                raise ConfigError(
+                    f"model.adapter.rank: {settings.rank} is more than the smaller side of {name}; lower it for kind pissa"
+                )
     for name, adapter in _insert(model, names, settings).items():
         weight = adapter.lora_A.weight
-        if not weight.is_meta:
+        if weight.is_meta:
+            continue
+        if adapter.initial_A is not None and adapter.initial_B is not None:
+            with torch.no_grad():
+                after, before = principal_factors(adapter.base_layer.weight, settings.rank)
+                for own, value in ((adapter.lora_B, after), (adapter.lora_A, before)):
+                    own.weight.copy_(value * adapter.scale**-0.5)
+                adapter.initial_B.copy_(adapter.lora_B.weight)
+                adapter.initial_A.copy_(adapter.lora_A.weight)
+        else:
             bound = adapter.in_features**-0.5
             generator = torch.Generator().manual_seed(_seed(seed, f"{name}.lora_A.weight"))
             with torch.no_grad():
@@ -134,15 +187,50 @@ def attach(model: nn.Module, settings: Adapter, seed: int) -> list[str]:
     return names
 
 
-def merge(model: nn.Module) -> None:
+@torch.no_grad()
+def principal_factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """B [C', R] and A [R, C], whose product is the best approximation of rank R of a weight [C', C], in float64 on the CPU.
+
+    They are the first singular vectors, each times the square root of its singular value, from the eigenvectors of the smaller Gram matrix. The
+    largest element of each eigenvector is positive. One thread computes them, so they do not depend on the number of threads.
+    """
+    wide = weight.cpu().double()
+    tall = wide.shape[0] > wide.shape[1]
+    wide = wide.T if tall else wide
+    with one_thread():
+        values, vectors = torch.linalg.eigh(wide @ wide.T)
+        values, vectors = values[-rank:].flip(0).clamp(min=0), vectors[:, -rank:].flip(1)
+        vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+        roots = values.pow(0.25)  # of the singular values
+        others = (vectors.T @ wide) / roots.clamp(min=1e-30)[:, None]
+    after, before = vectors * roots, others
+    return (before.T, after.T) if tall else (after, before)
+
+
+@torch.no_grad()
+def merge(model: nn.Module, rounding: Callable[[str, Tensor], Tensor] | None = None) -> float:
     """Replace all adapters by plain linear layers with the same output, in place. The layers stay frozen.
 
-    The merged weight is computed in float32, rounded to the dtype of the layer, and written to its memory.
+    The merged weight is computed in float32, rounded to the dtype of the layer, and written to its memory. An adapter of a quantised layer is merged
+    onto the restored weight, in float32. With `rounding`, a function of the name of a layer and its weight, the weight is rounded first. Returns the largest difference between an element of a merged
+    weight and the same adapter merged onto the weight before rounding, 0 without `rounding`.
     """
+    difference = 0.0
     for name, adapter in _adapters(model).items():
-        with torch.no_grad():
-            adapter.base_layer.weight.copy_(adapter.merged_weight())
-        model.set_submodule(name, adapter.base_layer.train(adapter.training))
+        layer = adapter.base_layer
+        if isinstance(layer, QuantisedLinear):
+            weight, bias = nn.Parameter(adapter.merged_weight(), False), layer.bias
+            layer = nn.utils.skip_init(nn.Linear, layer.in_features, layer.out_features, bias is not None)
+            layer.weight, layer.bias = weight, None if bias is None else nn.Parameter(bias.float(), False)
+        elif rounding is None:
+            layer.weight.copy_(adapter.merged_weight())
+        else:
+            before = adapter.merged_weight()
+            layer.weight.copy_(rounding(name, layer.weight))
+            layer.weight.copy_(adapter.merged_weight())
+            difference = max(difference, (layer.weight - before).abs().max().item())
+        model.set_submodule(name, layer.train(adapter.training))
+    return difference
 
 
 def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -158,20 +246,30 @@ def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
 def save_adapter(model: nn.Module, folder: Path, base: Mapping[str, str]) -> None:
     """Write the adapter in peft's layout, and `base` to adapter_base.json.
 
-    `base` has the `manifest` digest of the base model, and may have its `name`, which peft's configuration repeats.
+    `base` has the `manifest` digest of the base model, and may have its `name`, which peft's configuration repeats. PiSSA is saved as the LoRA of rank
+    2 R that computes the same on the original weights: A and A0, B and -B0. adapter_base.json then has `kind`, so that `load_adapter` finds the four again.
     """
     adapters = _adapters(model)
     if not adapters:
         raise ValueError("the model has no adapter")
     folder.mkdir(parents=True, exist_ok=True)
     settings = next(iter(adapters.values())).settings
+    tensors, double, base = adapter_tensors(model), 1, dict(base)
+    if settings.kind == "pissa":
+        double, base["kind"] = 2, "pissa"
+        for name, adapter in adapters.items():
+            for part, initial, side in (("lora_A", adapter.initial_A, 0), ("lora_B", adapter.initial_B, 1)):
+                assert initial is not None
+                key = f"{name}.{part}.weight"
+                tensors[key] = torch.cat([tensors[key], -initial if side else initial], side)
+    alpha = settings.alpha * double
     config = {
         "peft_type": "LORA",
         "task_type": None,
         "base_model_name_or_path": base.get("name"),
         "inference_mode": True,
-        "r": settings.rank,
-        "lora_alpha": int(settings.alpha) if settings.alpha.is_integer() else settings.alpha,
+        "r": settings.rank * double,
+        "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
         "lora_dropout": settings.dropout,
         "use_rslora": settings.kind == "rslora",
         "use_dora": settings.kind == "dora",
@@ -180,10 +278,9 @@ def save_adapter(model: nn.Module, folder: Path, base: Mapping[str, str]) -> Non
         "fan_in_fan_out": False,
         "init_lora_weights": True,
     }
-    tensors = {PREFIX + name: tensor.contiguous() for name, tensor in adapter_tensors(model).items()}
-    saving.save_tensors(tensors, folder / WEIGHTS)
+    saving.save_tensors({PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
     write_json(folder / CONFIG, config)
-    write_json(folder / BASE, dict(base))
+    write_json(folder / BASE, base)
 
 
 def load_adapter(model: nn.Module, folder: Path, manifest: str | None = None) -> list[str]:
@@ -197,7 +294,8 @@ def load_adapter(model: nn.Module, folder: Path, manifest: str | None = None) ->
     if manifest is not None and (saved := read_base(folder).get("manifest")) != manifest:
         raise ArtifactError(f"{folder}: an adapter of the base {saved}, not of {manifest}; load it onto its own base")
     config = _read_config(folder)
-    settings, linears = _read_settings(config, folder / CONFIG), _linears(model)
+    pissa = (folder / BASE).is_file() and read_base(folder).get("kind") == "pissa"
+    settings, linears = _read_settings(config, folder / CONFIG, pissa), _linears(model)
     names = [name for name in linears if _is_target(name, config["target_modules"])]
     if not names:
         hint = nearest(str(config["target_modules"]), _patterns(linears))
@@ -207,13 +305,20 @@ def load_adapter(model: nn.Module, folder: Path, manifest: str | None = None) ->
     expected: dict[str, list[int]] = {}
     for name in names:
         layer = linears[name]
-        expected[f"{PREFIX}{name}.lora_A.weight"] = [settings.rank, layer.in_features]
-        expected[f"{PREFIX}{name}.lora_B.weight"] = [layer.out_features, settings.rank]
+        expected[f"{PREFIX}{name}.lora_A.weight"] = [settings.rank * (1 + pissa), layer.in_features]
+        expected[f"{PREFIX}{name}.lora_B.weight"] = [layer.out_features, settings.rank * (1 + pissa)]
         if settings.kind == "dora":
             expected[f"{PREFIX}{name}.lora_magnitude_vector"] = [layer.out_features]
     saving.check(expected, tensors, folder / WEIGHTS)
     _insert(model, names, settings)
     with torch.no_grad():
+        for name, adapter in _adapters(model).items():
+            if adapter.initial_A is not None and adapter.initial_B is not None:
+                keys = [f"{PREFIX}{name}.{part}.weight" for part in ("lora_A", "lora_B")]
+                tensors[keys[0]], initial_A = tensors[keys[0]].chunk(2)
+                tensors[keys[1]], initial_B = tensors[keys[1]].chunk(2, 1)
+                adapter.initial_A.copy_(initial_A)
+                adapter.initial_B.copy_(-initial_B)
         for name, tensor in adapter_tensors(model).items():
             tensor.copy_(tensors[PREFIX + name])
     return names
@@ -240,28 +345,54 @@ def _adapters(model: nn.Module) -> dict[str, LoraLinear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
 
 
-def _linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """Plain linear layers inside `model`. Subclasses are left out: their owner may never call `forward` (`nn.MultiheadAttention`)."""
-    return {name: module for name, module in model.named_modules() if name and type(module) is nn.Linear}
+def _linears(model: nn.Module) -> dict[str, Linear]:
+    """Plain and quantised linear layers inside `model`. Subclasses are left out: their owner may never call `forward` (`nn.MultiheadAttention`)."""
+    kinds = (nn.Linear, QuantisedLinear)
+    return {name: module for name, module in model.named_modules() if name and type(module) in kinds}  # type: ignore[misc]
 
 
 def _targets(model: nn.Module, settings: Adapter) -> list[str]:
     linears = _linears(model)
-    if settings.targets is None:
+    if settings.targets is None or settings.targets == ALL:
         names = _default_targets(model, linears)
         if not names:
             raise ConfigError("model.adapter.targets: the model's blocks have no linear layer; name the layers")
     else:
-        for pattern in settings.targets:
-            if not any(fnmatch.fnmatchcase(name, pattern) for name in linears):
-                hint = nearest(pattern, _patterns(linears))
-                raise ConfigError(f"model.adapter.targets: no linear layer is called {pattern!r}{hint}")
-        names = [name for name in linears if any(fnmatch.fnmatchcase(name, pattern) for pattern in settings.targets)]
+        found = {name for target in settings.targets for name in _named(target, settings.targets, linears)}
+        names = [name for name in linears if name in found]
     _refuse_shared(model, names)
     return names
 
 
-def _default_targets(model: nn.Module, linears: Mapping[str, nn.Linear]) -> list[str]:
+def _named(target: str, targets: Sequence[str], linears: Mapping[str, Linear]) -> list[str]:
+    """The layers with a name or a pattern of names. Without any, those whose name has this ending, in our layout or in the published one.
+
+    Raises `ConfigError` for no layer, and for a part of a layer that holds several published ones.
+    """
+    names = [name for name in linears if fnmatch.fnmatchcase(name, target)]
+    for ending in (target, *SHORT.get(target, ())) if not names else ():
+        names += [name for name in linears if name.endswith(f".{ending}")]
+        if (
+            names
+            and ending in FUSED
+            and target in FUSED[ending]
+            and (missing := [part for part in FUSED[ending] if part not in targets])
+        ):
+            raise ConfigError(
+                f"model.adapter.targets: our {ending} holds {', '.join(FUSED[ending])} and takes one adapter; add {', '.join(missing)}"
+            )
+    if not names:
+        short = [
+            name
+            for name, ours in SHORT.items()
+            if any(one.endswith(f".{ending}") for one in linears for ending in ours)
+        ]
+        hint = nearest(target, _patterns(linears) + ([] if "." in target or "*" in target else short))
+        raise ConfigError(f"model.adapter.targets: no linear layer is called {target!r}{hint}")
+    return names
+
+
+def _default_targets(model: nn.Module, linears: Mapping[str, Linear]) -> list[str]:
     """All linear layers of `model.blocks()`. In a model without blocks (a model of transformers), all but the output layer."""
     blocks: Any = getattr(model, "blocks", None)
     if blocks is not None:
@@ -273,7 +404,7 @@ def _default_targets(model: nn.Module, linears: Mapping[str, nn.Linear]) -> list
     return [name for name, layer in linears.items() if layer is not head]
 
 
-def _patterns(linears: Mapping[str, nn.Linear]) -> list[str]:
+def _patterns(linears: Mapping[str, Linear]) -> list[str]:
     """The names of layers with `*` for every index: one name for the same layer of all blocks."""
     return sorted({".".join("*" if part.isdigit() else part for part in name.split(".")) for name in linears})
 
@@ -299,7 +430,7 @@ def _insert(model: nn.Module, names: list[str], settings: Adapter) -> dict[str, 
     inserted = {}
     for name in names:
         layer = model.get_submodule(name)
-        assert isinstance(layer, nn.Linear)
+        assert isinstance(layer, Linear)
         inserted[name] = LoraLinear(layer, settings)
         model.set_submodule(name, inserted[name])
     return inserted
@@ -350,17 +481,17 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _read_settings(config: Mapping[str, Any], file: Path) -> Adapter:
+def _read_settings(config: Mapping[str, Any], file: Path, pissa: bool) -> Adapter:
     kind = "dora" if config.get("use_dora") else "rslora" if config.get("use_rslora") else "lora"
     try:
         return Adapter.model_validate(
             {
-                "kind": kind,
-                "rank": config["r"],
-                "alpha": config["lora_alpha"],
+                "kind": "pissa" if pissa else kind,
+                "rank": config["r"] // 2 if pissa else config["r"],
+                "alpha": config["lora_alpha"] / 2 if pissa else config["lora_alpha"],
                 "dropout": config.get("lora_dropout", 0.0),
             }
         )
-    except (KeyError, ValueError):
+    except (KeyError, TypeError, ValueError):
         found = ", ".join(f"{name} {config.get(name)!r}" for name in ("r", "lora_alpha", "lora_dropout"))
         raise ArtifactError(f"{file}: a missing or invalid number among {found}") from None

@@ -10,6 +10,7 @@ from glassworks.artifacts.manifest import MANIFEST
 from glassworks.models import adapters, saving
 from glassworks.models.attention import initialise, shrink_residual_outputs
 from glassworks.models.losses import LinearLoss, linear_cross_entropy
+from glassworks.models.quantisation import Quantisation
 from glassworks.models.settings.text_decoder import TextDecoder as Config
 from glassworks.models.text_decoder import TextDecoder
 
@@ -35,9 +36,10 @@ class LanguageModel(nn.Module):
         targets: Tensor | None = None,
         token_weights: Tensor | None = None,
         z_loss: float = 0.0,
+        noise: Tensor | None = None,
     ) -> Tensor | LinearLoss:
-        """With `targets` [B, T], their loss (`linear_cross_entropy`), without the logits of all positions."""
-        hidden = self.decoder.hidden(ids, documents=documents, branches=branches, positions=positions)
+        """With `targets` [B, T], their loss (`linear_cross_entropy`), without the logits of all positions. `noise` [B, T, C] is added to the embeddings."""
+        hidden = self.decoder.hidden(ids, documents=documents, branches=branches, positions=positions, noise=noise)
         if targets is None:
             return self.decoder.logits(hidden)
         return linear_cross_entropy(
@@ -66,13 +68,16 @@ class LanguageModel(nn.Module):
         """Write config.json and model.safetensors."""
         saving.save(self, directory, self._config())
 
-    def save_adapter(self, directory: Path, base: Path, dtype: str = "fp32") -> None:
+    def save_adapter(
+        self, directory: Path, base: Path, dtype: str = "fp32", quantisation: Quantisation | None = None
+    ) -> None:
         """Write config.json and, in peft's layout, the adapter of the model in the artefact `base`, without the weights of the base.
 
-        `dtype` is the precision in which training held the base.
+        `dtype` is the precision in which training held the base, and `quantisation` that of its linear layers.
         """
         record = {"name": base.name, "manifest": sha256_file(base / MANIFEST)}
-        adapters.save_adapter(self, directory, record | ({"dtype": dtype} if dtype != "fp32" else {}))
+        held = {"dtype": dtype if dtype != "fp32" else None, "quantisation": quantisation}
+        adapters.save_adapter(self, directory, record | {key: value for key, value in held.items() if value})
         write_json(directory / saving.CONFIG, self._config())
 
     def _config(self) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """Saving and loading of models as config.json and model.safetensors. Errors list every tensor that does not match."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -17,6 +17,7 @@ from glassworks.artifacts.finite import check_finite
 from glassworks.config.base import Settings, first_fault
 from glassworks.errors import ArtifactError
 from glassworks.models.memory import gather
+from glassworks.models.quantisation import Quantisation, QuantisedLinear, layers_of, quantise, restore
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 S = TypeVar("S", bound=Settings)
@@ -148,17 +149,40 @@ def assign(
 
 @torch.no_grad()
 def fill(
-    module: nn.Module, tensors: Mapping[str, Tensor], where: Path | str, dtype: torch.dtype = torch.float32
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    where: Path | str,
+    dtype: torch.dtype = torch.float32,
+    quantisation: Quantisation | None = None,
 ) -> Matches:
-    """Copy the tensors of a saved model into `module`, or give them to a module on the meta device in `dtype`.
+    """Copy the tensors of a saved model into `module`, or give them to a module on the meta device in `dtype`, quantised as `put_all` does.
 
     Raises `ArtifactError` listing missing, extra and misshapen tensors.
     """
     own = module.state_dict()
     check({name: tensor.shape for name, tensor in own.items()}, tensors, where)
-    for name in own:
-        put(module, name, tensors[name], dtype)
+    put_all(module, ((name, tensors[name]) for name in own), dtype, quantisation)
     return Matches(str(where), len(own), [], [])
+
+
+@torch.no_grad()
+def put_all(
+    module: nn.Module,
+    tensors: Iterable[tuple[str, Tensor]],
+    dtype: torch.dtype,
+    quantisation: Quantisation | None = None,
+) -> None:
+    """`put` every tensor. With `quantisation`, the linear layers of the blocks of a model on the meta device become quantised layers, one at a time."""
+    quantised = {f"{name}.weight" for name in layers_of(module)} if quantisation else set()
+    for name, value in tensors:
+        if quantisation and name in quantised:
+            put(module, name, value, torch.float32)
+            owner = name.removesuffix(".weight")
+            layer = module.get_submodule(owner)
+            assert isinstance(layer, nn.Linear)
+            module.set_submodule(owner, QuantisedLinear(layer, quantisation))
+        else:
+            put(module, name, value, dtype)
 
 
 @torch.no_grad()
@@ -175,10 +199,22 @@ def put(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype) -> None
 
 
 @torch.no_grad()
-def round_weights(module: nn.Module, dtype: str) -> None:
-    """Round every weight to the precision of `dtype` (bf16). The weights keep their dtype."""
-    for parameter in module.parameters():
-        parameter.copy_(parameter.to(DTYPES[dtype]))
+def rounded(weight: Tensor, dtype: str, quantisation: Quantisation | None = None) -> Tensor:
+    """A weight with the values that training has, which held it in `dtype` or quantised."""
+    if quantisation:
+        return restore(quantise(weight, quantisation), (weight.shape[0], weight.shape[1]))
+    return weight.to(DTYPES[dtype]).to(weight.dtype)
+
+
+@torch.no_grad()
+def round_weights(
+    module: nn.Module, dtype: str, quantisation: Quantisation | None = None, except_for: Set[str] = frozenset()
+) -> None:
+    """Round the weights as `put_all` does, but keep their dtype."""
+    quantised = {f"{name}.weight" for name in layers_of(module)} if quantisation else set()
+    for name, parameter in module.named_parameters():
+        if name not in except_for:
+            parameter.copy_(rounded(parameter, dtype, quantisation if name in quantised else None))
 
 
 def check(

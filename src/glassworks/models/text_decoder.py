@@ -209,8 +209,9 @@ class TextDecoder(nn.Module):
         documents: Tensor | None = None,
         branches: Tensor | None = None,
         positions: Tensor | None = None,
+        noise: Tensor | None = None,
     ) -> Tensor:
-        """The normalised features [B, T, C], the input of `logits`.
+        """The normalised features [B, T, C], the input of `logits`. `noise` [B, T, C] is added to the token embeddings.
 
         `documents` [B, T] numbers the packed documents of a row. Attention is masked between them, and positions restart. `branches` [B, T] numbers the
         branches of message trees (`document_mask`); it needs `positions` [B, T], the position of every token in its document. `cache` holds the
@@ -227,6 +228,8 @@ class TextDecoder(nn.Module):
         else:
             positions = torch.arange(new, device=ids.device)
         x = self.embed(ids)
+        if noise is not None:
+            x = x + noise.to(x.dtype)
         if self.config.position == "learned":
             x = x + self.positions(positions)
         attends = {view: self._attend(view, new, mask, positions, cache) for view in dict.fromkeys(self.views)}

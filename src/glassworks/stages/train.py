@@ -19,6 +19,7 @@ from glassworks.data.reading.mixture import Part, PartRow, order_of
 from glassworks.data.reading.order import sample_seed
 from glassworks.data.reading.rows import Keyed
 from glassworks.errors import ConfigError, DataError
+from glassworks.models.quantisation import count_parameters
 from glassworks.models.saving import Matches
 from glassworks.pipeline.execution import Context
 from glassworks.runtime.devices import held_devices
@@ -83,7 +84,7 @@ def _train(workers: Workers, stop: StopRequest, context: Context) -> dict[str, A
         return {}
     task.save(fitted.model, context.output)
     return {
-        "parameters": sum(parameter.numel() for parameter in fitted.model.parameters()),
+        "parameters": count_parameters(fitted.model),
         "steps": fitted.step,
         "published_step": fitted.published_step,
         "resumed_after_step": fitted.resumed_step,

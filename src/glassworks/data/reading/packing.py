@@ -71,6 +71,8 @@ class Row:
     """int64 (`Layout`); None in a row without message trees."""
     positions: np.ndarray | None = None
     """int64 (`Layout`); None with `branches`."""
+    seed: int = 0
+    """Of the draws for this row in training."""
 
 
 class PackedRows:

@@ -5,6 +5,7 @@ no lm_head, or a copy of the embeddings. GPT-2's ln_2 is the norm before the fee
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from glassworks.models import adapters, saving
 from glassworks.models.language_model import KIND, LanguageModel
 from glassworks.models.pretrained.hub_keys import HubKeys
 from glassworks.models.pretrained.mapping import Piece, fused, join_all, layer, load, published, read_tensors
+from glassworks.models.quantisation import Quantisation, layers_of
 from glassworks.models.rotary import frequencies
 from glassworks.models.settings.text_decoder import RopeScaling
 from glassworks.models.settings.text_decoder import TextDecoder as Config
@@ -66,20 +68,36 @@ def load_language_model(directory: Path, base: Path | None = None, merged: bool 
 
 
 def _load_adapted(directory: Path, base: Path, merged: bool) -> LanguageModel:
-    """The base with the adapter, or with the adapter merged into it. Base weights that training held in half precision are rounded as there."""
+    """The base with the adapter, or with the adapter merged into it. Base weights that training held in half precision or quantised are rounded as there."""
     config, vocabulary = saving.read_settings(directory, KIND, Config)
     model = load_language_model(base)
     if model.vocabulary != vocabulary:
         raise ArtifactError(
             f"{directory}: an adapter of a vocabulary of {vocabulary:,}, but {base} has {model.vocabulary:,}"
         )
-    if (dtype := adapters.read_base(directory).get("dtype")) is not None:
-        saving.round_weights(model, dtype)
     model.config = model.decoder.config = config
     model.decoder.max_tokens = config.max_tokens
-    adapters.load_adapter(model, directory, sha256_file(base / MANIFEST))
-    if merged:
-        adapters.merge(model)
+    record = adapters.read_base(directory)
+    dtype, quantisation = record.get("dtype", "fp32"), record.get("quantisation")
+    quantised = set(layers_of(model)) if quantisation else set()
+    if not merged:
+        saving.round_weights(model, dtype, quantisation)
+        adapters.load_adapter(model, directory, sha256_file(base / MANIFEST))
+        return model
+
+    def rounding(name: str, weight: Tensor) -> Tensor:
+        return saving.rounded(weight, dtype, quantisation if name in quantised else None)
+
+    names = adapters.load_adapter(model, directory, sha256_file(base / MANIFEST))
+    difference = adapters.merge(model, rounding if quantisation or dtype != "fp32" else None)
+    saving.round_weights(model, dtype, quantisation, {f"{name}.weight" for name in names})
+    if quantisation:
+        print(
+            f"{directory}: merged onto {base.name} in {quantisation}, as in training; merged onto the original weights, a weight would differ by up to "
+            f"{difference:.3g}",
+            file=sys.stderr,
+            flush=True,
+        )
     return model
 
 
@@ -91,16 +109,18 @@ def read_decoder(directory: Path) -> tuple[Config, int]:
     return decoder_config(config, directory), config["vocab_size"]
 
 
-def read_pieces(model: LanguageModel, directory: Path, dtype: torch.dtype) -> saving.Matches:
-    """Fill a model on the meta device with a published model in transformers' layout, in `dtype`, one tensor at a time.
+def read_pieces(
+    model: LanguageModel, directory: Path, dtype: torch.dtype, quantisation: Quantisation | None = None
+) -> saving.Matches:
+    """Fill a model on the meta device with a published model in transformers' layout, in `dtype` or quantised, one tensor at a time.
 
     Raises `ArtifactError` listing missing, extra and misshapen tensors.
     """
     kind, published = read_hub_config(directory)["model_type"], read_tensors(directory)
     tensors = _without_redundant(published, kind, model.config, directory)
     pieces = _pieces(model.config, kind)
-    for name, tensor in join_all(model, pieces, tensors, directory, dtype):
-        saving.put(model, name, tensor, dtype)
+    read = join_all(model, pieces, tensors, directory, torch.float32 if quantisation else dtype)
+    saving.put_all(model, read, dtype, quantisation)
     left_over = [name for name in published if name.removeprefix(PREFIXES[kind]) not in tensors]
     return saving.Matches(str(directory), len(pieces), [], left_over)
 

@@ -85,8 +85,7 @@ def load_published_adapter(folder: Path, base: Path, merged: bool) -> LanguageMo
         raise ArtifactError(
             f"{folder}: an adapter of the base {record['manifest']}, not of {found}; load it onto its own base"
         )
-    if record.get("dtype") is not None:
-        saving.round_weights(model, record["dtype"])
+    saving.round_weights(model, record.get("dtype", "fp32"), record.get("quantisation"))
     _attach(model, folder)
     if merged:
         adapters.merge(model)
@@ -95,7 +94,8 @@ def load_published_adapter(folder: Path, base: Path, merged: bool) -> LanguageMo
 
 def _attach(model: LanguageModel, folder: Path) -> None:
     config = adapters._read_config(folder)
-    settings, targets = adapters._read_settings(config, folder / adapters.CONFIG), config["target_modules"]
+    settings = adapters._read_settings(config, folder / adapters.CONFIG, pissa=False)
+    targets = config["target_modules"]
     layers = {
         ours: (layer, piece)
         for ours, piece in _pieces(hub_config(model.config, model.vocabulary), model.config).items()

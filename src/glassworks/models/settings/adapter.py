@@ -8,13 +8,15 @@ from pydantic import Field
 from glassworks.config.base import Settings
 from glassworks.models.settings.numbers import Count, Dropout, Positive
 
+ALL = "all-linear"
+
 
 class Adapter(Settings):
     """An adapter of linear layers. All other parameters of the model are frozen."""
 
-    kind: Literal["lora", "rslora", "dora"] = "lora"
-    """LoRA (Hu et al., 2021); rsLoRA, which scales by the square root of the rank (Kalajdzievski, 2023); or DoRA, which also trains the norm of every
-    row of the weight (Liu et al., 2024).
+    kind: Literal["lora", "rslora", "dora", "pissa"] = "lora"
+    """LoRA (Hu et al., 2021); rsLoRA, which scales by the square root of the rank (Kalajdzievski, 2023); DoRA, which also trains the norm of every
+    row of the weight (Liu et al., 2024); or PiSSA, which trains the largest principal components of the weight (Meng et al., 2024).
     """
     rank: Count = 16
     """Rank of the update."""
@@ -22,8 +24,10 @@ class Adapter(Settings):
     """The update is scaled by alpha / rank, for rsLoRA by alpha / sqrt(rank)."""
     dropout: Dropout = 0.0
     """Dropout of the input of the update."""
-    targets: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
-    """Patterns of the names of linear layers, such as `*.attention.qkv`; null is all linear layers of the transformer blocks."""
+    targets: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | Literal["all-linear"] | None = None
+    """Names of linear layers: patterns such as `*.attention.qkv`, or short names such as `q_proj`. `all-linear` or null is all linear layers of the
+    transformer blocks.
+    """
 
     @property
     def scale(self) -> float:

@@ -44,8 +44,12 @@ class Model(TextDecoder, Start):
     """
     adapter: Annotated[Adapter | None, Field(exclude_if=lambda adapter: adapter is None)] = None
     """Train an adapter of the model that `from` or `weights` names, whose weights stay as they are. The experiment publishes the adapter alone."""
-    base_dtype: Annotated[Literal["fp32", "bf16"], Field(exclude_if=lambda dtype: dtype == "fp32")] = "fp32"
-    """Precision of the frozen weights under an adapter. bf16 halves their memory; it needs `training.precision: bf16`. The adapter stays fp32."""
+    base_dtype: Annotated[Literal["fp32", "bf16", "nf4", "int8"], Field(exclude_if=lambda dtype: dtype == "fp32")] = (
+        "fp32"
+    )
+    """Precision of the frozen weights under an adapter. bf16 halves their memory; it needs `training.precision: bf16`. nf4 and int8 quantise the linear
+    layers of the blocks to 4.13 or 8 bits a weight; the other weights are held in `training.precision`. The adapter stays fp32.
+    """
 
     @property
     def inherits(self) -> bool:
@@ -85,6 +89,10 @@ class TokenTraining(Training):
 
     z_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Weight of the squared logsumexp of the logits of every target, which keeps logits small (PaLM, Chowdhery et al., 2022, uses 1e-4)."""
+    neftune: Annotated[float, Field(ge=0, allow_inf_nan=False, exclude_if=lambda alpha: alpha == 0)] = 0.0
+    """Uniform noise on the token embeddings in training, of up to neftune / sqrt(T C): T tokens of the document, C the width (NEFTune, Jain et al., 2023,
+    uses 5). The noise of a row follows from the seed, the epoch and the row.
+    """
 
 
 class LanguageModelling(Experiment):
@@ -110,9 +118,22 @@ class LanguageModelling(Experiment):
             raise ValueError(
                 f"data.tokenizer: a model that begins as {weights} reads its tokens; write {{of: {weights}}}"
             )
-        if self.model.base_dtype == "bf16" and (training.precision != "bf16" or training.reduction == "fsdp2"):
-            raise ValueError("model.base_dtype: bf16 needs training.precision: bf16, and exact or ddp as reduction")
+        dtype = self.model.base_dtype
+        allowed = {"fp32": ("fp32", "bf16", "fp16"), "bf16": ("bf16",)}.get(dtype, ("fp32", "bf16"))
+        if training.precision not in allowed or (dtype != "fp32" and training.reduction == "fsdp2"):
+            precisions = " or ".join(allowed)
+            raise ValueError(
+                f"model.base_dtype: {dtype} needs training.precision: {precisions}, and exact or ddp as reduction"
+            )
         return self
+
+    @property
+    def base_precision(self) -> tuple[Literal["fp32", "bf16"], Literal["nf4", "int8"] | None]:
+        """Precision of the weights under an adapter, and that of the linear layers of the blocks if they are quantised."""
+        dtype = self.model.base_dtype
+        if dtype == "fp32" or dtype == "bf16":
+            return dtype, None
+        return "bf16" if self.training.precision == "bf16" else "fp32", dtype
 
     def needs(self) -> dict[str, Need]:
         return super().needs() | self._weights_needs()

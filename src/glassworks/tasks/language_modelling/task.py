@@ -4,7 +4,7 @@ A row holds packed texts, conversations and message trees. Targets are the input
 separate, so a token has the same weight in any micro-batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
@@ -32,6 +32,7 @@ from glassworks.models.losses import (
 )
 from glassworks.models.pretrained.begin_language_model import begin_language_model
 from glassworks.models.pretrained.language_models import load_language_model, read_decoder
+from glassworks.models.quantisation import Quantisation
 from glassworks.models.saving import Matches
 from glassworks.models.settings.adapter import Adapter
 from glassworks.models.settings.text_decoder import TextDecoder as ModelConfig
@@ -58,6 +59,10 @@ class Batch:
     """[B, T] the branch of its message tree, 0 in the context; None without message trees."""
     positions: Tensor | None = None
     """[B, T] the position in the document; None with `branches`."""
+    seeds: tuple[int, ...] = ()
+    """[B] of the noise on the embeddings; empty without noise."""
+    noise: Tensor | None = None
+    """float32 [B, T] the largest noise on the embedding of each token, 0 at padding; None without noise."""
 
     @property
     def layout(self) -> tuple[Tensor | None, ...]:
@@ -79,9 +84,12 @@ class Begin:
     """The artefact of the adapter to continue; None for a new one."""
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Precision of the base."""
+    quantisation: Quantisation | None = None
+    """Precision of its linear layers, if it is another."""
 
     def __call__(self, model: LanguageModel, seed: int) -> Matches:
-        return begin_language_model(model, self.base, seed, self.adapter, self.continued, saving.DTYPES[self.dtype])
+        held = saving.DTYPES[self.dtype], self.quantisation
+        return begin_language_model(model, self.base, seed, self.adapter, self.continued, *held)
 
 
 class LanguageModellingTask:
@@ -96,11 +104,13 @@ class LanguageModellingTask:
         packing: Packing | None = None,
         z_loss: float = 0.0,
         begin: Begin | None = None,
+        neftune: float = 0.0,
     ) -> None:
         """By default rows of `max_tokens` hold whole documents. `z_loss` is the weight of the z-loss. `begin` sets the initial weights; None keeps
-        random ones.
+        random ones. `neftune` is the alpha of the noise on the embeddings.
         """
         self.model, self.tokenizer, self.z_loss, self.begin = model, tokenizer, z_loss, begin
+        self.neftune = neftune
         self.packing = packing or Packing(row_tokens=model.max_tokens)
         self.metrics = ("loss", "accuracy", *(["z_loss"] if z_loss else []))
         """Per target token. The loss is the cross-entropy alone."""
@@ -121,7 +131,7 @@ class LanguageModellingTask:
         if self.begin is None or self.begin.adapter is None:
             model.save(folder)
         else:
-            model.save_adapter(folder, self.begin.base, self.begin.dtype)
+            model.save_adapter(folder, self.begin.base, self.begin.dtype, self.begin.quantisation)
         self.tokenizer.save(folder)
 
     def arrange(self, dataset: Samples, folder: Path | None = None) -> PackedRows:
@@ -129,13 +139,14 @@ class LanguageModellingTask:
         return arrange(dataset, self.tokenizer, self.packing, folder)
 
     def example(self, row: Row, part: LossOptions, seed: int) -> Row:
-        """The row with the loss weight of its data set: nothing is random."""
-        return replace(row, loss_weight=part.loss_weight)
+        """The row with the loss weight of its data set, and the seed of its noise."""
+        return replace(row, loss_weight=part.loss_weight, seed=seed)
 
     def collate(self, rows: list[Row]) -> Batch:
         """The rows padded to max_tokens: every batch has one shape."""
         shape = (len(rows), self.model.max_tokens)
         inputs, targets = torch.full(shape, self.tokenizer.pad), torch.full(shape, IGNORED)
+        noise = torch.zeros(shape) if self.neftune else None
         documents, weights = torch.full(shape, -1), torch.ones(shape)
         for index, row in enumerate(rows):
             here = (index, slice(len(row.inputs)))
@@ -143,6 +154,8 @@ class LanguageModellingTask:
             documents[here] = torch.from_numpy(row.documents)
             if row.weights is not None:
                 weights[here] = torch.from_numpy(row.weights)
+            if noise is not None:
+                noise[here] = self.neftune * (self._document_lengths(row) * self.model.width) ** -0.5
         targets[weights == 0] = IGNORED
         branches = positions = None
         if any(row.branches is not None for row in rows):
@@ -160,7 +173,15 @@ class LanguageModellingTask:
             weights if ((weights != 0) & (weights != 1)).any() else None,
             branches,
             positions,
+            tuple(row.seed for row in rows) if self.neftune else (),
+            noise,
         )
+
+    def _document_lengths(self, row: Row) -> Tensor:
+        """float32 [T]: the number of inputs in the document of every token; a stream is one document."""
+        documents = torch.from_numpy(row.documents)
+        lengths = documents.bincount() if self.packing.packing == "documents" else torch.tensor([len(documents)])
+        return lengths.float()[documents if self.packing.packing == "documents" else torch.zeros_like(documents)]
 
     def loss(self, model: LanguageModel, batch: Batch, carry: tuple[Tensor, ...] = ()) -> Loss:
         """The loss of all target tokens, and the sum of their weights."""
@@ -169,8 +190,13 @@ class LanguageModellingTask:
         if batch.token_weights is not None:
             weights = batch.token_weights if weights is None else weights * batch.token_weights
             total = float(batch.token_weights[batch.targets != IGNORED].sum(dtype=torch.float64))
+        noise = None
+        if batch.noise is not None and model.training:
+            noise = batch.noise[..., None] * uniform_rows(batch.seeds, batch.inputs.shape[1], self.model.width).to(
+                batch.noise.device
+            )
         found: LinearLoss = model(
-            batch.inputs, *batch.layout, targets=batch.targets, token_weights=weights, z_loss=self.z_loss
+            batch.inputs, *batch.layout, targets=batch.targets, token_weights=weights, z_loss=self.z_loss, noise=noise
         )
         if not self.z_loss:
             return Loss(found.total, total)
@@ -186,22 +212,28 @@ class LanguageModellingTask:
         return metrics
 
 
+def uniform_rows(seeds: Sequence[int], tokens: int, width: int) -> Tensor:
+    """float32 [B, T, C] uniform in ±1 on the CPU. A row depends on its own seed alone, so neither on the micro-batch nor on the worker."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return torch.stack([torch.empty(tokens, width).uniform_(-1, 1, generator=one) for one in generators])
+
+
 def make(
     experiment: LanguageModelling, inputs: Mapping[str, Path], fingerprint: dict[str, object]
 ) -> Task[LanguageModel, Row, Batch, Row, LossOptions]:
     """The task of an experiment, given the directories of its inputs."""
     model, tokenizer = experiment.model, TextTokenizer(inputs["tokenizer"])
-    options = experiment.packing(), experiment.training.z_loss
+    options, neftune = (experiment.packing(), experiment.training.z_loss), experiment.training.neftune
     if not model.inherits:
-        return LanguageModellingTask(model.plain(ModelConfig), tokenizer, *options)
+        return LanguageModellingTask(model.plain(ModelConfig), tokenizer, *options, neftune=neftune)
     weights, start = inputs.get("weights"), inputs.get("start")
     base, first = weights or start, start or weights
     assert base is not None and first is not None
     saved, vocabulary = read_decoder(first)
     check_vocabulary(tokenizer, vocabulary, first)
     continued = start if weights is not None else None
-    begin = Begin(base, vocabulary, model.adapter, continued, model.base_dtype)
-    return LanguageModellingTask(inherit_shape(model, saved, first.name), tokenizer, *options, begin)
+    begin = Begin(base, vocabulary, model.adapter, continued, *experiment.base_precision)
+    return LanguageModellingTask(inherit_shape(model, saved, first.name), tokenizer, *options, begin, neftune)
 
 
 def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[LanguageModellingTask, LanguageModel]:
