@@ -243,7 +243,6 @@ def parts(
     return inherit_shape(model, saved, first.name), tokenizer, packing, training.z_loss, begin, training.neftune
 
 
-
 def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[LanguageModellingTask, LanguageModel]:
     """The task of a trained language model, and the model in eval mode. `data` is the section `data` of its experiment."""
     model = load_language_model(inputs["model"], inputs.get("weights", inputs.get("start"))).eval()
