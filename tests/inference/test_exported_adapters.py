@@ -63,7 +63,15 @@ def published(base):
 
 @pytest.mark.parametrize(
     ("base", "kind"),
-    [("llama", "lora"), ("llama", "dora"), ("qwen2", "rslora"), ("qwen2", "dora"), ("gpt2", "lora"), ("gpt2", "dora")],
+    [
+        ("llama", "lora"),
+        ("llama", "dora"),
+        ("llama", "pissa"),
+        ("qwen2", "rslora"),
+        ("qwen2", "dora"),
+        ("gpt2", "lora"),
+        ("gpt2", "dora"),
+    ],
 )
 def test_peft_loads_an_exported_adapter_onto_the_published_model_with_equal_logits(project, tmp_path, base, kind):
     adapter, folder = project(base, kind=kind)
@@ -140,12 +148,16 @@ def test_pain_5_a_merged_adapter_is_the_adapter_on_its_base(project, tmp_path, a
     assert rows[0] == rows[1]
 
 
-def test_pain_5_a_base_that_training_held_in_bf16_is_rounded_before_the_merge(project, tmp_path):
+@pytest.mark.parametrize("held", [{"dtype": "bf16"}, {"dtype": "bf16", "quantisation": "nf4"}])
+def test_pain_5_a_base_that_training_held_in_less_is_rounded_before_the_merge(project, tmp_path, held):
+    """So the merged model is the trained one, and not the adapter on weights that training never saw."""
     adapter, folder = project()
     record = json.loads((adapter / "adapter_base.json").read_text())
-    write_json(adapter / "adapter_base.json", {**record, "dtype": "bf16"})
+    write_json(adapter / "adapter_base.json", {**record, **held})
     done = run(adapter, tmp_path / "out", tmp_path)
-    assert done.merged.startswith(f"Merged onto base (manifest {record['manifest'][:12]}) in bf16: at 256 of 256")
+    name = held.get("quantisation", "bf16")
+    assert done.merged.startswith(f"Merged onto base (manifest {record['manifest'][:12]}) in {name}: at 256 of 256")
+    assert_equal(logits(published(tmp_path / "out")), logits(open_language_model(adapter, tmp_path).model))
     kept = load_file(tmp_path / "out/model.safetensors")["model.embed_tokens.weight"]
     assert torch.equal(kept, load_file(folder / "model.safetensors")["model.embed_tokens.weight"].bfloat16().float())
 

@@ -104,7 +104,7 @@ def _export_adapter(directory: Path, target: Path, opened: Opened) -> Exported:
     use = use.replace("```python\n", "```python\nfrom peft import PeftModel\n")
     trained = sum(tensor.numel() for tensor in adapters.adapter_tensors(opened.model).values())
     first = f"An adapter trained with glassworks, in the layout of peft for {architecture}."
-    facts = [f"{trained:,} parameters", f"Trained on {opened.base}."]
+    facts = [f"{trained:,} trained parameters", f"Trained on {opened.base}."]
     write_text(target / "README.md", _card(directory, first, [*facts, *_text_facts(opened)], use))
     _readable(target)
     return Exported(architecture, None)
