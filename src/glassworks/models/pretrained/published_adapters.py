@@ -94,12 +94,8 @@ def load_published_adapter(folder: Path, base: Path, merged: bool) -> LanguageMo
 
 def _attach(model: LanguageModel, folder: Path) -> None:
     config = adapters._read_config(folder)
-<<<<<<< HEAD
-    settings, targets = adapters._read_settings(config, folder / adapters.CONFIG, False), config["target_modules"]
-=======
     settings = adapters._read_settings(config, folder / adapters.CONFIG, pissa=False)
     targets = config["target_modules"]
->>>>>>> hD
     layers = {
         ours: (layer, piece)
         for ours, piece in _pieces(hub_config(model.config, model.vocabulary), model.config).items()
