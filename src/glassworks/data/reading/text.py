@@ -19,6 +19,8 @@ FILES = ("tokenizer.json", "tokenizer_config.json")
 OLDER_FILES = ("vocab.json", "merges.txt")
 """GPT-2's files before tokenizer.json."""
 SPECIAL_TOKENS, GENERATION = "special_tokens_map.json", "generation_config.json"
+TEMPLATE = "chat_template.jinja"
+"""The file of a chat template."""
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 """The tokens of byte fallback."""
 CLEANED = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'", " n't": "n't", " 'm": "'m", " 's": "'s"} | {
@@ -130,13 +132,16 @@ class TextTokenizer:
         found: int | None = None if name is None else self._tokenizer.token_to_id(name)
         return found if found is not None else next(iter(_ids(numbers.get(f"{kind}_token_id"))), None)
 
-    def save(self, directory: Path, bos: bool | None = True) -> None:
-        """Write the tokenizer of a model trained here: BOS first, as in training, and the names of its special tokens.
+    def save(self, directory: Path, chat_template: str | None = None, bos: bool | None = True) -> None:
+        """Write the tokenizer of a model trained here: BOS first, as in training, the names of its special tokens, and its chat template if one is given.
 
         Without `bos`, the tokenizer adds nothing to a text; None keeps its own template. generation_config.json is written if a text has several ends.
         """
-        left_out = () if bos is None else ("add_bos_token", "add_eos_token")
+        left_out = set() if bos is None else {"add_bos_token", "add_eos_token"}
+        left_out |= {"chat_template"} if chat_template is not None else set()
         names = {name: value for name, value in _read(self.directory, FILES[1]).items() if name not in left_out}
+        if chat_template is not None:
+            write_text(directory / TEMPLATE, chat_template)
         special = {"eos_token": self.eos, "bos_token": self.bos, "pad_token": self.pad}
         for kind, number in special.items():
             if names.get(kind) is None:
