@@ -1,6 +1,5 @@
 """`glassworks export`: a language model for transformers, peft or llama.cpp, with its tokenizer, chat template and end tokens."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -8,8 +7,7 @@ import torch
 from torch import Tensor
 
 from glassworks.artifacts.digests import write_json, write_text
-from glassworks.data.reading.chat import KEY, TEMPLATE
-from glassworks.data.reading.text import FILES, GENERATION
+from glassworks.data.reading.text import GENERATION
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.inference.gguf import Precision, write_gguf
 from glassworks.inference.language_models import Opened, open_language_model
@@ -134,13 +132,9 @@ def _special_ids(opened: Opened) -> dict[str, Any]:
 
 def _save_tokenizer(opened: Opened, target: Path) -> None:
     """The tokenizer, its chat template and generation_config.json with all end tokens."""
-    opened.tokenizer.save(target, bos=opened.adds_bos if opened.trained_here else None)
+    source = None if opened.template is None else opened.template.source
+    opened.tokenizer.save(target, source, opened.adds_bos if opened.trained_here else None)
     write_json(target / GENERATION, _special_ids(opened))
-    if opened.template is not None:
-        write_text(target / TEMPLATE, opened.template.source)
-        names = json.loads((target / FILES[1]).read_text(encoding="utf-8"))
-        names.pop(KEY, None)  # the file takes its place
-        write_json(target / FILES[1], names)
 
 
 def _readable(target: Path) -> None:

@@ -20,6 +20,8 @@ OLDER_FILES = ("vocab.json", "merges.txt")
 """GPT-2's files before tokenizer.json."""
 TEMPLATE = "chat_template.jinja"
 SPECIAL_TOKENS, GENERATION = "special_tokens_map.json", "generation_config.json"
+TEMPLATE = "chat_template.jinja"
+"""The file of a chat template."""
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 """The tokens of byte fallback."""
 CLEANED = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'", " n't": "n't", " 'm": "'m", " 's": "'s"} | {
@@ -136,9 +138,8 @@ class TextTokenizer:
 
         Without `bos`, the tokenizer adds nothing to a text; None keeps its own template. generation_config.json is written if a text has several ends.
         """
-        left_out = {"chat_template"} if chat_template is not None else set()
-        if bos is not None:
-            left_out |= {"add_bos_token", "add_eos_token"}
+        left_out = set() if bos is None else {"add_bos_token", "add_eos_token"}
+        left_out |= {"chat_template"} if chat_template is not None else set()
         names = {name: value for name, value in _read(self.directory, FILES[1]).items() if name not in left_out}
         if chat_template is not None:
             write_text(directory / TEMPLATE, chat_template)
