@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import time
+from typing import Any
 
 import pydantic
 import pytest
@@ -26,13 +27,18 @@ COMMANDS = {
 }
 
 
+def often(*stages: str) -> list[Any]:
+    """Every stage; those that are not named run in `make test-slow` only."""
+    return [pytest.param(stage, marks=() if stage in stages else pytest.mark.slow) for stage in STAGES]
+
+
 def seconds_of(repository: Repository, *command: str) -> float:
     before = time.monotonic()
     repository.command(*command)
     return time.monotonic() - before
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", often("shards-pictures", "train-tiny"))
 def test_ctrl_c_leaves_no_half_made_artefact(repository, stage):
     directory = repository.root / DIRECTORIES[stage]
     command = ["glassworks", *COMMANDS[stage]]
@@ -57,7 +63,7 @@ def test_ctrl_c_leaves_no_half_made_artefact(repository, stage):
     assert (directory / "manifest.json").read_bytes() == wanted
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", often("records-pictures", "train-tiny", "report"))
 def test_a_full_disk_is_one_clear_line(repository, stage):
     """The limit on the size of a file stands in for the disk: the kernel refuses the write in the same place."""
     directory = repository.root / DIRECTORIES[stage]

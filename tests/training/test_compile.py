@@ -27,6 +27,7 @@ def test_a_compiled_model_trains_as_the_plain_one(tmp_path):
         torch.testing.assert_close(compiled[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_compiled_run_resumes_to_the_same_bytes_although_it_compiles_anew(tmp_path):
     straight = train(tmp_path / "straight", Regression(), compile=True)

@@ -66,9 +66,9 @@ def some_and_all(some: list[tuple[int, int]], workers: tuple[int, ...]) -> pytes
     return pytest.mark.parametrize("settings", [pytest.param(some, id="some"), every])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("task", ["captioner", "contrastive", "language"])
-@some_and_all([(1, 0), (2, 2), (8, 0)], WORKERS)
+@some_and_all([(1, 0), (4, 2)], WORKERS)
 def test_one_experiment_has_one_set_of_final_bytes(tmp_path, shards, record_row, task, precision, settings):
     draw = random.Random(f"{task} {precision}")
     found = set()
@@ -76,7 +76,7 @@ def test_one_experiment_has_one_set_of_final_bytes(tmp_path, shards, record_row,
         common = {"shards": shards, "task": task, "precision": precision, "loader_workers": loaders}
         whole = {"folder": tmp_path / f"whole-{workers}-{loaders}", "killed_at": None, "rank": 0, **common}
         uninterrupted = train(workers, whole)
-        step, before = draw.randint(1, STEPS - 1), draw.choice(WORKERS)
+        step, before = draw.randint(1, STEPS - 1), draw.choice([count for count, _ in settings])
         cut = {"folder": tmp_path / f"killed-{workers}-{loaders}", **common}
         kill(before, {**cut, "killed_at": step, "rank": draw.randrange(before)})
         resumed = train(workers, {**cut, "killed_at": None, "rank": 0})

@@ -5,6 +5,8 @@ import io
 import re
 import time
 
+import pytest
+
 from ..small_pipeline import Repository
 from .test_two_entrances import DOWNSTREAM
 
@@ -35,6 +37,7 @@ def test_an_experiment_in_the_workspace_is_shown_beside_its_baseline(repository)
     assert "loss of tiny" in page and '"rev": "main"' in page and '"rev": "longer"' in page
 
 
+@pytest.mark.slow
 def test_a_queued_experiment_runs_in_a_folder_of_its_own_and_can_be_applied(repository):
     before = repository.manifests()
     repository.command("dvc", "exp", "run", "--queue", "--name", "queued", "--set-param", RESAMPLES)

@@ -5,6 +5,8 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
+
 from ..small_pipeline import DIRECTORIES, REPOSITORY, STAGES, Repository
 
 DOWNSTREAM = {stage: set(STAGES[index:]) for index, stage in enumerate(STAGES)} | {
@@ -32,6 +34,7 @@ def test_dvc_repro_makes_the_same_bytes_and_leaves_nothing_to_do(repository, emp
     assert_both_idle(empty_repository)
 
 
+@pytest.mark.slow
 def test_any_stage_made_again_by_either_entrance_has_the_same_manifest(repository):
     before = repository.manifests()
     for number, stage in enumerate(STAGES):
@@ -52,6 +55,7 @@ def test_outputs_that_dvc_brings_back_are_fresh(repository):
     assert_both_idle(repository)
 
 
+@pytest.mark.slow
 def test_losing_every_tools_memory_changes_nothing(repository):
     shutil.rmtree(repository.root / ".snakemake")
     shutil.rmtree(repository.root / ".work")
@@ -183,12 +187,14 @@ def test_a_deleted_shard(repository, tmp_path):
         assert_both_idle(each)
 
 
+@pytest.mark.slow
 def test_fewer_shards_leave_no_stray(repository, tmp_path):
     repository.edit("params.yaml", lambda p: p["datasets"]["pictures"].update(samples_per_shard=100))
     change_seen_by_both(repository, tmp_path, "shards-pictures")
     assert len(list((repository.root / "data/shards/pictures").glob("train-*.tar"))) == 1
 
 
+@pytest.mark.slow
 def test_a_changed_image_of_the_users_own(repository, tmp_path):
     from PIL import Image
 
@@ -202,6 +208,7 @@ def test_how_a_run_is_carried_out_makes_only_the_report_stale(repository):
     assert repository.repro() == {"report"}
 
 
+@pytest.mark.slow
 def test_more_jobs_for_the_shards_change_no_byte(repository):
     before = repository.manifests()
     repository.edit("params.yaml", lambda p: p["datasets"]["pictures"].update(shard_jobs=5))
@@ -232,21 +239,21 @@ def runs_of_variants(*seeds: int) -> set[str]:
 
 
 def test_variants_in_both_entrances(repository, tmp_path):
-    """Three seeds train three models on the shards and the tokenizer of the experiment; adding one of them trains one."""
+    """Each seed trains a model on the shards and the tokenizer of the experiment; adding a seed trains one."""
     twin, before = Repository(tmp_path / "twin"), repository.manifests()
     shutil.copytree(repository.root, twin.root, symlinks=True)
-    seeds_of_variants(repository, 1, 2)
-    assert repository.snakemake("all") == runs_of_variants(1, 2) | {"report"}
+    seeds_of_variants(repository, 1)
+    assert repository.snakemake("all") == runs_of_variants(1) | {"report"}
     for each in (repository, twin):
-        seeds_of_variants(each, 1, 2, 3)
-    assert repository.snakemake("all") == runs_of_variants(3) | {"report"}
+        seeds_of_variants(each, 1, 2)
+    assert repository.snakemake("all") == runs_of_variants(2) | {"report"}
     twin.command("glassworks", "dvc-yaml")
-    assert twin.repro() == runs_of_variants(1, 2, 3) | {"report"}
+    assert twin.repro() == runs_of_variants(1, 2) | {"report"}
     after = repository.manifests()
     assert twin.manifests() == after
     assert (twin.root / "dvc.lock").read_text() == (repository.root / "dvc.lock").read_text()
     assert {name for name in before if before[name] != after[name]} == {"results/report/manifest.json"}
-    assert len({after[f"models/tiny--dry--{seed}/manifest.json"] for seed in (1, 2, 3)}) == 3
+    assert len({after[f"models/tiny--dry--{seed}/manifest.json"] for seed in (1, 2)}) == 2
 
     # the variant overrides the steps, so those of the experiment do not concern it; its evaluations do
     twin.edit("experiments/tiny.yaml", lambda e: e["training"].update(steps=5))
@@ -254,7 +261,7 @@ def test_variants_in_both_entrances(repository, tmp_path):
     assert changed_for_dvc(twin) == {"train-tiny", "report"}
     twin.edit("experiments/tiny.yaml", lambda e: e["training"].update(steps=4))
     twin.edit("experiments/tiny.yaml", lambda e: e["evaluations"]["captions"].update(beams=1))
-    evaluated = {"evaluate-tiny-captions", *(f"evaluate-tiny--dry--{seed}-captions" for seed in (1, 2, 3)), "report"}
+    evaluated = {"evaluate-tiny-captions", *(f"evaluate-tiny--dry--{seed}-captions" for seed in (1, 2)), "report"}
     assert twin.pending() == changed_for_dvc(twin) == evaluated
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -15,6 +15,19 @@ from glassworks.console import uninterrupted
 from glassworks.errors import ConfigError
 from glassworks.generation.settings import Decoding
 
+Base = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="The folder of the base of an adapter: needed for one that peft wrote; models/NAME names its own.",
+    ),
+]
+Merge = Annotated[
+    bool,
+    typer.Option(
+        "--merge", help="Merge the adapter into its base first: faster, and rounded differently from training."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")]
 
 
@@ -71,7 +84,7 @@ def generate(
     model: Annotated[
         Path,
         typer.Argument(
-            help="A folder with a language model: models/NAME, or published weights in transformers' layout (data/weights/NAME)."
+            help="A folder with a language model: models/NAME, an adapter, or published weights in transformers' layout (data/weights/NAME)."
         ),
     ],
     settings: Decoding,
@@ -85,6 +98,8 @@ def generate(
         Path | None, typer.Option(help="Read more prompts from this file, one a line; - is standard input.")
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Texts for each prompt (with --temperature).")] = 1,
+    base: Base = None,
+    merge: Merge = False,
     as_json: AsJson = False,
 ) -> None:
     """Continue prompts with a language model. A single text is printed while it is generated.
@@ -97,7 +112,47 @@ def generate(
         raise ConfigError(
             "--samples: without --temperature nothing is drawn, and all texts of a prompt would be the same"
         )
-    run(model, read_prompts(prompts or [], file, sys.stdin.read), settings, samples, as_json, _show, Path.cwd())
+    given = read_prompts(prompts or [], file, sys.stdin.read)
+    run(model, given, settings, samples, as_json, _show, Path.cwd(), base, merge)
+
+
+@app.command(rich_help_panel="Models")
+@decodes(beams=1, max_new_tokens=512)
+def chat(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder with a language model that has a chat template: models/NAME, an adapter, or published weights (data/weights/NAME)."
+        ),
+    ],
+    settings: Decoding,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The system message, before the first turn.")
+    ] = None,
+    message: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="Answer this message and end; several are the turns of one conversation."),
+    ] = None,
+    base: Base = None,
+    merge: Merge = False,
+    as_json: AsJson = False,
+) -> None:
+    """Talk with a language model. Answers are printed while they are generated.
+
+    In a terminal, /reset begins a new conversation and /exit ends it. Ctrl-C ends an answer; a second one ends the conversation.
+    Elsewhere, every line of standard input is a turn.
+
+    Example: glassworks chat models/sft_smollm2 --message "Name three birds." --temperature 0.7
+    """
+    from glassworks.inference.chat import Conversation, read_turns, run, talk
+
+    conversation = Conversation(model, settings, system, Path.cwd(), base, merge)
+    if message is None and sys.stdin.isatty() and not as_json:
+        import readline  # noqa: F401  edits and recalls lines of `input`
+
+        talk(conversation, _show, lambda text: print(text, end="", file=sys.stderr, flush=True))
+    else:
+        run(conversation, read_turns() if message is None else message, as_json, _show)
 
 
 @app.command(rich_help_panel="Models")
@@ -125,13 +180,36 @@ def caption(
 
 @app.command(rich_help_panel="Models")
 def export(
-    model: Annotated[Path, typer.Argument(help="A folder with a language model that was trained here: models/NAME.")],
+    model: Annotated[
+        Path, typer.Argument(help="A folder with a language model that was trained here (models/NAME), or an adapter.")
+    ],
     folder: Annotated[Path, typer.Argument(help="A new folder for it.")],
+    form: Annotated[
+        Literal["transformers", "adapter", "gguf"],
+        typer.Option(
+            "--format",
+            help="transformers: GPT-2, Llama or Qwen2, depending on its settings; an adapter is merged. adapter: peft's layout, for the published model. "
+            "gguf: one file for llama.cpp, of Llama, Qwen2 and Qwen3; also of published weights (data/weights/NAME).",
+        ),
+    ] = "transformers",
+    base: Base = None,
+    gguf_type: Annotated[
+        Literal["f16", "f32", "q8_0"] | None,
+        typer.Option(
+            help="The numbers of a GGUF: 16 or 32 bit, or 8 bit with a scale for every 32.", show_default="f16"
+        ),
+    ] = None,
 ) -> None:
-    """Export a language model and its tokenizer to the layout of transformers (GPT-2, Llama or Qwen2, depending on its settings)."""
+    """Export a language model with its tokenizer, chat template and end tokens.
+
+    Example: glassworks export models/sft_smollm2 sft_smollm2-gguf --format gguf
+    """
     from glassworks.inference.export import run
 
-    typer.echo(f"{folder}: {run(model, folder, Path.cwd())}")
+    if gguf_type is not None and form != "gguf":
+        raise ConfigError(f"--gguf-type {gguf_type}: only --format gguf has types")
+    done = run(model, folder, Path.cwd(), form, base, gguf_type or "f16")
+    typer.echo(f"{folder}: {done.architecture}" + (f"\n{done.merged}" if done.merged else ""))
 
 
 def _show(text: str) -> None:

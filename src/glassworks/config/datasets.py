@@ -81,6 +81,8 @@ class LocalDataset(Dataset):
     """A dataset in a user's folder. The files are read in place, digested once, and never modified."""
 
     fetch_fields = ("path",)
+    single_files: ClassVar[tuple[str, ...]] = ()
+    """Suffixes of the files that `path` may name in place of a folder."""
 
     path: Annotated[str, Field(min_length=1)]
     """Folder that holds the files, relative to the project or absolute."""

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from glassworks.artifacts.digests import canonical_json
 from glassworks.config.datasets import Split
-from glassworks.data.messages import Message, Size, as_json, parse_messages, parse_sizes
+from glassworks.data.messages import Message, Size, as_json, parse_messages, parse_sizes, stored_json
 from glassworks.errors import DataError
 
 TABLE = "records.parquet"
@@ -85,11 +85,11 @@ class Remark:
 
 def write_table(path: Path, records: Iterable[Record]) -> None:
     """Write records as parquet, in the given order."""
-    records, optional = iter(records), ()
+    rows, optional = map(_row, records), ()
     writer = _writer(path, optional)
     try:
-        while group := list(islice(records, GROUP)):
-            used = tuple(name for name in OPTIONAL if name in optional or any(getattr(one, name) for one in group))
+        while group := list(islice(rows, GROUP)):
+            used = tuple(name for name in OPTIONAL if name in optional or any(row[name] for row in group))
             if used != optional:
                 writer.close()
                 optional, writer = used, _widened(path, used)
@@ -123,19 +123,23 @@ def _widened(path: Path, optional: Sequence[str]) -> pq.ParquetWriter:
     return writer
 
 
-def _table(group: Sequence[Record], optional: Sequence[str]) -> pa.Table:
-    columns = {
-        "key": [record.key for record in group],
-        "split": [record.split for record in group],
-        "group": [record.group for record in group],
-        "captions": [record.texts for record in group],
-        "labels": [canonical_json(record.labels) for record in group],
-        "media": [canonical_json(record.media) for record in group],
+def _row(record: Record) -> dict[str, Any]:
+    """The cells of a record. They take far less memory than its messages as objects."""
+    return {
+        "key": record.key,
+        "split": record.split,
+        "group": record.group,
+        "captions": record.texts,
+        "labels": stored_json(record.labels),
+        "media": canonical_json(record.media),
+        "messages": stored_json(as_json(record.messages)) if record.messages else None,
+        "sizes": stored_json(as_json(record.sizes)) if record.sizes else None,
     }
-    for name in optional:
-        found = [getattr(record, name) for record in group]
-        columns[name] = [canonical_json(as_json(value)) if value else None for value in found]
-    return pa.table(columns, schema=_schema(optional))
+
+
+def _table(group: Sequence[dict[str, Any]], optional: Sequence[str]) -> pa.Table:
+    schema = _schema(optional)
+    return pa.table({name: [row[name] for row in group] for name in schema.names}, schema=schema)
 
 
 def read_table(directory: Path, split: Split | None = None) -> Iterator[Record]:

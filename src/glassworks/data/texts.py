@@ -58,7 +58,7 @@ def clean_text(given: Any) -> str:
         raise UnusableText("the caption holds a NUL character")
     if not is_unicode(text):
         raise UnusableText("the caption holds half of a character (a lone surrogate, such as a cut emoji)")
-    if not any(map(_has_ink, text)):
+    if not any(map(has_ink, text)):
         raise UnusableText("the caption has no visible character")
     return text
 
@@ -88,7 +88,8 @@ def printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _has_ink(character: str) -> bool:
+def has_ink(character: str) -> bool:
+    """Whether a character is visible."""
     if character in BLANK_LETTERS or "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef":
         return False
     return unicodedata.category(character)[0] not in "CZ"

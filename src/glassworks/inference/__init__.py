@@ -1,1 +1,1 @@
-"""Inference with trained models: `glassworks generate`, `glassworks caption` and `glassworks export`."""
+"""Use of trained models: `glassworks generate`, `chat`, `caption` and `export`."""

@@ -5,15 +5,11 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from glassworks.data.reading.text import TextTokenizer, check_vocabulary
-from glassworks.errors import ArtifactError, DataError
+from glassworks.errors import DataError
 from glassworks.generation.decoding import generate, stream
 from glassworks.generation.settings import Decoding
 from glassworks.generation.text import TextStream, continuation
-from glassworks.inference.model_folders import find_model, find_tokenizer
-from glassworks.models.captioner import KIND as CAPTIONER
-from glassworks.models.language_model import KIND
-from glassworks.models.pretrained.language_models import load_language_model
+from glassworks.inference.language_models import open_language_model
 
 BATCH = 16
 """Texts decoded at a time. Does not affect the texts."""
@@ -22,17 +18,10 @@ BATCH = 16
 class Writer:
     """A language model and its tokenizer."""
 
-    def __init__(self, directory: Path, project: Path) -> None:
-        """`directory` holds a model trained here, or a model in the layout of transformers."""
-        config = find_model(directory, project)
-        if config.get("model") == CAPTIONER:
-            raise ArtifactError(
-                f"{directory}: this model captions images; `glassworks caption {directory} IMAGE` asks it"
-            )
-        self.directory, self.tokenizer = directory, TextTokenizer(find_tokenizer(directory))
-        self.trained_here = config.get("model") == KIND
-        self.model = load_language_model(directory).eval()
-        check_vocabulary(self.tokenizer, self.model.vocabulary, directory)
+    def __init__(self, directory: Path, project: Path, base: Path | None = None, merge: bool = False) -> None:
+        """`directory` holds a model trained here, a model in the layout of transformers, or an adapter of either (`open_language_model`)."""
+        self.directory, self.opened = directory, open_language_model(directory, project, base, merge)
+        self.model, self.tokenizer = self.opened.model, self.opened.tokenizer
 
     def encode(self, prompt: str) -> list[int]:
         """The token ids of a prompt. An empty prompt starts a new text with BOS; raises `DataError` if the tokenizer has no BOS.
@@ -40,7 +29,7 @@ class Writer:
         A model trained here reads BOS first. A published one reads the special tokens of its tokenizer's template: Llama's puts BOS before every text,
         GPT-2's and SmolLM2's put nothing.
         """
-        if self.trained_here:
+        if self.opened.trained_here:
             return self.tokenizer.begin(prompt)
         ids = self.tokenizer.prompt(prompt)
         if not ids and not self.tokenizer.has_bos:
@@ -85,9 +74,11 @@ def run(
     as_json: bool,
     show: Callable[[str], None],
     project: Path,
+    base: Path | None = None,
+    merge: bool = False,
 ) -> None:
     """Continue the prompts and pass the texts to `show`: a single text is streamed, several follow one another, JSON is one object per line."""
-    writer = Writer(directory, project)
+    writer = Writer(directory, project, base, merge)
     if len(prompts) == samples == 1 and not as_json:
         pieces = writer.pieces(prompts[0], settings)
         first = next(pieces)  # an invalid prompt raises here, before any output

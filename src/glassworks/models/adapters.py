@@ -32,6 +32,7 @@ PREFIX = "base_model.model."
 NEUTRAL = {
     "auto_mapping",
     "base_model_name_or_path",
+    "fan_in_fan_out",
     "inference_mode",
     "init_lora_weights",
     "lora_alpha",

