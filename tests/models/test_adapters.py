@@ -424,12 +424,12 @@ def test_targets_by_short_names(targets, names):
     ("targets", "message"),
     [
         (["q_proj", "v_proj"], "our attention.qkv holds q_proj, k_proj, v_proj and takes one adapter; add k_proj"),
-        (["k_prj"], "no linear layer is called 'k_prj'; did you mean 'k_proj'?"),
+        ("k_prj", "no linear layer is called 'k_prj'; did you mean 'k_proj'?"),
     ],
 )
 def test_a_short_name_that_does_not_fit_is_one_line(targets, message):
     with pytest.raises(ConfigError) as raised:
-        attach(language_model(), Adapter(targets=targets), seed=1)
+        attach(language_model(), Adapter.model_validate({"targets": targets}), seed=1)
     assert str(raised.value) == f"model.adapter.targets: {message}"
 
 

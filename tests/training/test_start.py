@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from glassworks.artifacts.digests import sha256_file
 from glassworks.config.data import LossOptions
+from glassworks.config.project import parse_experiment
 from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.text import TextTokenizer
 from glassworks.errors import ArtifactError, ConfigError
@@ -268,6 +269,45 @@ def test_an_adapter_of_published_weights_is_continued_by_another_experiment(publ
     rounded = {name: tensor.bfloat16().float() for name, tensor in base.items()}
     kept = "decoder.tokens.weight"
     assert torch.equal(merged[kept], rounded[kept]), "merged onto the weights that training has held"
+
+
+def test_an_adapter_of_4_bit_weights_is_continued_and_evaluated_on_them(published, tmp_path):
+    model = {**ON_WEIGHTS["model"], "base_dtype": "nf4", "adapter": {"kind": "pissa", "rank": 2}}
+    second = {**ON_WEIGHTS, "model": model, "training": {**ON_WEIGHTS["training"], "steps": 4, "neftune": 5.0}}
+    third = {**second, "model": {"from": "second", "base_dtype": "nf4"}}
+    published.configure(PUBLISHED, second=second, third=third)
+    published.run("pack-second")
+    folder = published.run("train-second")
+    record = json.loads((folder / "adapter_base.json").read_text())
+    assert (record["dtype"], record["quantisation"], record["kind"]) == ("bf16", "nf4", "pissa")
+    whole = LanguageModel.load(published.root / "models/first")
+    trained = sum(tensor.numel() for tensor in load_file(folder / WEIGHTS).values()) // 2
+    count = sum(one.numel() for one in whole.parameters()) + trained
+    assert json.loads((folder / "manifest.json").read_text())["counts"]["parameters"] == count
+
+    published.run("pack-third")
+    context = published.context("train-third", tmp_path / "work")
+    before = run_workers(_validated, context, count=1, device="cpu", folder=tmp_path / "workers")
+    last = [row for row in read_metrics(folder / "metrics.jsonl") if "validation_loss" in row][-1]
+    assert before == {name: value for name, value in last.items() if name != "step"}
+    published.run("evaluate-second-language")
+
+
+@pytest.mark.parametrize(
+    ("precision", "base_dtype", "message"),
+    [
+        ("fp16", "nf4", "model.base_dtype: nf4 needs training.precision: fp32 or bf16, and exact or ddp as reduction"),
+        ("fp32", "bf16", "model.base_dtype: bf16 needs training.precision: bf16, and exact or ddp as reduction"),
+        ("bf16", "nf5", "model.base_dtype: unknown value 'nf5'; did you mean 'nf4'?"),
+    ],
+)
+def test_a_precision_that_a_base_cannot_have_is_one_line(precision, base_dtype, message):
+    training = {**ON_WEIGHTS["training"], "precision": precision}
+    with pytest.raises(ConfigError) as error:
+        parse_experiment(
+            {**ON_WEIGHTS, "model": {**ON_WEIGHTS["model"], "base_dtype": base_dtype}, "training": training}, "x"
+        )
+    assert str(error.value).endswith(f": {message}") and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -352,14 +352,15 @@ def _linears(model: nn.Module) -> dict[str, Linear]:
 
 
 def _targets(model: nn.Module, settings: Adapter) -> list[str]:
-    linears = _linears(model)
-    if settings.targets is None or settings.targets == ALL:
-        names = _default_targets(model, linears)
-        if not names:
-            raise ConfigError("model.adapter.targets: the model's blocks have no linear layer; name the layers")
-    else:
-        found = {name for target in settings.targets for name in _named(target, settings.targets, linears)}
-        names = [name for name in linears if name in found]
+    linears, targets = _linears(model), settings.targets or (ALL,)
+    found = {
+        name
+        for target in targets
+        for name in (_default_targets(model, linears) if target == ALL else _named(target, targets, linears))
+    }
+    if not found:
+        raise ConfigError("model.adapter.targets: the model's blocks have no linear layer; name the layers")
+    names = [name for name in linears if name in found]
     _refuse_shared(model, names)
     return names
 
@@ -369,27 +370,21 @@ def _named(target: str, targets: Sequence[str], linears: Mapping[str, Linear]) -
 
     Raises `ConfigError` for no layer, and for a part of a layer that holds several published ones.
     """
-    names = [name for name in linears if fnmatch.fnmatchcase(name, target)]
-    for ending in (target, *SHORT.get(target, ())) if not names else ():
-        names += [name for name in linears if name.endswith(f".{ending}")]
-        if (
-            names
-            and ending in FUSED
-            and target in FUSED[ending]
-            and (missing := [part for part in FUSED[ending] if part not in targets])
-        ):
-            raise ConfigError(
-                f"model.adapter.targets: our {ending} holds {', '.join(FUSED[ending])} and takes one adapter; add {', '.join(missing)}"
-            )
-    if not names:
-        short = [
-            name
-            for name, ours in SHORT.items()
-            if any(one.endswith(f".{ending}") for one in linears for ending in ours)
-        ]
-        hint = nearest(target, _patterns(linears) + ([] if "." in target or "*" in target else short))
-        raise ConfigError(f"model.adapter.targets: no linear layer is called {target!r}{hint}")
-    return names
+    if names := [name for name in linears if fnmatch.fnmatchcase(name, target)]:
+        return names
+    endings = [f".{ending}" for ending in (target, *SHORT.get(target, ()))]
+    if names := [name for name in linears if name.endswith(tuple(endings))]:
+        for ours, parts in FUSED.items():
+            missing = [part for part in parts if part not in targets]
+            if target in parts and missing and not any(name.endswith(f".{target}") for name in names):
+                raise ConfigError(
+                    f"model.adapter.targets: our {ours} holds {', '.join(parts)} and takes one adapter; add {', '.join(missing)}"
+                )
+        return names
+    known = _patterns(linears)
+    if "." not in target and "*" not in target:
+        known += [name for name, ours in SHORT.items() if any(one.endswith(ours) for one in linears)]
+    raise ConfigError(f"model.adapter.targets: no linear layer is called {target!r}{nearest(target, known)}")
 
 
 def _default_targets(model: nn.Module, linears: Mapping[str, Linear]) -> list[str]:

@@ -111,22 +111,29 @@ def restore(stored: Nf4 | Int8, shape: tuple[int, int], dtype: torch.dtype = tor
 
 
 def _quantise_nf4(weight: Tensor) -> Nf4:
-    flat = weight.detach().float().flatten()
-    blocks, scales = _in_blocks(flat, BLOCK)
-    relative = blocks * (1 / scales.clamp(min=1e-38))[:, None]
-    if len(flat) % BLOCK:  # bitsandbytes divides in a block that is not full
-        relative[-1] = blocks[-1] / scales[-1].clamp(min=1e-38)
+    flat = weight.detach().flatten()
     bounds = ((LEVELS[:-1] + LEVELS[1:]) / 2).to(flat.device)
-    levels = torch.bucketize(relative.clamp_(-1, 1).flatten()[: len(flat) + len(flat) % 2], bounds, out_int32=True)
-    levels = levels.to(torch.uint8)
+    parts = [_nearest_levels(part, bounds) for part in flat.split(PART)]
+    scales, codes = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     with one_thread():
         offset = scales.mean()
     rest, of_scales = _in_blocks(scales - offset, SCALES)
     rest = rest * (1 / of_scales.clamp(min=1e-38))[:, None]
     grid = ((rest.clamp_(-1, 1) + 1) * STEPS + 0.5).int().float() / STEPS - 1
     bounds = ((DYNAMIC[:-1] + DYNAMIC[1:]) / 2).to(flat.device)
-    codes = torch.bucketize(grid, bounds, out_int32=True).to(torch.uint8).flatten()[: len(scales)]
-    return Nf4(levels[::2] << 4 | levels[1::2], codes, of_scales, offset)
+    scale_codes = torch.bucketize(grid, bounds, out_int32=True).to(torch.uint8).flatten()[: len(scales)]
+    return Nf4(codes, scale_codes, of_scales, offset)
+
+
+def _nearest_levels(flat: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:
+    """The scales of the blocks of some weights, and the levels of two weights a byte."""
+    blocks, scales = _in_blocks(flat.float(), BLOCK)
+    relative = blocks * (1 / scales.clamp(min=1e-38))[:, None]
+    if len(flat) % BLOCK:  # bitsandbytes divides in a block that is not full
+        relative[-1] = blocks[-1] / scales[-1].clamp(min=1e-38)
+    levels = torch.bucketize(relative.clamp_(-1, 1).flatten()[: len(flat) + len(flat) % 2], bounds, out_int32=True)
+    levels = levels.to(torch.uint8)
+    return scales, levels[::2] << 4 | levels[1::2]
 
 
 def _quantise_int8(weight: Tensor) -> Int8:

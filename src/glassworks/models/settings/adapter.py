@@ -1,14 +1,19 @@
 """Settings of an adapter: a trained update of low rank beside frozen linear layers."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from glassworks.config.base import Settings
 from glassworks.models.settings.numbers import Count, Dropout, Positive
 
 ALL = "all-linear"
+"""The target for all linear layers of the transformer blocks."""
+
+
+def _listed(given: Any) -> Any:
+    return [given] if isinstance(given, str) else given
 
 
 class Adapter(Settings):
@@ -24,7 +29,9 @@ class Adapter(Settings):
     """The update is scaled by alpha / rank, for rsLoRA by alpha / sqrt(rank)."""
     dropout: Dropout = 0.0
     """Dropout of the input of the update."""
-    targets: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | Literal["all-linear"] | None = None
+    targets: (
+        Annotated[tuple[str, ...], Field(strict=False, min_length=1), BeforeValidator(_listed, str | list[str])] | None
+    ) = None
     """Names of linear layers: patterns such as `*.attention.qkv`, or short names such as `q_proj`. `all-linear` or null is all linear layers of the
     transformer blocks.
     """
