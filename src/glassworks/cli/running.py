@@ -120,4 +120,17 @@ def set_instruction_set(cpu_isa: str) -> None:
 def runner(kind: str, function: str = "run") -> Callable[..., dict[str, Any]]:
     """The function that runs stages of a kind. Imports torch if the stage needs torch."""
     with uninterrupted():
-        return getattr(importlib.import_module(f"glassworks.stages.{kind}"), function)
+        run: Callable[..., dict[str, Any]] = getattr(importlib.import_module(f"glassworks.stages.{kind}"), function)
+    return partial(_run_and_read, run) if kind == "weights" else run
+
+
+def _run_and_read(run: Callable[[Any], dict[str, Any]], context: Any) -> dict[str, Any]:
+    """Run the stage `weights`, then read the weights as training will.
+
+    Not part of the stage, whose key would then hold all of models/: a change there would download the weights again.
+    """
+    counts = run(context)
+    with uninterrupted():
+        from glassworks.inference.published import check_published
+    check_published(context.output)
+    return counts

@@ -113,8 +113,8 @@ class TextTokenizer:
             content = token.get("content") if isinstance(token, dict) else token
             if not isinstance(content, str) or content in known or self._tokenizer.token_to_id(content) is None:
                 continue
-            sides = {side: bool(token.get(side)) for side in ("lstrip", "rstrip", "single_word", "normalized")}
-            options = sides if isinstance(token, dict) else {}
+            sides = ("lstrip", "rstrip", "single_word", "normalized") if isinstance(token, dict) else ()
+            options = {side: bool(token.get(side)) for side in sides}
             self._tokenizer.add_special_tokens([AddedToken(content, special=True, **options)])
 
     def _id(self, kind: str, names: dict[str, Any], numbers: dict[str, Any]) -> int | None:

@@ -18,6 +18,8 @@ from glassworks.models.vision_transformer import VisionTransformer
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
+TYPES = ("clip", "clip_vision_model")
+"""transformers' types of CLIP: with its text tower, and the image tower alone."""
 TOWER = "vision_model."
 """Name prefix of the image tower in files on the hub. transformers 5 omits it."""
 
@@ -44,7 +46,7 @@ def vision_config(hub: Mapping[str, Any], where: Path | str = CONFIG) -> Config:
     """The shape of our network that computes the published model, from its config.json."""
     if "architecture" in hub:
         return _timm_config(hub, where)
-    if hub.get("model_type") not in ("clip", "clip_vision_model"):
+    if hub.get("model_type") not in TYPES:
         raise ArtifactError(
             f"{where}: a model of type {hub.get('model_type')!r}; image encoders are read of CLIP and of timm's ViT"
         )
