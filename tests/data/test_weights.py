@@ -393,7 +393,8 @@ UNREADABLE = [
     ("Whisper: a tensor is missing", whisper, without("encoder.conv1.weight")),
     ("sentence encoder: a Dense module", sentence_encoder, with_dense),
     ("sentence encoder: a tensor is missing", sentence_encoder, without("embeddings.word_embeddings.weight")),
-    ("a type that nothing reads", llama_folder, with_key(model_type="parrot")),
+    ("a language model that is not read", llama_folder, with_key(model_type="phi3", architectures=["Phi3ForCausalLM"])),
+    ("images, in transformers' layout", llama_folder, with_key(model_type="dinov2", architectures=["Dinov2Model"])),
 ]
 
 

@@ -16,29 +16,30 @@ from glassworks.models.sentence_encoder import MODULES, SentenceEncoder
 
 
 def check_published(directory: Path) -> None:
-    """Raise the error that the reader of these weights would raise later, or `ArtifactError` for a type that nothing here reads.
+    """Raise the error that the reader of these weights would raise later.
 
-    A language model is read with its tokenizer, if it has one.
+    A language model is read with its tokenizer, if it has one. A type that neither we nor transformers know passes: an encoder of the project may read it.
     """
     hub = read_hub_config(directory)
     kind = hub.get("model_type")
     if "architecture" in hub:
         _check_timm(directory)
-    elif kind in CLIP:
-        load_vision_transformer(directory)
     elif kind == "whisper":
         load_whisper_encoder(directory)
-    elif (kind in PREFIXES or hub.get("model") == KIND) and not (directory / MODULES).is_file():
+    elif (directory / MODULES).is_file():
+        SentenceEncoder.load(directory)
+    elif (
+        kind in (*PREFIXES, "gemma3")
+        or hub.get("model") == KIND
+        or str(hub.get("architectures")).endswith("ForCausalLM']")
+    ):
         vocabulary = check_language_model(directory)
         if has_tokenizer(directory):
             check_vocabulary(TextTokenizer(directory), vocabulary, directory)
+    elif kind in CLIP or "patch_size" in hub or "vision_config" in hub:
+        load_vision_transformer(directory)
     elif kind is not None and _transformers_knows(kind):
         SentenceEncoder.load(directory)
-    else:
-        raise ArtifactError(
-            f"{directory / CONFIG}: a model of type {hub.get('model', kind)!r}, which nothing here reads; read are language models "
-            f"({', '.join(PREFIXES)}), image encoders (timm, CLIP), Whisper and sentence encoders"
-        )
 
 
 def _check_timm(directory: Path) -> None:
