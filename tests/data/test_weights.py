@@ -394,7 +394,11 @@ UNREADABLE = [
     ("sentence encoder: a Dense module", sentence_encoder, with_dense),
     ("sentence encoder: a tensor is missing", sentence_encoder, without("embeddings.word_embeddings.weight")),
     ("a language model that is not read", llama_folder, with_key(model_type="phi3", architectures=["Phi3ForCausalLM"])),
-    ("images, in transformers' layout", llama_folder, with_key(model_type="dinov2", architectures=["Dinov2Model"])),
+    (
+        "images, in transformers' layout",
+        llama_folder,
+        with_key(model_type="dinov2", architectures=["Dinov2Model"], patch_size=14),
+    ),
 ]
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from glassworks.artifacts.machine import node_rank
+from glassworks.artifacts.machine import check_temporary_folder, node_rank
 from glassworks.console import copied_to, uninterrupted
 from glassworks.errors import ConfigError, Stalled
 from glassworks.watchdog import Watchdog
@@ -64,6 +64,7 @@ def run_stage(
     from glassworks.runtime import fork_server
 
     with copied_to(_own_log(log)):
+        check_temporary_folder()
         table = open_table(root)
         stage = table[name]
         check_inputs(table, stage)
