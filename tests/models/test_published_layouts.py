@@ -1,6 +1,7 @@
 """timm's arguments and sentence encoders: equal to the published implementation, or refused with the name of the field."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,15 @@ from safetensors.torch import load_file, save_file
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.models.backbone import Backbone
 from glassworks.models.pretrained.backbones import load_backbone, read_arguments
-from glassworks.models.pretrained.vision import export_vision_transformer, load_vision_transformer
+from glassworks.models.pretrained.vision import (
+    CLIP_MEAN,
+    CLIP_STD,
+    export_vision_transformer,
+    load_vision_transformer,
+    preprocessing,
+    vision_config,
+)
+from glassworks.models.pretrained.whisper import check_preprocessing, whisper_config
 from glassworks.models.sentence_encoder import SentenceEncoder
 from glassworks.models.settings.backbone import Backbone as Config
 
@@ -117,3 +126,98 @@ def test_modules_weights_and_lengths_that_differ_are_seen(tmp_path: Path) -> Non
     save_file(tensors, file, {"format": "pt"})
     with pytest.raises(ArtifactError, match=r"missing encoder\.layer\.0\.output\.dense\.weight"):
         SentenceEncoder.load(tmp_path / "roberta")
+
+
+ENCODERS: dict[str, tuple[Any, Any]] = {
+    "clip": (vision_config, transformers.CLIPConfig()),
+    "clip_vision_model": (vision_config, transformers.CLIPVisionConfig()),
+    "whisper": (whisper_config, transformers.WhisperConfig()),
+}
+"""Their reader and configuration, with the defaults of transformers."""
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_every_key_of_an_encoders_configuration_is_read_or_harmless(kind: str) -> None:
+    """And every default that we take for a missing key is that of transformers."""
+    read, config = ENCODERS[kind]
+    whole = {**config.to_dict(), "model_type": kind}
+    expected = read(whole)
+    for name in whole.keys() - {"model_type", "vision_config"}:
+        without = {key: value for key, value in whole.items() if key != name}
+        with suppress(ArtifactError):  # a missing key that is refused is no guess
+            assert read(without) == expected, name
+    with pytest.raises(ConfigError, match=r"rotary_angle is 3, and this key is not read"):
+        read({**whole, "rotary_angle": 3})
+    if kind == "clip":
+        tower = whole["vision_config"]
+        assert read({**whole, "vision_config_dict": {"patch_size": 16}}).patch_size == 16
+        for name in tower:
+            assert read({**whole, "vision_config": {key: value for key, value in tower.items() if key != name}})
+        with pytest.raises(ConfigError, match=r"vision_config\.rotary_angle is 3"):
+            read({**whole, "vision_config": {**tower, "rotary_angle": 3}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("clip_vision_model", {"hidden_act": "relu"}),
+        ("clip_vision_model", {"num_channels": 1}),
+        ("clip_vision_model", {"patch_size": 0}),
+        ("clip_vision_model", {"layer_norm_eps": "small"}),
+        ("clip_vision_model", {"pruned_heads": {"0": [1]}}),
+        ("whisper", {"scale_embedding": True}),
+        ("whisper", {"activation_function": "relu"}),
+        ("whisper", {"encoder_layers": None}),
+    ],
+)
+def test_a_key_of_an_encoder_with_a_value_that_is_not_read_is_refused(kind: str, changes: dict[str, Any]) -> None:
+    read, config = ENCODERS[kind]
+    with pytest.raises((ConfigError, ArtifactError), match=next(iter(changes))) as error:
+        read({**config.to_dict(), "model_type": kind, **changes})
+    assert "\n" not in str(error.value)
+
+
+def test_colours_and_spectrograms_of_preprocessor_config_are_read_or_refused(tmp_path: Path) -> None:
+    def write(directory: Path, processor: Any, **changes: Any) -> Path:
+        directory.mkdir(exist_ok=True)
+        processor.save_pretrained(directory)
+        file = directory / "preprocessor_config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+        return directory
+
+    images, speech = transformers.CLIPImageProcessor(), transformers.WhisperFeatureExtractor()
+    assert preprocessing(tmp_path) == {}
+    assert preprocessing(write(tmp_path / "clip", images)) == {"mean": CLIP_MEAN, "std": CLIP_STD}
+    other = write(tmp_path / "clip", images, image_mean=[0.1, 0.2, 0.3], image_std=[1, 1, 1])
+    assert preprocessing(other) == {"mean": (0.1, 0.2, 0.3), "std": (1.0, 1.0, 1.0)}
+    for changes in ({"do_normalize": False}, {"rescale_factor": 1 / 127.5}, {"image_mean": [0.5]}, {"offset": 1}):
+        with pytest.raises(ConfigError, match=rf"preprocessor_config\.json: {next(iter(changes))}"):
+            preprocessing(write(tmp_path / "clip", images, **changes))
+    config = whisper_config(transformers.WhisperConfig().to_dict())
+    check_preprocessing(write(tmp_path / "whisper", speech), config)
+    for changes in ({"sampling_rate": 8000}, {"feature_size": 128}, {"dither": 1.0}, {"chunk_length": 20}, {"gain": 2}):
+        with pytest.raises(ConfigError, match=rf"preprocessor_config\.json: {next(iter(changes))}"):
+            check_preprocessing(write(tmp_path / "whisper", speech, **changes), config)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "field"),
+    [
+        ("sentence_bert_config.json", {"max_seq_length": 8, "do_lower_case": True}, "do_lower_case"),
+        ("sentence_bert_config.json", {"max_seq_length": "8"}, "max_seq_length"),
+        ("config_sentence_transformers.json", {"default_prompt_name": "query"}, "default_prompt_name"),
+        ("config_sentence_transformers.json", {"truncate_dim": 4}, "truncate_dim"),
+        ("1_Pooling/config.json", {"pooling_mode_mean_tokens": True, "include_prompt": False}, "include_prompt"),
+        ("1_Pooling/config.json", {"pooling_mode_mean_tokens": True, "layer": 3}, "layer"),
+    ],
+)
+def test_a_key_of_sentence_transformers_that_is_not_read_is_refused(
+    file: str, content: dict[str, Any], field: str, tmp_path: Path
+) -> None:
+    sentence_folder(tmp_path)
+    good = {"__version__": {}, "prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(good))
+    SentenceEncoder.load(tmp_path)
+    (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=rf"{file}: {field} is"):
+        SentenceEncoder.load(tmp_path)

@@ -13,7 +13,7 @@ MANIFEST = "data/weights/mine/manifest.json"
 def write_model(repository: Repository, value: float) -> None:
     folder = repository.root / "mine"
     folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "of this project"}))
     save_file({"embed.weight": torch.full((3, 4), value)}, folder / "model.safetensors")
 
 

@@ -1,7 +1,16 @@
-"""Cores available to this process, and its rank among the nodes of a run."""
+"""Cores and the temporary folder available to this process, and its rank among the nodes of a run."""
 
+import errno
 import os
+import shutil
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
+
+from glassworks.errors import ResourceError
+
+TEMPORARY = 1 << 20
+"""Bytes that must fit into the folder for temporary files."""
 
 
 def available_cores() -> int:
@@ -31,3 +40,30 @@ def node_rank() -> NodeRank:
     """The rank of this process, from the environment variables of srun; a single node without srun."""
     nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
     return NodeRank(nodes, int(os.environ["SLURM_PROCID"])) if nodes > 1 else NodeRank()
+
+
+def check_temporary_folder() -> None:
+    """Raise `ResourceError` unless the folder for temporary files takes `TEMPORARY` bytes: Snakemake and worker processes would end in a traceback.
+
+    The folder is TMPDIR, TEMP or TMP, else /tmp. Python would fall back to another one, but compiled solvers and torch do not.
+    """
+    named = next((name for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)), None)
+    folder = Path(os.environ[named] if named else "/tmp")
+    where = f"{named}={folder}" if named else str(folder)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(TEMPORARY))
+    except FileNotFoundError:
+        fault = "there is no such folder"
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        fault = os.strerror(error.errno or 0).lower() + (f" ({_free(folder)})" if full else "")
+    else:
+        return
+    raise ResourceError(
+        f"{where}: temporary files cannot be written there: {fault}; run the same command with another folder: TMPDIR=FOLDER"
+    )
+
+
+def _free(folder: Path) -> str:
+    return f"{shutil.disk_usage(folder).free / 2**20:,.1f} MiB free, {TEMPORARY / 2**20:g} MiB needed"

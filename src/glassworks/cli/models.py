@@ -54,28 +54,40 @@ def decodes(beams: int, max_new_tokens: int | None = None) -> Callable[[Callable
 
     def extend(verb: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(verb)
-        def extended(threads: int, **given: Any) -> None:
+        def extended(context: typer.Context, threads: int, **given: Any) -> None:
             chosen = {name: given.pop(name) for name in options}
-            if chosen["beams"] is None:
-                chosen["beams"] = 1 if chosen["temperature"] else beams
             os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
             with uninterrupted():
                 import torch
 
-                from glassworks.inference.model_folders import decoding
+                from glassworks.inference.model_folders import decoding, published_decoding
 
+            explicit = {name: value for name, value in chosen.items() if _is_written(context, name)}
+            published, line = published_decoding(given["model"], explicit)
+            if line:
+                print(f"note: {line}", file=sys.stderr)
+            chosen |= published
+            if chosen["beams"] is None:
+                chosen["beams"] = 1 if chosen["temperature"] else beams
             torch.set_num_threads(threads)
             verb(settings=decoding(**chosen), **given)
 
         keyword = inspect.Parameter.KEYWORD_ONLY
         own = [part.replace(kind=keyword) for part in inspect.signature(verb).parameters.values()]
         threads = inspect.Parameter("threads", keyword, default=1, annotation=Threads)
-        parameters = [*(part for part in own if part.name != "settings"), *options.values(), threads]
+        context = inspect.Parameter("context", keyword, annotation=typer.Context)
+        parameters = [context, *(part for part in own if part.name != "settings"), *options.values(), threads]
         extended.__signature__ = inspect.Signature(parameters)
         extended.__annotations__ = {part.name: part.annotation for part in parameters}
         return extended
 
     return extend
+
+
+def _is_written(context: typer.Context, name: str) -> bool:
+    """Whether the user wrote an option, which then comes before a published default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 @app.command(rich_help_panel="Models")

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from glassworks.artifacts.machine import node_rank
+from glassworks.artifacts.machine import check_temporary_folder, node_rank
 from glassworks.console import copied_to, uninterrupted
 from glassworks.errors import ConfigError, Stalled
 from glassworks.watchdog import Watchdog
@@ -64,6 +64,7 @@ def run_stage(
     from glassworks.runtime import fork_server
 
     with copied_to(_own_log(log)):
+        check_temporary_folder()
         table = open_table(root)
         stage = table[name]
         check_inputs(table, stage)
@@ -120,4 +121,17 @@ def set_instruction_set(cpu_isa: str) -> None:
 def runner(kind: str, function: str = "run") -> Callable[..., dict[str, Any]]:
     """The function that runs stages of a kind. Imports torch if the stage needs torch."""
     with uninterrupted():
-        return getattr(importlib.import_module(f"glassworks.stages.{kind}"), function)
+        run: Callable[..., dict[str, Any]] = getattr(importlib.import_module(f"glassworks.stages.{kind}"), function)
+    return partial(_run_and_read, run) if kind == "weights" else run
+
+
+def _run_and_read(run: Callable[[Any], dict[str, Any]], context: Any) -> dict[str, Any]:
+    """Run the stage `weights`, then read the weights as training will.
+
+    Not part of the stage, whose key would then hold all of models/: a change there would download the weights again.
+    """
+    counts = run(context)
+    with uninterrupted():
+        from glassworks.inference.published import check_published
+    check_published(context.output)
+    return counts

@@ -15,6 +15,36 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 """Name of a dataset, of weights or of an experiment."""
 
 
+SYNONYMS = {
+    "optimization.betas": ("adam_beta1", "adam_beta2", "beta1", "beta2"),
+    "optimization.clip_norm": ("clip_grad", "grad_clip", "gradient_clip_val", "gradient_clipping", "max_grad_norm"),
+    "optimization.eps": ("adam_epsilon", "epsilon"),
+    "optimization.learning_rate": ("learningRate", "lr", "max_lr", "peak_lr"),
+    "optimization.optimizer": ("optim", "optimiser"),
+    "optimization.schedule": ("lr_schedule", "lr_scheduler", "lr_scheduler_type", "scheduler"),
+    "optimization.warmup_steps": ("num_warmup_steps", "warmup", "warmup_iters", "warmup_ratio", "warmup_epochs"),
+    "optimization.weight_decay": ("l2", "wd"),
+    "training.batch_size": ("batch", "bs", "global_batch_size", "per_device_train_batch_size", "train_batch_size"),
+    "training.compile": ("torch_compile",),
+    "training.ema_decay": ("ema",),
+    "training.micro_batches": ("accumulate_grad_batches", "grad_accum", "gradient_accumulation_steps"),
+    "training.passes": ("epochs", "max_epochs", "num_epochs", "num_train_epochs"),
+    "training.precision": ("amp", "bf16", "dtype", "fp16", "mixed_precision"),
+    "training.selection.patience": ("early_stopping", "early_stopping_patience"),
+    "training.steps": ("iterations", "iters", "max_iters", "max_steps", "num_steps", "total_steps", "train_steps"),
+    "training.validate_every": ("eval_every", "eval_interval", "eval_steps", "val_check_interval"),
+    "execution.checkpoint_every": ("save_every", "save_interval", "save_steps"),
+    "execution.loader_workers": ("dataloader_num_workers", "num_workers", "workers"),
+    "depth": ("layers", "n_layer", "n_layers", "num_hidden_layers", "num_layers"),
+    "dropout": ("drop_rate", "hidden_dropout_prob"),
+    "heads": ("n_head", "n_heads", "num_attention_heads", "num_heads"),
+    "max_tokens": ("block_size", "context_length", "max_length", "max_seq_len", "max_seq_length", "sequence_length"),
+    "vocab_size": ("vocabulary_size", "vocab"),
+    "width": ("d_model", "dim", "embed_dim", "hidden_size", "n_embd"),
+}
+"""Names of other tools, by our key; its path is given where it is not the same for every model."""
+
+
 class Settings(BaseModel):
     """Base class of all settings. Field docstrings become the descriptions in the JSON Schemas under schemas/."""
 
@@ -75,8 +105,10 @@ def first_fault(model: type[BaseModel], error: ValueError, file: Path | str) -> 
 
 
 def nearest(name: str, allowed: list[str]) -> str:
-    """`; did you mean X?` with the closest valid name, or the list of valid names if none is close."""
+    """`; did you mean X?` with the closest valid name, whatever its case, or the list of valid names if none is close."""
+    lower = {one.lower(): one for one in reversed(allowed)}
     match = difflib.get_close_matches(name, allowed, n=1)
+    match = [lower[one] for one in difflib.get_close_matches(name.lower(), list(lower), n=1)] or match
     if match:
         return f"; did you mean {match[0]!r}?"
     return f"; allowed: {', '.join(sorted(allowed))}" if allowed else ""
@@ -87,7 +119,8 @@ def _line(model: type[BaseModel], fault: Any, file: Path | str) -> str:
     path = ".".join(str(part) for part in location) or "(top level)"
     kind, given, context = fault["type"], fault.get("input"), fault.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"{file}: {path}: unknown key{nearest(str(location[-1]), _fields_at(model, list(fault['loc'][:-1])))}"
+        hint = _known_elsewhere(model, str(location[-1]), list(fault["loc"][:-1]))
+        return f"{file}: {path}: unknown key{hint or nearest(str(location[-1]), _fields_at(model, list(fault['loc'][:-1])))}"
     if kind == "missing":
         return f"{file}: {path}: this key is required"
     if kind == "union_tag_not_found":
@@ -101,6 +134,19 @@ def _line(model: type[BaseModel], fault: Any, file: Path | str) -> str:
         return f"{file}: {path}: unknown value {given!r}{nearest(str(given), allowed)}"
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{file}: {path}: {message}" + ("" if kind == "value_error" else f" (given: {given!r:.80})")
+
+
+def _known_elsewhere(model: type[BaseModel], name: str, location: list[Any]) -> str:
+    """`; write KEY` if other tools call one of our keys so."""
+    for path, names in SYNONYMS.items():
+        *parents, key = path.split(".")
+        if name not in names:
+            continue
+        if key in _fields_at(model, location):
+            return f"; write {key}"
+        if parents and key in _fields_at(model, list(parents)):
+            return f"; write {path}"
+    return ""
 
 
 def _is_tag(part: Any) -> bool:

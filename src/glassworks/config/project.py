@@ -23,6 +23,8 @@ from glassworks.config.params import Params
 from glassworks.config.variants import Variant, VariantRun, overridden
 from glassworks.errors import ConfigError
 
+PARAMS = "params.yaml"
+
 
 @dataclass(frozen=True)
 class Project:
@@ -62,7 +64,11 @@ class Project:
 
 def load_project(root: Path) -> Project:
     """The validated configuration in `root`. Raises `ConfigError` with one line per fault."""
-    params = parse(Params, read_yaml(root / "params.yaml"), "params.yaml")
+    if not (root / PARAMS).exists():
+        above = next((folder for folder in root.absolute().parents if (folder / PARAMS).exists()), None)
+        remedy = f"`cd {above}` first" if above else "run the command in the root of the project"
+        raise ConfigError(f"{root.absolute()}: no {PARAMS} in this folder; {remedy}")
+    params = parse(Params, read_yaml(root / PARAMS), PARAMS)
     project, faults = Project(root, params, {}), []
     for index, name in enumerate(params.experiments):
         file = Path("experiments", f"{name}.yaml")

@@ -9,12 +9,31 @@ from glassworks.artifacts.digests import sha256_file
 from glassworks.artifacts.manifest import MANIFEST, read_recipe
 from glassworks.artifacts.model_files import CONFIG, read_hub_config
 from glassworks.config.base import nearest
-from glassworks.data.reading.text import FILES, has_tokenizer
+from glassworks.data.reading.text import FILES, GENERATION, has_tokenizer
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.generation.settings import Decoding
 
 ROOMS = ("models", "data/weights")
 """Folders of a project that hold trained models and published weights."""
+
+NOT_APPLIED = {
+    "bad_words_ids": [],
+    "begin_suppress_tokens": [],
+    "encoder_repetition_penalty": 1,
+    "epsilon_cutoff": 0,
+    "eta_cutoff": 0,
+    "exponential_decay_length_penalty": [],
+    "forced_bos_token_id": [],
+    "forced_eos_token_id": [],
+    "no_repeat_ngram_size": 0,
+    "num_beam_groups": 1,
+    "penalty_alpha": 0,
+    "sequence_bias": {},
+    "suppress_tokens": [],
+    "top_h": 1,
+    "typical_p": 1,
+}
+"""Keys of generation_config.json that change a text and that our decoding lacks, with the value that changes nothing."""
 
 
 def find_model(directory: Path, project: Path) -> dict[str, Any]:
@@ -47,6 +66,38 @@ def find_tokenizer(directory: Path) -> Path:
     raise ArtifactError(
         f"{directory}: no {FILES[0]} there; put the tokenizer that the model was trained with beside it"
     )
+
+
+def published_decoding(directory: Path, given: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The decoding options that generation_config.json adds to the `given` ones, as in transformers, and a line about them, empty if there is nothing to say.
+
+    Raises `ConfigError` for a value that is no number.
+    """
+    if not (directory / GENERATION).is_file():
+        return {}, ""
+    hub = {name: value for name, value in read_hub_config(directory, GENERATION).items() if value is not None}
+    drawn = bool(hub.get("do_sample")) and given.get("temperature") != 0 and given.get("beams") in (None, 1)
+    found: dict[str, Any] = {}
+    if drawn:
+        found = {"temperature": 1.0, "top_k": 50}  # the defaults of transformers
+        found |= {name: hub[name] for name in ("temperature", "top_k", "top_p", "min_p") if name in hub}
+    elif hub.get("num_beams", 1) != 1 and not hub.get("do_sample") and not given.get("temperature"):
+        found = {"beams": hub["num_beams"], "length_penalty": hub.get("length_penalty", 1.0)}
+    found |= {name: hub[name] for name in ("repetition_penalty", "max_new_tokens", "min_new_tokens") if name in hub}
+    for name, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"{directory / GENERATION}: {name} is {value!r}, not a number")
+        if isinstance(Decoding.model_fields[name].default, float):
+            found[name] = float(value)
+    if found.get("top_k") == 0:
+        found["top_k"] = None
+    found = {name: value for name, value in found.items() if name not in given}
+    changed = {name: value for name, value in found.items() if value != Decoding.model_fields[name].default}
+    lost = [name for name, neutral in NOT_APPLIED.items() if hub.get(name, neutral) != neutral]
+    lost += ["num_beams"] if drawn and hub.get("num_beams", 1) != 1 else []
+    line = ", ".join(f"--{name.replace('_', '-')} {value}" for name, value in changed.items())
+    line += ("; " if line and lost else "") + (f"not applied: {', '.join(lost)}" if lost else "")
+    return found, f"{directory / GENERATION}: {line}" if line else ""
 
 
 def decoding(**options: Any) -> Decoding:

@@ -14,8 +14,11 @@ from torch.nn import functional as F
 from glassworks.artifacts.finite import check_finite
 from glassworks.artifacts.model_files import CONFIG, read_hub_config, read_hub_list
 from glassworks.errors import ArtifactError, ConfigError
+from glassworks.models.pretrained.hub_keys import HubKeys
 
 MODULES, LIMITS, POOLING = "modules.json", "sentence_bert_config.json", "1_Pooling"
+PROMPTS = "config_sentence_transformers.json"
+READER = "our sentence encoder"
 POOLINGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
@@ -44,6 +47,7 @@ class SentenceEncoder(nn.Module):
 
         read_hub_config(directory)
         pooling, unit = _modules(directory)
+        _check_prompts(directory)
         try:
             network, loading = AutoModel.from_pretrained(
                 directory,
@@ -103,6 +107,8 @@ def _modules(directory: Path) -> tuple[str, bool]:
     """Pooling and scaling from modules.json; mean and unit length without it."""
     if not (directory / MODULES).is_file():
         return (_pooling(directory, POOLING), True) if (directory / POOLING / CONFIG).is_file() else ("mean", True)
+    for module in read_hub_list(directory, MODULES):
+        HubKeys(module, directory / MODULES, reader=READER).finish(["idx", "name", "path", "type"])
     modules = sorted(read_hub_list(directory, MODULES), key=lambda module: module.get("idx", 0))
     kinds = [str(module.get("type")).rpartition(".")[2] for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
@@ -114,6 +120,17 @@ def _modules(directory: Path) -> tuple[str, bool]:
             f"{directory / MODULES}: path is {modules[0]['path']!r}; the Transformer is read from the folder itself"
         )
     return _pooling(directory, str(modules[1].get("path") or POOLING)), len(kinds) == 3
+
+
+def _check_prompts(directory: Path) -> None:
+    """Raise `ConfigError` for a prompt that sentence-transformers would put before every text."""
+    if not (directory / PROMPTS).is_file():
+        return
+    keys = HubKeys(read_hub_config(directory, PROMPTS), directory / PROMPTS, reader=READER)
+    keys.only("default_prompt_name", None)
+    keys.only("truncate_dim", None)
+    keys.only("model_type", "SentenceTransformer", None)
+    keys.finish(["__version__", "prompts", "similarity_fn_name"])
 
 
 def _pooling(directory: Path, folder: str) -> str:
@@ -128,8 +145,10 @@ def _pooling(directory: Path, folder: str) -> str:
         chosen = [POOLINGS.get(name, name) for name, on in config.items() if name.startswith("pooling_mode") and on]
     if len(chosen) != 1 or chosen[0] not in POOLINGS.values():
         raise ConfigError(f"{file}: pooling_mode is {chosen}; read is one of {', '.join(POOLINGS.values())}")
-    if config.get("include_prompt", True) is False:
-        raise ConfigError(f"{file}: include_prompt is false, which is not read")
+    keys = HubKeys(config, file, reader=READER)
+    keys.only("include_prompt", True)
+    flags = [name for name in config if name.startswith("pooling_mode")]
+    keys.finish([*flags, "word_embedding_dimension", "embedding_dimension"])
     return str(chosen[0])
 
 
@@ -161,7 +180,10 @@ def _limit(directory: Path, network: Any, tokenizer: Any) -> int:
             0 if getattr(table, "padding_idx", None) is None else table.padding_idx + 1
         )  # RoBERTa's begin after padding
         limits.append(positions - offset)
-    file = directory / LIMITS
-    if file.is_file() and (limit := read_hub_config(directory, LIMITS).get("max_seq_length")):
-        limits.append(int(limit))
+    if (directory / LIMITS).is_file():
+        keys = HubKeys(read_hub_config(directory, LIMITS), directory / LIMITS, reader=READER)
+        keys.only("do_lower_case", False, None)
+        if keys.get("max_seq_length") is not None:
+            limits.append(keys.count("max_seq_length"))
+        keys.finish()
     return min(limits)

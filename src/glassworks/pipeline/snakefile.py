@@ -7,11 +7,11 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from glassworks.artifacts.machine import available_cores
+from glassworks.artifacts.machine import available_cores, check_temporary_folder
 from glassworks.config.project import load_project
-from glassworks.errors import UserError
+from glassworks.errors import ConfigError, UserError
 from glassworks.pipeline import slurm
 from glassworks.pipeline.dvc import check_dvc, in_git, record
 from glassworks.pipeline.freshness import drop_stale_locks, forget_manifests, sync
@@ -36,11 +36,16 @@ class Pipeline:
     def __init__(self, workflow: Any, config: dict[str, Any]) -> None:
         self.under_dvc, self.workflow = "DVC_STAGE" in os.environ, workflow
         if config:
-            _stop(
+            self._stop(
                 2,
                 "--config is not used here, DVC would not see it: edit params.yaml, or `dvc exp run --set-param KEY=VALUE`",
             )
         try:
+            check_temporary_folder()
+            if not Path("params.yaml").exists():
+                raise ConfigError(
+                    f"{Path.cwd()}: not the root of the project; `cd {workflow.basedir}` first, or add --directory {workflow.basedir}"
+                )
             self.table = Table(load_project(Path.cwd()))
             if workflow.is_main_process:
                 if self.under_dvc:
@@ -51,7 +56,7 @@ class Pipeline:
                     self._lock = drop_stale_locks(self.table.project.root)
                 sync(self.table)
         except UserError as error:
-            _stop(error.exit_code, str(error))
+            self._stop(error.exit_code, str(error))
         if workflow.is_main_process:
             one_line_a_job(workflow.output_settings)
         _use_no_more_cores_than_there_are(workflow)
@@ -131,7 +136,7 @@ class Pipeline:
         try:
             slurm.check(self.workflow.dag.needrun_jobs())
         except UserError as error:
-            _stop(error.exit_code, str(error))
+            self._stop(error.exit_code, str(error))
 
     def record(self) -> None:
         """Record the fresh stages in dvc.lock. Called after a run; does nothing if DVC started Snakemake, since DVC records the stages."""
@@ -141,6 +146,16 @@ class Pipeline:
             record(self.table)
         except UserError as error:
             print(f"warning: {error}", file=sys.stderr)
+
+    def _stop(self, code: int, message: str) -> NoReturn:
+        """Print the message and exit at once: Snakemake would wrap an exception in its own traceback."""
+        for line in message.splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.stderr.flush()
+        for folder in (self.workflow._snakemake_tmp_dir, self.workflow.sourcecache.runtime_cache):
+            if folder is not None:
+                folder.cleanup()
+        os._exit(code)
 
     def _nodes(self, kind: str, wildcards: Any) -> int:
         """Nodes of a stage: more than one only under SLURM, in the main process or in a job that Snakemake submitted."""
@@ -161,10 +176,3 @@ def _use_no_more_cores_than_there_are(workflow: Any) -> None:
     granted, there = workflow.resource_settings.cores, available_cores()
     if granted and granted > there and not workflow.non_local_exec:
         workflow.register_resource("_cores", there)
-
-
-def _stop(code: int, message: str) -> None:
-    for line in message.splitlines():
-        print(f"error: {line}", file=sys.stderr)
-    sys.stderr.flush()
-    os._exit(code)  # Snakemake would wrap an exception in its own traceback

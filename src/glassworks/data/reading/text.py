@@ -124,8 +124,8 @@ class TextTokenizer:
             content = _content(token)
             if content is None or content in known or self._tokenizer.token_to_id(content) is None:
                 continue
-            sides = {side: bool(token.get(side)) for side in ("lstrip", "rstrip", "single_word", "normalized")}
-            options = sides if isinstance(token, dict) else {}
+            sides = ("lstrip", "rstrip", "single_word", "normalized") if isinstance(token, dict) else ()
+            options = {side: bool(token.get(side)) for side in sides}
             self._tokenizer.add_special_tokens([AddedToken(content, special=True, **options)])
 
     def _id(self, kind: str, names: dict[str, Any], numbers: dict[str, Any]) -> int | None:

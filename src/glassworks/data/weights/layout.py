@@ -30,6 +30,7 @@ BESIDES = (
     "vocab.txt",
     "modules.json",
     "sentence_bert_config.json",
+    "config_sentence_transformers.json",
     "1_Pooling/config.json",
 )
 """Optional files that are copied if present: the tokenizer's, and the settings of generation and preprocessing."""

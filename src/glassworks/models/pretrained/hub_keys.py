@@ -1,6 +1,6 @@
 """config.json of a published model, read key by key: a key that could change the result and is not read is refused by its name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,38 @@ HARMLESS = frozenset(
     ]
 )
 """Keys that change neither features nor logits in eval mode and fp32. The token ids are read with the tokenizer."""
+GENERATION = frozenset(
+    [
+        "bad_words_ids",
+        "begin_suppress_tokens",
+        "diversity_penalty",
+        "do_sample",
+        "early_stopping",
+        "encoder_no_repeat_ngram_size",
+        "exponential_decay_length_penalty",
+        "forced_bos_token_id",
+        "forced_decoder_ids",
+        "forced_eos_token_id",
+        "length_penalty",
+        "max_length",
+        "min_length",
+        "no_repeat_ngram_size",
+        "num_beam_groups",
+        "num_beams",
+        "num_return_sequences",
+        "output_scores",
+        "remove_invalid_values",
+        "repetition_penalty",
+        "return_dict_in_generate",
+        "suppress_tokens",
+        "temperature",
+        "tf_legacy_loss",
+        "top_k",
+        "top_p",
+        "typical_p",
+    ]
+)
+"""Keys of generation, which transformers before 4.50 wrote into every config.json, also into that of an encoder."""
 SWITCHED_OFF: dict[str, Any] = {
     "add_cross_attention": False,
     "is_decoder": False,
@@ -80,9 +112,12 @@ SWITCHED_OFF: dict[str, Any] = {
 class HubKeys:
     """The keys of a configuration. `finish` raises `ConfigError` for the first key that is neither read nor harmless."""
 
-    def __init__(self, hub: Mapping[str, Any], where: Path | str, inside: str = "") -> None:
-        """`inside` is the path to a nested mapping, with its dot."""
-        self.hub, self.where, self.inside, self.read = hub, where, inside, set[str]()
+    def __init__(
+        self, hub: Mapping[str, Any], where: Path | str, inside: str = "", reader: str = "our decoder"
+    ) -> None:
+        """`inside` is the path to a nested mapping, with its dot. `reader` stands in the errors."""
+        self.hub, self.where, self.inside, self.reader = hub, where, inside, reader
+        self.read = set[str]()
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value of a key, or `default` if it is missing."""
@@ -130,15 +165,28 @@ class HubKeys:
     def refusal(self, name: str, value: Any, known: str) -> ConfigError:
         """The error of a key whose value our network lacks."""
         return ConfigError(
-            f"{self.where}: {self.inside}{name} is {value!r:.80}, which our decoder does not have (it has {known})"
+            f"{self.where}: {self.inside}{name} is {value!r:.80}, which {self.reader} does not have (it has {known})"
         )
 
-    def finish(self) -> None:
-        """Raise `ConfigError` if a key was not read. A null changes nothing."""
+    def numbers(self, name: str, count: int, default: tuple[float, ...]) -> tuple[float, ...]:
+        """`count` numbers."""
+        value = self.get(name)
+        if value is None:
+            return default
+        if (
+            not isinstance(value, list | tuple)
+            or len(value) != count
+            or not all(type(x) in (int, float) for x in value)
+        ):
+            raise self.refusal(name, value, f"{count} numbers")
+        return tuple(map(float, value))
+
+    def finish(self, harmless: Iterable[str] = ()) -> None:
+        """Raise `ConfigError` if a key was not read and is neither in `harmless` nor harmless in every type. A null changes nothing."""
         for name, only in SWITCHED_OFF.items():
-            if self.hub.get(name) not in (None, only):
+            if name not in self.read and self.hub.get(name) not in (None, only):
                 raise self.refusal(name, self.hub[name], repr(only))
-        known = self.read | HARMLESS | SWITCHED_OFF.keys()
+        known = self.read | HARMLESS | GENERATION | SWITCHED_OFF.keys() | set(harmless)
         for name, value in self.hub.items():
             if name not in known and value is not None:
                 raise ConfigError(

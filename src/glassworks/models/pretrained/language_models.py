@@ -109,6 +109,20 @@ def read_decoder(directory: Path) -> tuple[Config, int]:
     return decoder_config(config, directory), config["vocab_size"]
 
 
+def check_language_model(directory: Path) -> int:
+    """The number of token embeddings of a language model in a directory. Raises as `load_language_model`, in the memory of one tensor."""
+    hub = read_hub_config(directory)
+    if hub.get("model") == KIND:
+        return LanguageModel.load(directory).vocabulary
+    config, kind = decoder_config(hub, directory), hub["model_type"]
+    with saving.without_weights():
+        model = LanguageModel(config, hub["vocab_size"])
+    tensors = _without_redundant(read_tensors(directory), kind, config, directory)
+    for _ in join_all(model, _pieces(config, kind), tensors, directory):
+        pass
+    return model.vocabulary
+
+
 def read_pieces(
     model: LanguageModel, directory: Path, dtype: torch.dtype, quantisation: Quantisation | None = None
 ) -> saving.Matches:

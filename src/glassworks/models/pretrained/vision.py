@@ -3,21 +3,54 @@
 Language models usually read CLIP's features of the penultimate block, without the final norm: `encoder.layers(images, [-2])`.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from torch import Tensor, nn
 
-from glassworks.artifacts.model_files import CONFIG, read_timm_config
+from glassworks.artifacts.model_files import CONFIG, read_hub_config, read_timm_config
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.models import saving
+from glassworks.models.pretrained.hub_keys import HubKeys
 from glassworks.models.pretrained.mapping import Piece, fused, layer, load, published, read_tensors
 from glassworks.models.settings.vision_transformer import VisionTransformer as Config
 from glassworks.models.vision_transformer import VisionTransformer
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
+TYPES = ("clip", "clip_vision_model")
+"""transformers' types of CLIP: with its text tower, and the image tower alone."""
+NETWORK = "our image encoder"
+PREPROCESSOR = "preprocessor_config.json"
+BESIDES = frozenset(
+    ["initializer_factor", "logit_scale_init_value", "projection_dim", "text_config", "text_config_dict", "dropout"]
+)
+"""Keys of CLIP's text tower, of the projections behind both towers, and of training."""
+SIZES = (
+    "_processor_class",
+    "_valid_processor_keys",
+    "crop_size",
+    "data_format",
+    "default_to_square",
+    "device",
+    "do_center_crop",
+    "do_convert_rgb",
+    "do_pad",
+    "do_resize",
+    "feature_extractor_type",
+    "image_processor_type",
+    "input_data_format",
+    "pad_size",
+    "processor_class",
+    "resample",
+    "return_tensors",
+    "size",
+    "use_square_size",
+)
+"""Keys of preprocessor_config.json about the size of an image, which is ours, and about the program that reads it."""
 TOWER = "vision_model."
 """Name prefix of the image tower in files on the hub. transformers 5 omits it."""
 
@@ -29,6 +62,8 @@ def load_vision_transformer(directory: Path) -> VisionTransformer:
     """
     hub = read_timm_config(directory)
     config = vision_config(hub, directory)
+    if "architecture" not in hub:
+        config = config.model_copy(update=preprocessing(directory))
     with saving.without_weights():
         encoder = VisionTransformer(config)
     tensors = read_tensors(directory)
@@ -44,29 +79,58 @@ def vision_config(hub: Mapping[str, Any], where: Path | str = CONFIG) -> Config:
     """The shape of our network that computes the published model, from its config.json."""
     if "architecture" in hub:
         return _timm_config(hub, where)
-    if hub.get("model_type") not in ("clip", "clip_vision_model"):
+    if hub.get("model_type") not in TYPES:
         raise ArtifactError(
-            f"{where}: a model of type {hub.get('model_type')!r}; image encoders are read of CLIP and of timm's ViT"
+            f"{where}: a model of type {hub.get('model_type')!r}; image encoders are read of CLIP and of timm, which has SigLIP and DINOv2, too"
         )
-    config = hub["vision_config"] if hub["model_type"] == "clip" else hub
-    activation = config.get("hidden_act", "quick_gelu")
-    if activation not in ACTIVATIONS:
-        raise ConfigError(f"{where}: hidden_act is {activation!r}; our network has {', '.join(ACTIVATIONS)}")
-    return Config(
-        image_size=config.get("image_size", 224),
-        patch_size=config.get("patch_size", 32),
-        width=config.get("hidden_size", 768),
-        depth=config.get("num_hidden_layers", 12),
-        heads=config.get("num_attention_heads", 12),
-        class_token=True,
-        first_norm=True,
-        patch_bias=False,
-        norm_eps=config.get("layer_norm_eps", 1e-5),
-        feed_forward=ACTIVATIONS[activation],
-        feed_forward_width=config.get("intermediate_size", 3072),
-        mean=CLIP_MEAN,
-        std=CLIP_STD,
-    )
+    if hub["model_type"] == "clip":
+        keys = HubKeys(hub, where, reader=NETWORK)
+        # transformers lets the older key override the newer one
+        given = {**keys.need("vision_config"), **(keys.get("vision_config_dict") or {})}
+        keys.finish(BESIDES)
+        keys = HubKeys(given, where, "vision_config.", NETWORK)
+        keys.only("model_type", "clip_vision_model")
+    else:
+        keys = HubKeys(hub, where, reader=NETWORK)
+    keys.only("num_channels", 3)
+    try:
+        config = Config(
+            image_size=keys.count("image_size", 224),
+            patch_size=keys.count("patch_size", 32),
+            width=keys.count("hidden_size", 768),
+            depth=keys.count("num_hidden_layers", 12),
+            heads=keys.count("num_attention_heads", 12),
+            class_token=True,
+            first_norm=True,
+            patch_bias=False,
+            norm_eps=keys.number("layer_norm_eps", 1e-5),
+            feed_forward=ACTIVATIONS[keys.only("hidden_act", *ACTIVATIONS)],
+            feed_forward_width=keys.count("intermediate_size", 3072),
+            mean=CLIP_MEAN,
+            std=CLIP_STD,
+        )
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+    keys.finish(BESIDES)
+    return config
+
+
+def preprocessing(directory: Path) -> dict[str, Any]:
+    """Mean and standard deviation from preprocessor_config.json; empty without the file.
+
+    Raises `ConfigError` naming a key that changes the values of pixels and is not read. Sizes and crops are not applied: every image is resized to the square.
+    """
+    if not (directory / PREPROCESSOR).is_file():
+        return {}
+    keys = HubKeys(read_hub_config(directory, PREPROCESSOR), directory / PREPROCESSOR, reader="our image encoder")
+    for name in ("do_normalize", "do_rescale"):
+        keys.only(name, True, None)
+    factor = keys.number("rescale_factor", 1 / 255)
+    if not math.isclose(factor, 1 / 255, rel_tol=1e-3):
+        raise keys.refusal("rescale_factor", factor, "1/255")
+    found = {"mean": keys.numbers("image_mean", 3, CLIP_MEAN), "std": keys.numbers("image_std", 3, CLIP_STD)}
+    keys.finish(SIZES)
+    return found
 
 
 def export_vision_transformer(encoder: VisionTransformer, directory: Path) -> None:

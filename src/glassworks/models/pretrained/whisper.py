@@ -4,17 +4,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from glassworks.artifacts.model_files import CONFIG, read_hub_config
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.models import saving
+from glassworks.models.log_mel import HOP, RATE, WINDOW
+from glassworks.models.pretrained.hub_keys import HubKeys
 from glassworks.models.pretrained.mapping import Piece, fused, layer, load, published, read_tensors
 from glassworks.models.settings.whisper_encoder import WhisperEncoder as Config
 from glassworks.models.whisper_encoder import WhisperEncoder
+
+PREPROCESSOR = "preprocessor_config.json"
+DECODER = frozenset(
+    [f"decoder_{name}" for name in ("attention_heads", "ffn_dim", "layerdrop", "layers")]
+    + ["activation_dropout", "dropout", "encoder_layerdrop", "init_std", "num_hidden_layers", "tie_word_embeddings"]
+    + ["max_target_positions", "vocab_size", "median_filter_width", "classifier_proj_size", "use_weighted_layer_sum"]
+    + ["apply_spec_augment"]
+    + [f"mask_{kind}_{name}" for kind in ("time", "feature") for name in ("length", "min_masks", "prob")]
+)
+"""Keys of Whisper's decoder, of its heads and of training, which leave the features of the encoder as they are."""
 
 
 def load_whisper_encoder(directory: Path) -> WhisperEncoder:
     """The encoder of a Whisper model in a directory, in float32. Raises `ArtifactError` listing missing, extra and misshapen tensors."""
     config = whisper_config(read_hub_config(directory), directory)
+    check_preprocessing(directory, config)
     with saving.without_weights():
         encoder = WhisperEncoder(config)
     tensors = {name.removeprefix("model."): tensor for name, tensor in read_tensors(directory).items()}
@@ -27,19 +42,46 @@ def whisper_config(hub: Mapping[str, Any], where: Path | str = CONFIG) -> Config
     """The shape of the encoder, from config.json."""
     if hub.get("model_type") != "whisper":
         raise ArtifactError(f"{where}: a model of type {hub.get('model_type')!r}, not 'whisper'")
-    if (activation := hub.get("activation_function", "gelu")) != "gelu" or hub.get("scale_embedding", False):
-        raise ConfigError(f"{where}: a Whisper with {activation} or scaled embeddings is not read")
+    keys = HubKeys(hub, where, reader="our Whisper encoder")
+    keys.only("activation_function", "gelu")
+    keys.only("scale_embedding", False)
+    keys.only("is_encoder_decoder", True, False)  # no if the file holds the encoder alone
     try:
-        return Config(
-            mels=hub["num_mel_bins"],
-            frames=2 * hub["max_source_positions"],
-            width=hub["d_model"],
-            depth=hub["encoder_layers"],
-            heads=hub["encoder_attention_heads"],
-            feed_forward_width=hub["encoder_ffn_dim"],
+        config = Config(
+            mels=keys.count("num_mel_bins"),
+            frames=2 * keys.count("max_source_positions"),
+            width=keys.count("d_model"),
+            depth=keys.count("encoder_layers"),
+            heads=keys.count("encoder_attention_heads"),
+            feed_forward_width=keys.count("encoder_ffn_dim"),
         )
-    except KeyError as error:
-        raise ArtifactError(f"{where}: the configuration of a Whisper without {error}") from None
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+    keys.finish(DECODER)
+    return config
+
+
+def check_preprocessing(directory: Path, config: Config) -> None:
+    """Raise `ConfigError` unless preprocessor_config.json, if there is one, states the spectrogram of `LogMel`."""
+    if not (directory / PREPROCESSOR).is_file():
+        return
+    keys = HubKeys(read_hub_config(directory, PREPROCESSOR), directory / PREPROCESSOR, reader="our spectrogram")
+    seconds = config.frames * HOP / RATE
+    for name, value in {
+        "sampling_rate": RATE,
+        "n_fft": WINDOW,
+        "hop_length": HOP,
+        "feature_size": config.mels,
+        "chunk_length": int(seconds) if seconds.is_integer() else seconds,
+        "n_samples": config.frames * HOP,
+        "nb_max_frames": config.frames,
+        "padding_side": "right",
+        "do_normalize": False,
+    }.items():
+        keys.only(name, value)
+    for name in ("padding_value", "dither"):
+        keys.only(name, 0.0, 0)
+    keys.finish(("feature_extractor_type", "processor_class", "return_attention_mask", "mel_filters"))
 
 
 def export_whisper_encoder(encoder: WhisperEncoder, directory: Path) -> None:
