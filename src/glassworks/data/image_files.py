@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from glassworks.data.fetching.raw_files import Entry, open_inventory, raw_folder
@@ -16,6 +17,9 @@ from glassworks.data.reading.pixels import read_image
 from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
 from glassworks.progress import track
+
+BATCH = 32
+"""Images that a thread decodes at a time: a future for each would take a sixth of the time of a small image."""
 
 
 class ImageFiles:
@@ -28,9 +32,10 @@ class ImageFiles:
 
     def read(self, name: str) -> bytes:
         """The bytes of a file. Raises `DataError` when they differ from the inventory."""
-        path = self.folder / name
+        path = f"{self.folder}/{name}"  # pathlib would take a tenth of the time of a small image
         try:
-            content = path.read_bytes()
+            with open(path, "rb") as file:  # noqa: PTH123
+                content = file.read()
         except FileNotFoundError:
             raise DataError(f"{path}: gone since it was fetched; run again") from None
         if hashlib.sha256(content).hexdigest() != self.inventory[name].sha256:
@@ -48,8 +53,13 @@ class ImageFiles:
 
     def faults(self, names: list[str], threads: int, label: str) -> Iterator[str | None]:
         """`fault` of each name, in order, decoded on `threads` cores, with progress."""
+        parts = [names[start : start + BATCH] for start in range(0, len(names), BATCH)]
         with ThreadPoolExecutor(threads) as pool:
-            yield from track(pool.map(self.fault, names), label, len(names), "images")
+            found = pool.map(self._faults, parts) if threads > 1 else map(self._faults, parts)
+            yield from track(chain.from_iterable(found), label, len(names), "images")
+
+    def _faults(self, names: list[str]) -> list[str | None]:
+        return [self.fault(name) for name in names]
 
     def media(self, name: str) -> dict[str, bytes]:
         """The unchanged bytes, by the extension of their format, whatever the name is."""
