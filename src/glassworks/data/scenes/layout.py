@@ -27,7 +27,7 @@ SIZES = (10, 12, 14, 16, 18, 20, 22, 25, 28, 32)
 """Sizes of a sprite. They are few, to scale each drawing few times. The rank of a sprite is an index into SIZES."""
 SMALL = SIZES.index(16)
 """Lower ranks are used only if space is short."""
-GRIDS = {1: [(1, 1)], 2: [(2, 1), (1, 2)], 3: [(3, 1), (1, 3), (2, 2)]}
+GRIDS = {1: [(1, 1)], 2: [(2, 1), (1, 2)], 3: [(3, 1), (1, 3), (2, 2)], 4: [(4, 1), (1, 4), (2, 2)]}
 """Possible columns and rows of the objects of one kind, by their number."""
 MARGIN, GAP, CLOSE = 2, 5, 1
 """Distances: of things to the edge, of two kinds (at least), and of things of one kind."""
@@ -59,6 +59,10 @@ class Dice:
         return [rest.pop(self.below(len(rest))) for _ in items]
 
 
+Numbers = Callable[[Dice, int], list[int]]
+"""The numbers of objects, one to four of each kind, given the number of kinds."""
+
+
 @dataclass(frozen=True)
 class Group:
     """The objects of one kind, close together."""
@@ -88,13 +92,28 @@ class Scene:
     """The order in which captions name the things."""
 
 
+def few(dice: Dice, kinds: int) -> list[int]:
+    """One to three objects of each kind, at most five in total."""
+    while True:
+        counts = [1 + dice.below(3) for _ in range(kinds)]
+        if sum(counts) <= 5:
+            return counts
+
+
 def compose(
-    kinds: list[Kind], meetings: Meetings, canvas: int, measure: Measure, seed: int, split: Split, index: int
+    kinds: list[Kind],
+    meetings: Meetings,
+    canvas: int,
+    measure: Measure,
+    seed: int,
+    split: Split,
+    index: int,
+    numbers: Numbers = few,
 ) -> Scene:
     """Scene number `index` of a split, on a square canvas with a side of `canvas` pixels."""
     dice = Dice(seed, "scene", split, index)
     chosen = dice.shuffled(_who(dice, len(kinds), meetings, split))
-    counts = _counts(dice, len(chosen))
+    counts = numbers(dice, len(chosen))
     axis = dice.choose(("left of", "above"))
     lone = ""
     if len(chosen) == 3 and dice.below(3) < 2:
@@ -131,14 +150,6 @@ def _who(dice: Dice, kinds: int, meetings: Meetings, split: Split) -> list[int]:
         return list(dice.choose(meetings.pairs[split]))
     pair = dice.choose(meetings.closed[split])
     return [*pair, dice.choose(meetings.third(split, pair))]
-
-
-def _counts(dice: Dice, kinds: int) -> list[int]:
-    """One to three objects of each kind, at most five in total."""
-    while True:
-        counts = [1 + dice.below(3) for _ in range(kinds)]
-        if sum(counts) <= 5:
-            return counts
 
 
 def _cells(dice: Dice, counts: list[int], axis: str, lone: str, canvas: int) -> list[Box]:
