@@ -15,7 +15,7 @@ from PIL import Image
 
 from glassworks.config.datasets import SPLITS, Split
 from glassworks.data.records import Record, read_table
-from glassworks.data.scenes.kinds import Meetings, choose_kinds
+from glassworks.data.scenes.kinds import Kind, Meetings, choose_kinds
 from glassworks.data.scenes.language import COLORS, describe
 from glassworks.data.scenes.layout import GRID, SIZES, Numbers, Scene, compose, few, relations
 from glassworks.errors import ConfigError
@@ -42,12 +42,19 @@ class Composition:
     Raises `ConfigError` when a split is asked for to which no pair of kinds belongs.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, fits: "Callable[[Sprites, Kind], bool]" = lambda sprites, kind: True) -> None:
+        """`fits` says whether a kind may be chosen, given the sprites."""
         params, name = context.params, context.stage.subject
         self.seed, self.size = params["seed"], params["size"]
-        self.kinds = choose_kinds(read_table(context.inputs["sprites"]), params["kinds"], self.seed, name)
-        self.meetings = Meetings(self.kinds, params["held_out_pairs"], self.seed)
         self.sprites = Sprites(Drawings(context.inputs["raw"]), self.size)
+        self.kinds = choose_kinds(
+            read_table(context.inputs["sprites"]),
+            params["kinds"],
+            self.seed,
+            name,
+            lambda kind: fits(self.sprites, kind),
+        )
+        self.meetings = Meetings(self.kinds, params["held_out_pairs"], self.seed)
         self.wanted: dict[Split, int] = {split: params["samples"].get(split, 0) for split in SPLITS}
         for split in SPLITS:
             if self.wanted[split] and not self.meetings.pairs[split]:
@@ -104,23 +111,25 @@ def scene_media(scene: Scene) -> dict[str, Any]:
 
 
 class Sprites:
-    """Drawings as sprites: cropped to visible pixels, scaled to every size in SIZES, and cached."""
+    """Drawings as sprites: cropped to visible pixels, turned, scaled to every size in SIZES, and cached."""
 
     def __init__(self, drawings: Drawings, canvas: int) -> None:
         self.drawings, self.canvas = drawings, canvas
-        self.drawn: dict[str, list[Image.Image]] = {}
+        self.drawn: dict[tuple[str, int], list[Image.Image]] = {}
 
-    def draw(self, key: str) -> list[Image.Image]:
-        """A drawing as RGBA in each of SIZES, with about the area of that square.
+    def draw(self, key: str, degrees: int = 0) -> list[Image.Image]:
+        """A drawing as RGBA in each of SIZES, with about the area of that square, turned counterclockwise.
 
         A slender sprite is at most 1.4 times as long.
         """
-        if key not in self.drawn:
+        if (key, degrees) not in self.drawn:
             whole = render(self.drawings.svg(key.upper()), 2 * self.canvas)
             large = whole.crop(whole.getbbox())
             stretch = min((max(large.size) / min(large.size)) ** 0.5, 1.4) / max(large.size)
-            self.drawn[key] = [_scaled(large, size * self.canvas / GRID * stretch) for size in SIZES]
-        return self.drawn[key]
+            if degrees:
+                large = large.rotate(degrees, Image.Resampling.BICUBIC, expand=True)
+            self.drawn[key, degrees] = [_scaled(large, size * self.canvas / GRID * stretch) for size in SIZES]
+        return self.drawn[key, degrees]
 
     def measure(self, key: str) -> list[tuple[int, int]]:
         """Width and height of a sprite in pixels, in each of SIZES."""
