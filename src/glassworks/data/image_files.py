@@ -18,13 +18,12 @@ from glassworks.pipeline.execution import Context
 from glassworks.progress import track
 
 
-class ImageFiles:
+class LocalFiles:
     """The files of a local data set by path relative to its folder."""
 
     def __init__(self, context: Context) -> None:
         self.folder: Path = raw_folder(context)
         self.inventory: dict[str, Entry] = open_inventory(context)
-        self.max_pixels: int = context.params["max_pixels"]
 
     def read(self, name: str) -> bytes:
         """The bytes of a file. Raises `DataError` when they differ from the inventory."""
@@ -36,6 +35,14 @@ class ImageFiles:
         if hashlib.sha256(content).hexdigest() != self.inventory[name].sha256:
             raise DataError(f"{path}: changed since it was fetched; run again")
         return content
+
+
+class ImageFiles(LocalFiles):
+    """The images of a local data set."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.max_pixels: int = context.params["max_pixels"]
 
     def fault(self, name: str) -> str | None:
         """The reason why an image cannot be used; None if it decodes completely."""

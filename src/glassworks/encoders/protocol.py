@@ -9,12 +9,12 @@ from torch import Tensor
 
 from glassworks.config import registry
 from glassworks.config.encoder import Encoder as Settings
-from glassworks.data.reading import audio, pixels
+from glassworks.data.reading import pixels, sounds
 from glassworks.data.reading.captions import read_captions
 from glassworks.data.reading.dataset import Sample
 from glassworks.errors import ConfigError
 
-EXTENSIONS = {"image": pixels.EXTENSIONS, "audio": audio.EXTENSIONS}
+EXTENSIONS = {"image": pixels.EXTENSIONS, "audio": sounds.EXTENSIONS}
 """Members of a sample by modality."""
 Reading = dict[str, Tensor]
 """A decoded sample: tensors of the same shapes for every sample, so that readings stack."""
