@@ -23,10 +23,10 @@ class Ridge:
         self.strength = 0
 
     def predict(self, sources: np.ndarray) -> np.ndarray:
-        """Predicted features [N, D]."""
+        """Predicted features [N, D], relative to the mean of the fitted targets."""
         scale = 1 / np.maximum(self.values + self.penalties[self.strength], np.finfo(np.float64).tiny)
         weights: np.ndarray = self.vectors @ (scale[:, None] * self.products)
-        return (sources - self.source_mean) @ weights + self.target_mean
+        return (sources - self.source_mean) @ weights
 
     def choose(self, sources: np.ndarray, targets: np.ndarray) -> None:
         """Take the penalty with the lowest squared error on held-out samples; the middle one without any."""
@@ -35,7 +35,7 @@ class Ridge:
             errors = []
             for number in range(len(self.penalties)):
                 self.strength = number
-                errors.append(float(((self.predict(sources) - targets) ** 2).sum()))
+                errors.append(float(((self.predict(sources) - (targets - self.target_mean)) ** 2).sum()))
             self.strength = int(np.argmin(errors))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glassworks.config.datasets import Split
 from glassworks.data.reading.captions import read_captions
 from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.rows import Keyed, Rows
@@ -175,9 +176,12 @@ def _ridge(
     that its control has not seen the pair either.
     """
     folder = scoring.inputs["shards"]
-    splits = {split: ShardDataset(folder, split, verify="first_touch") for split in ("train", "validation")}
-    limits = {"train": config.ridge, "validation": config.ridge}
-    rows = {split: range(min(len(samples), limits[split])) for split, samples in splits.items()}
+    held_out: Split = (
+        "test" if config.split == "validation" else "validation"
+    )  # the penalty is not chosen on scored samples
+    splits = {"train": ShardDataset(folder, "train", verify="first_touch")}
+    splits["validation"] = ShardDataset(folder, held_out, verify="first_touch")
+    rows = {split: range(min(len(samples), config.ridge)) for split, samples in splits.items()}
     if len(rows["train"]) < 2:
         return {}
     known = {split: _features(scoring, task, splits[split], rows[split]) for split in splits}
@@ -185,19 +189,15 @@ def _ridge(
 
     @cache
     def into(source: str, target: str) -> np.ndarray | None:
-        """The features of the scored samples in the space of `target`; None without samples to fit."""
-        if source == target:
-            return scored[source]
+        """The features of the scored samples in the space of `target`, centred; None without samples to fit."""
         have = {split: some[source].any(1) & some[target].any(1) for split, some in known.items()}
         if have["train"].sum() < 2:
             return None
-        fitted = Ridge(known["train"][source][have["train"]], known["train"][target][have["train"]])
-        if config.split != "validation":
-            fitted.choose(
-                known["validation"][source][have["validation"]], known["validation"][target][have["validation"]]
-            )
-        else:
-            fitted.choose(known["validation"][source][:0], known["validation"][target][:0])
+        if source == target:
+            return scored[source] - known["train"][source][have["train"]].mean(0)
+        pairs = {split: (some[source][have[split]], some[target][have[split]]) for split, some in known.items()}
+        fitted = Ridge(*pairs["train"])
+        fitted.choose(*pairs["validation"])
         return fitted.predict(scored[source])
 
     found = {}
