@@ -23,13 +23,12 @@ BATCH = 32
 """Images that a thread decodes at a time: a future for each would take a sixth of the time of a small image."""
 
 
-class ImageFiles:
+class LocalFiles:
     """The files of a local data set by path relative to its folder."""
 
     def __init__(self, context: Context) -> None:
         self.folder: Path = raw_folder(context)
         self.inventory: dict[str, Entry] = open_inventory(context)
-        self.max_pixels: int = context.params["max_pixels"]
 
     def read(self, name: str) -> bytes:
         """The bytes of a file. Raises `DataError` when they differ from the inventory."""
@@ -42,6 +41,14 @@ class ImageFiles:
         if hashlib.sha256(content).hexdigest() != self.inventory[name].sha256:
             raise DataError(f"{path}: changed since it was fetched; run again")
         return content
+
+
+class ImageFiles(LocalFiles):
+    """The images of a local data set."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.max_pixels: int = context.params["max_pixels"]
 
     def facts(self, name: str) -> "ImageFacts | str":
         """Size and format of an image that decodes completely, else the reason why it cannot be used."""

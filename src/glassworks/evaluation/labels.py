@@ -98,8 +98,21 @@ class Tile(Column):
     """JSON pointer to the value."""
 
 
+class Curve(Settings):
+    """Metrics of the table over a number that some of its rows have."""
+
+    title: str
+    """Heading."""
+    x_title: str
+    """Name of the number; its axis is logarithmic."""
+    rows: dict[str, float]
+    """The number of each row, by name."""
+    columns: list[str]
+    """Names of the columns, one line each, called by the group of the column."""
+
+
 class Gallery(Settings):
-    """Items that are media with answers. The media files are in the folder gallery/, named by key."""
+    """Items that are images or sounds with answers. The media files are in the folder gallery/, named by key."""
 
     kind: Literal["gallery"] = "gallery"
     """Kind of items."""
@@ -145,6 +158,8 @@ class Labels(Settings):
     """Numbers at the top of the section of the experiment."""
     table: Table | None = None
     """Table of the scores of all systems."""
+    curve: Curve | None = None
+    """Figure of metrics of the table over a number, such as the width of the vectors."""
     items: Gallery | Texts | None = None
     """Presentation of items.jsonl."""
 

@@ -22,6 +22,8 @@ INDEX = "features.json"
 """The encoder, its identity, the data set, and the list of all files of features."""
 KEYS = "keys"
 """The metadata of a file that holds the keys of its samples as JSON."""
+PRESENT = "present"
+"""The tensor that is False at samples without the modality; a file in which all samples have it lacks the tensor."""
 REMEDY = "check the artefact with `glassworks verify`, or make the features again"
 FIELDS = {"encoder", "identity", "dataset", "width", "shards"}
 
