@@ -4,15 +4,19 @@ The modules are our own. peft draws every initial matrix from the global generat
 and the parameter's name. Importing peft also loads transformers, which takes seconds.
 
 `attach` refuses a layer that shares its weight, because merging would change the other owner too. `load_adapter` refuses features of peft that these
-modules lack. Shapes: C input features, C' output features, R rank.
+modules lack.
+
+Our models fuse projections: queries, keys and values are one layer, and so are gate and up. As in peft, each projection has its own update. Module
+attributes `fused_rows` ({layer: {projection: rows}}) tell where a projection lies. Its name is that of the layer and its own, `attention.qkv.q_proj`.
+Shapes: C input features, C' output features, R rank, P adapted projections of a layer, C'' rows of these.
 """
 
 import fnmatch
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -50,49 +54,71 @@ NEUTRAL = {
 }
 """Keys of peft's configuration that `load_adapter` reads, or that change nothing. Any other key must be unset."""
 
-
-FUSED = {"attention.qkv": ("q_proj", "k_proj", "v_proj"), "feed_forward.inner": ("gate_proj", "up_proj")}
-"""Our layers that hold several published layers, by the endings of the names."""
 SHORT = {
     "o_proj": ("attention.out",),
     "down_proj": ("feed_forward.out",),
     "c_attn": ("attention.qkv",),
     "c_fc": ("feed_forward.inner",),
     "c_proj": ("attention.out", "feed_forward.out"),
-} | {part: (ours,) for ours, parts in FUSED.items() for part in parts}
-"""Endings of our names for the short names that peft's users write, which are those of the layouts of Llama and GPT-2."""
+}
+"""Endings of our names for the short names of published layers that peft's users write. The parts of our fused layers have their short names."""
 Linear = nn.Linear | QuantisedLinear
 
 
-class LoraLinear(nn.Module):
-    """A frozen linear layer with a trained low-rank update: [..., C] to [..., C'].
+class Projection(NamedTuple):
+    """A linear layer, or a part of a fused one."""
 
-    LoRA and rsLoRA compute `W x + b + s B A x`. DoRA computes `m (W x + s B A x) / |W + s B A| + b` with a trained magnitude m [C'] and the norm of every
-    row, which is a constant in the backward pass. A [R, C], B [C', R] and m are float32. Submodules have peft's names.
+    layer: str
+    """Name of the layer in the model."""
+    part: str
+    """Name of the part; "" is the whole layer."""
+    rows: int
+    """Output features."""
+    in_features: int
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer with a trained low-rank update of some or all of its projections: [..., C] to [..., C'].
+
+    For each projection, LoRA and rsLoRA compute `W x + b + s B A x`. DoRA computes `m (W x + s B A x) / |W + s B A| + b` with a trained magnitude m and
+    the norm of every row, which is a constant in the backward pass. Submodules have peft's names. The float32 parameters hold all projections, one after
+    the other: A [P R, C], B [C'', R] and m [C''].
 
     PiSSA computes `W x + b + s (B A - B0 A0) x`, where `s B0 A0` are the R largest principal components of W. So the frozen part is the residual
     `W - s B0 A0`, but W keeps its memory and its bits. The difference is computed as `(B - B0) A + B0 (A - A0)`, which cancels nothing.
 
-    The module has no `weight`: code that reads the weight of a layer instead of calling the layer fails, and cannot ignore the update.
+    Dropout draws one mask for all projections of the layer. The module has no `weight`: code that reads the weight of a layer instead of calling the
+    layer fails, and cannot ignore the update.
     """
 
     lora_magnitude_vector: nn.Parameter | None
     initial_A: Tensor | None
     initial_B: Tensor | None
 
-    def __init__(self, base_layer: Linear, settings: Adapter) -> None:
-        """The update starts as zero, with A uninitialised, for PiSSA A0 and B0 too. Draws nothing from the global generator."""
+    def __init__(
+        self,
+        base_layer: Linear,
+        settings: Adapter,
+        fused_rows: Mapping[str, int] | None = None,
+        adapted: Sequence[str] = ("",),
+    ) -> None:
+        """The update starts as zero, with A uninitialised, for PiSSA A0 and B0 too. Draws nothing from the global generator.
+
+        `fused_rows` has the rows of the projections of a fused layer, and `adapted` names those with an update, in the same order.
+        """
         super().__init__()
         self.base_layer, self.settings = base_layer, settings
         self.scale, self.dropout = settings.scale, settings.dropout
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
+        self.fused_rows, self.adapted = dict(fused_rows or {"": self.out_features}), tuple(adapted)
+        self.rows = [self.fused_rows[part] for part in self.adapted]
         device = next(iter(base_layer.state_dict().values())).device
         options: dict[str, Any] = {"bias": False, "device": device, "dtype": torch.float32}
-        self.lora_A = nn.utils.skip_init(nn.Linear, self.in_features, settings.rank, **options)
-        self.lora_B = nn.utils.skip_init(nn.Linear, settings.rank, self.out_features, **options)
+        self.lora_A = nn.utils.skip_init(nn.Linear, self.in_features, len(self.rows) * settings.rank, **options)
+        self.lora_B = nn.utils.skip_init(nn.Linear, settings.rank, sum(self.rows), **options)
         with torch.no_grad():
             self.lora_B.weight.zero_()
-            norms = _row_norms(base_layer.weight.float()) if settings.kind == "dora" else None
+            norms = torch.cat(self._row_norms(base_layer.weight.float())) if settings.kind == "dora" else None
         self.register_parameter("lora_magnitude_vector", None if norms is None else nn.Parameter(norms))
         for name, part in (("initial_A", self.lora_A), ("initial_B", self.lora_B)):
             self.register_buffer(name, torch.empty_like(part.weight) if settings.kind == "pissa" else None)
@@ -104,56 +130,98 @@ class LoraLinear(nn.Module):
         if drops or not torch.is_autocast_enabled(x.device.type):
             x = x.to(self.lora_A.weight.dtype)  # dropout in bf16 would round its factor
         dropped = F.dropout(x, self.dropout) if drops else x
-        if self.initial_A is None:
-            update = self.lora_B(self.lora_A(dropped) * self.scale)
-        else:
-            after, before = self._factors()
-            update = F.linear(F.linear(dropped, before) * self.scale, after)
+        after, before = self._factors()
+        low = (F.linear(dropped, before) * self.scale).split(after.shape[1], -1)
+        updates = [F.linear(*pair) for pair in zip(low, after.split(self.rows), strict=True)]
         if self.lora_magnitude_vector is not None:
-            magnitude = self.lora_magnitude_vector / self._row_norms()
             if drops and isinstance(self.base_layer, QuantisedLinear):
                 plain = self.base_layer.product(dropped)
             elif drops:
                 plain = F.linear(dropped, self.base_layer.weight.to(x.dtype))
             else:
                 plain = result if self.base_layer.bias is None else result - self.base_layer.bias
-            update = (magnitude - 1) * plain + magnitude * update
-        return (result + update).to(result.dtype)
+            parts = zip(
+                self.lora_magnitude_vector.split(self.rows),
+                self._row_norms(self._updated_weight()),
+                self._adapted_parts(plain, -1),
+                updates,
+                strict=True,
+            )
+            updates = [(m / norm - 1) * part + m / norm * update for m, norm, part, update in parts]
+        return (result + self._join(updates)).to(result.dtype)
 
     @torch.no_grad()
     def merged_weight(self) -> Tensor:
         """The weight [C', C] of the linear layer that computes the same function without dropout, in float32."""
         weight = self._updated_weight()
-        if self.lora_magnitude_vector is None:
-            return weight
-        return weight * (self.lora_magnitude_vector / _row_norms(weight))[:, None]
+        if self.lora_magnitude_vector is not None:
+            magnitudes = self.lora_magnitude_vector.split(self.rows)
+            for part, m in zip(self._adapted_parts(weight, 0), magnitudes, strict=True):
+                part.mul_((m / _row_norms(part))[:, None])
+        return weight
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """For each adapted projection its rows of the parameters and of A0 and B0, by their names, in the same memory."""
+        views: dict[str, dict[str, Tensor]] = {part: {} for part in self.adapted}
+        for name, tensor in (*self.named_parameters(), *self.named_buffers()):
+            if not name.startswith("base_layer."):
+                rows = self.settings.rank if name in ("lora_A.weight", "initial_A") else self.rows
+                for part, own in zip(self.adapted, tensor.detach().split(rows), strict=True):
+                    views[part][name] = own
+        return views
 
     def extra_repr(self) -> str:
-        return f"kind={self.settings.kind}, rank={self.settings.rank}, scale={self.scale:g}"
+        parts = f", adapted={', '.join(self.adapted)}" if any(self.adapted) else ""
+        return f"kind={self.settings.kind}, rank={self.settings.rank}, scale={self.scale:g}{parts}"
+
+    def _adapted_parts(self, tensor: Tensor, dimension: int) -> list[Tensor]:
+        """The adapted projections in a tensor with C' elements along `dimension`, in the same memory."""
+        parts = tensor.split(list(self.fused_rows.values()), dimension)
+        return [part for name, part in zip(self.fused_rows, parts, strict=True) if name in self.adapted]
+
+    def _join(self, updates: list[Tensor]) -> Tensor:
+        """[..., C'] from the updates of the adapted projections, with zeros for the others."""
+        if len(self.fused_rows) == 1:
+            return updates[0]
+        shape, found = updates[0].shape[:-1], iter(updates)
+        return torch.cat(
+            [
+                next(found) if name in self.adapted else updates[0].new_zeros(*shape, rows)
+                for name, rows in self.fused_rows.items()
+            ],
+            -1,
+        )
 
     @torch.no_grad()
-    def _row_norms(self) -> Tensor:
-        """|W + s B A| of every row, [C']. Equal to m at first, so m divided by it is exactly 1."""
-        return _row_norms(self._updated_weight())
+    def _row_norms(self, weight: Tensor) -> list[Tensor]:
+        """The norms of the rows of each adapted projection in a weight [C', C]. Those of `_updated_weight` equal m at first, so m / norm is exactly 1."""
+        return [_row_norms(part) for part in self._adapted_parts(weight, 0)]
 
+    @torch.no_grad()
     def _updated_weight(self) -> Tensor:
         """W + s B A [C', C] in float32, under autocast too."""
         weight = self.base_layer.weight
         with torch.autocast(weight.device.type, enabled=False):
-            return torch.addmm(weight.float(), *self._factors(), alpha=self.scale)
+            weight = weight.to(torch.float32, copy=True)
+            after, before = self._factors()
+            factors = zip(after.split(self.rows), before.split(after.shape[1]), strict=True)
+            for part, pair in zip(self._adapted_parts(weight, 0), factors, strict=True):
+                part.addmm_(*pair, alpha=self.scale)
+        return weight
 
     def _factors(self) -> tuple[Tensor, Tensor]:
-        """The factors [C', R], [R, C] of the update; for PiSSA [C', 2 R], [2 R, C], whose products are 0 one by one before the first step."""
+        """The factors [C'', R], [P R, C] of the updates; for PiSSA [C'', 2 R], [2 P R, C], whose products are 0 one by one before the first step."""
         after, before = self.lora_B.weight, self.lora_A.weight
         if self.initial_A is None or self.initial_B is None:
             return after, before
-        return torch.cat([after - self.initial_B, self.initial_B], 1), torch.cat([before, before - self.initial_A])
+        both = [one.unflatten(0, (len(self.rows), -1)) for one in (before, before - self.initial_A)]
+        return torch.cat([after - self.initial_B, self.initial_B], 1), torch.cat(both, 1).flatten(0, 1)
 
 
 def attach(model: nn.Module, settings: Adapter, seed: int) -> list[str]:
     """Replace the target layers by adapters in place, and return their names. Only adapters are trained afterwards; all else is frozen.
 
-    The output does not change: B is 0. A is uniform in ±1/sqrt(C), drawn from the seed and the parameter's name on the CPU, so it depends neither on
+    The output does not change: B is 0. A is uniform in ±1/sqrt(C), drawn from the seed and the projection's name on the CPU, so it depends neither on
     other targets nor on the device. PiSSA draws nothing: A and B are A0 and B0. Raises `ConfigError` for a pattern without a layer, and for more
     principal components than the weight has.
     """
@@ -161,30 +229,33 @@ def attach(model: nn.Module, settings: Adapter, seed: int) -> list[str]:
         raise ConfigError("model.adapter: the model has an adapter already; merge it before adding another")
     names = _targets(model, settings)
     if settings.kind == "pissa":
-        for name in names:
-            layer = model.get_submodule(name)
-            assert isinstance(layer, Linear)
-            if settings.rank > min(layer.in_features, layer.out_features):
+        for name, projection in names.items():
+            if settings.rank > min(projection.in_features, projection.rows):
                 raise ConfigError(
                     f"model.adapter.rank: {settings.rank} is more than the smaller side of {name}; lower it for kind pissa"
                 )
-    for name, adapter in _insert(model, names, settings).items():
-        weight = adapter.lora_A.weight
-        if weight.is_meta:
-            continue
-        if adapter.initial_A is not None and adapter.initial_B is not None:
-            with torch.no_grad():
-                after, before = principal_factors(adapter.base_layer.weight, settings.rank)
-                for own, value in ((adapter.lora_B, after), (adapter.lora_A, before)):
-                    own.weight.copy_(value * adapter.scale**-0.5)
-                adapter.initial_B.copy_(adapter.lora_B.weight)
-                adapter.initial_A.copy_(adapter.lora_A.weight)
+    inserted = _insert(model, names.values(), settings)
+    for layer, adapter in inserted.items():
+        if not adapter.lora_A.weight.is_meta:
+            _initialise(adapter, layer, seed)
+    return list(inserted)
+
+
+@torch.no_grad()
+def _initialise(adapter: LoraLinear, layer: str, seed: int) -> None:
+    weights = adapter._adapted_parts(adapter.base_layer.weight, 0) if adapter.settings.kind == "pissa" else []
+    for index, (part, own) in enumerate(adapter.tensors().items()):
+        first = own["lora_A.weight"]
+        if weights:
+            after, before = principal_factors(weights[index], adapter.settings.rank)
+            for name, value in (("lora_B.weight", after), ("lora_A.weight", before)):
+                own[name].copy_(value * adapter.scale**-0.5)
+            own["initial_B"].copy_(own["lora_B.weight"])
+            own["initial_A"].copy_(first)
         else:
             bound = adapter.in_features**-0.5
-            generator = torch.Generator().manual_seed(_seed(seed, f"{name}.lora_A.weight"))
-            with torch.no_grad():
-                weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))
-    return names
+            generator = torch.Generator().manual_seed(_seed(seed, f"{_named_part(layer, part)}.lora_A.weight"))
+            first.copy_(torch.empty(first.shape).uniform_(-bound, bound, generator=generator))
 
 
 @torch.no_grad()
@@ -244,7 +315,7 @@ def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def save_adapter(model: nn.Module, folder: Path, base: Mapping[str, str]) -> None:
-    """Write the adapter in peft's layout, and `base` to adapter_base.json.
+    """Write the adapter in peft's layout, with A and B of each projection under our names, and `base` to adapter_base.json.
 
     `base` has the `manifest` digest of the base model, and may have its `name`, which peft's configuration repeats. PiSSA is saved as the LoRA of rank
     2 R that computes the same on the original weights: A and A0, B and -B0. adapter_base.json then has `kind`, so that `load_adapter` finds the four again.
@@ -254,14 +325,15 @@ def save_adapter(model: nn.Module, folder: Path, base: Mapping[str, str]) -> Non
         raise ValueError("the model has no adapter")
     folder.mkdir(parents=True, exist_ok=True)
     settings = next(iter(adapters.values())).settings
-    tensors, double, base = adapter_tensors(model), 1, dict(base)
+    parts = {
+        _named_part(layer, part): own for layer, adapter in adapters.items() for part, own in adapter.tensors().items()
+    }
+    double, base = 1, dict(base)
     if settings.kind == "pissa":
         double, base["kind"] = 2, "pissa"
-        for name, adapter in adapters.items():
-            for part, initial, side in (("lora_A", adapter.initial_A, 0), ("lora_B", adapter.initial_B, 1)):
-                assert initial is not None
-                key = f"{name}.{part}.weight"
-                tensors[key] = torch.cat([tensors[key], -initial if side else initial], side)
+        for own in parts.values():
+            own["lora_A.weight"] = torch.cat([own["lora_A.weight"], own.pop("initial_A")])
+            own["lora_B.weight"] = torch.cat([own["lora_B.weight"], -own.pop("initial_B")], 1)
     alpha = settings.alpha * double
     config = {
         "peft_type": "LORA",
@@ -273,12 +345,13 @@ def save_adapter(model: nn.Module, folder: Path, base: Mapping[str, str]) -> Non
         "lora_dropout": settings.dropout,
         "use_rslora": settings.kind == "rslora",
         "use_dora": settings.kind == "dora",
-        "target_modules": _target_modules(model, list(adapters)),
+        "target_modules": target_modules(list(parts), _module_names(model)),
         "bias": "none",
         "fan_in_fan_out": False,
         "init_lora_weights": True,
     }
-    saving.save_tensors({PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
+    tensors = {f"{PREFIX}{name}.{key}": one.clone() for name, own in parts.items() for key, one in own.items()}
+    saving.save_tensors(tensors, folder / WEIGHTS)
     write_json(folder / CONFIG, config)
     write_json(folder / BASE, base)
 
@@ -293,35 +366,44 @@ def load_adapter(model: nn.Module, folder: Path, manifest: str | None = None) ->
         raise ConfigError("model.adapter: the model has an adapter already; merge it before loading another")
     if manifest is not None and (saved := read_base(folder).get("manifest")) != manifest:
         raise ArtifactError(f"{folder}: an adapter of the base {saved}, not of {manifest}; load it onto its own base")
-    config = _read_config(folder)
+    config = read_config(folder)
     pissa = (folder / BASE).is_file() and read_base(folder).get("kind") == "pissa"
-    settings, linears = _read_settings(config, folder / CONFIG, pissa), _linears(model)
-    names = [name for name in linears if _is_target(name, config["target_modules"])]
+    settings, known = read_settings(config, folder / CONFIG, pissa), projections(model)
+    names = [name for name in known if is_target(name, config["target_modules"])]
     if not names:
-        hint = nearest(str(config["target_modules"]), _patterns(linears))
+        hint = nearest(str(config["target_modules"]), _patterns(known))
         raise ArtifactError(f"{folder / CONFIG}: target_modules name no linear layer of the model{hint}")
-    _refuse_shared(model, names)
-    tensors = saving.read_tensors(folder / WEIGHTS)
+    return put_adapter(model, settings, {name: name for name in names}, folder / WEIGHTS)
+
+
+@torch.no_grad()
+def put_adapter(model: nn.Module, settings: Adapter, names: Mapping[str, str], file: Path) -> list[str]:
+    """Attach an adapter with the tensors of a file, where the projection `name` is called `names[name]`, and return the names of its layers.
+
+    The model is unchanged after an error. Raises `ArtifactError` listing missing, extra and misshapen tensors.
+    """
+    known, pissa = projections(model), settings.kind == "pissa"
+    _refuse_shared(model, dict.fromkeys(known[name].layer for name in names))
+    tensors = saving.read_tensors(file)
     expected: dict[str, list[int]] = {}
-    for name in names:
-        layer = linears[name]
-        expected[f"{PREFIX}{name}.lora_A.weight"] = [settings.rank * (1 + pissa), layer.in_features]
-        expected[f"{PREFIX}{name}.lora_B.weight"] = [layer.out_features, settings.rank * (1 + pissa)]
+    for name, saved in names.items():
+        expected[f"{PREFIX}{saved}.lora_A.weight"] = [settings.rank * (1 + pissa), known[name].in_features]
+        expected[f"{PREFIX}{saved}.lora_B.weight"] = [known[name].rows, settings.rank * (1 + pissa)]
         if settings.kind == "dora":
-            expected[f"{PREFIX}{name}.lora_magnitude_vector"] = [layer.out_features]
-    saving.check(expected, tensors, folder / WEIGHTS)
-    _insert(model, names, settings)
-    with torch.no_grad():
-        for name, adapter in _adapters(model).items():
-            if adapter.initial_A is not None and adapter.initial_B is not None:
-                keys = [f"{PREFIX}{name}.{part}.weight" for part in ("lora_A", "lora_B")]
-                tensors[keys[0]], initial_A = tensors[keys[0]].chunk(2)
-                tensors[keys[1]], initial_B = tensors[keys[1]].chunk(2, 1)
-                adapter.initial_A.copy_(initial_A)
-                adapter.initial_B.copy_(-initial_B)
-        for name, tensor in adapter_tensors(model).items():
-            tensor.copy_(tensors[PREFIX + name])
-    return names
+            expected[f"{PREFIX}{saved}.lora_magnitude_vector"] = [known[name].rows]
+    saving.check(expected, tensors, file)
+    inserted = _insert(model, [known[name] for name in names], settings)
+    for layer, adapter in inserted.items():
+        for part, own in adapter.tensors().items():
+            prefix = f"{PREFIX}{names[_named_part(layer, part)]}."
+            found = {name.removeprefix(prefix): tensors[name] for name in expected if name.startswith(prefix)}
+            if pissa:
+                found["lora_A.weight"], found["initial_A"] = found["lora_A.weight"].chunk(2)
+                found["lora_B.weight"], after = found["lora_B.weight"].chunk(2, 1)
+                found["initial_B"] = -after
+            for name, tensor in own.items():
+                tensor.copy_(found[name])
+    return list(inserted)
 
 
 def find_base(folder: Path) -> Path:
@@ -351,60 +433,81 @@ def _linears(model: nn.Module) -> dict[str, Linear]:
     return {name: module for name, module in model.named_modules() if name and type(module) in kinds}  # type: ignore[misc]
 
 
-def _targets(model: nn.Module, settings: Adapter) -> list[str]:
-    linears, targets = _linears(model), settings.targets or (ALL,)
+def projections(model: nn.Module) -> dict[str, Projection]:
+    """The linear layers inside `model`, each projection of a fused one, by name."""
+    fused, found = _fused(model), {}
+    for name, layer in _linears(model).items():
+        for part, rows in (fused.get(name) or {"": layer.out_features}).items():
+            found[_named_part(name, part)] = Projection(name, part, rows, layer.in_features)
+    return found
+
+
+def _fused(model: nn.Module) -> dict[str, dict[str, int]]:
+    """The rows of the projections of every fused layer."""
+    return {
+        f"{owner}.{layer}" if owner else layer: rows
+        for owner, module in model.named_modules()
+        for layer, rows in getattr(module, "fused_rows", {}).items()
+        if not isinstance(module, LoraLinear)
+    }
+
+
+def _named_part(layer: str, part: str) -> str:
+    return f"{layer}.{part}" if part else layer
+
+
+def _targets(model: nn.Module, settings: Adapter) -> dict[str, Projection]:
+    known, targets = projections(model), settings.targets or (ALL,)
     found = {
         name
         for target in targets
-        for name in (_default_targets(model, linears) if target == ALL else _named(target, targets, linears))
+        for name in (_default_targets(model, known) if target == ALL else _named(target, known))
     }
     if not found:
         raise ConfigError("model.adapter.targets: the model's blocks have no linear layer; name the layers")
-    names = [name for name in linears if name in found]
-    _refuse_shared(model, names)
-    return names
+    chosen = {name: projection for name, projection in known.items() if name in found}
+    _refuse_shared(model, dict.fromkeys(one.layer for one in chosen.values()))
+    return chosen
 
 
-def _named(target: str, targets: Sequence[str], linears: Mapping[str, Linear]) -> list[str]:
-    """The layers with a name or a pattern of names. Without any, those whose name has this ending, in our layout or in the published one.
+def _named(target: str, known: Mapping[str, Projection]) -> list[str]:
+    """The projections with a name or a pattern of names, their own or that of their layer. Without any, those with this ending, ours or the published one.
 
-    Raises `ConfigError` for no layer, and for a part of a layer that holds several published ones.
+    Raises `ConfigError` for none.
     """
-    if names := [name for name in linears if fnmatch.fnmatchcase(name, target)]:
-        return names
-    endings = [f".{ending}" for ending in (target, *SHORT.get(target, ()))]
-    if names := [name for name in linears if name.endswith(tuple(endings))]:
-        for ours, parts in FUSED.items():
-            missing = [part for part in parts if part not in targets]
-            if target in parts and missing and not any(name.endswith(f".{target}") for name in names):
-                raise ConfigError(
-                    f"model.adapter.targets: our {ours} holds {', '.join(parts)} and takes one adapter; add {', '.join(missing)}"
-                )
-        return names
-    known = _patterns(linears)
+    names = {name: (name, projection.layer) for name, projection in known.items()}
+    if found := [name for name, both in names.items() if any(fnmatch.fnmatchcase(one, target) for one in both)]:
+        return found
+    endings = tuple(f".{ending}" for ending in (target, *SHORT.get(target, ())))
+    if found := [name for name, both in names.items() if any(one.endswith(endings) for one in both)]:
+        return found
+    allowed = _patterns([one for both in names.values() for one in both])
     if "." not in target and "*" not in target:
-        known += [name for name, ours in SHORT.items() if any(one.endswith(ours) for one in linears)]
-    raise ConfigError(f"model.adapter.targets: no linear layer is called {target!r}{nearest(target, known)}")
+        ends = [one for both in names.values() for one in both]
+        allowed += [name for name, ours in SHORT.items() if any(one.endswith(ours) for one in ends)]
+        allowed += sorted({projection.part for projection in known.values() if projection.part})
+    raise ConfigError(f"model.adapter.targets: no linear layer is called {target!r}{nearest(target, allowed)}")
 
 
-def _default_targets(model: nn.Module, linears: Mapping[str, Linear]) -> list[str]:
+def _default_targets(model: nn.Module, known: Mapping[str, Projection]) -> list[str]:
     """All linear layers of `model.blocks()`. In a model without blocks (a model of transformers), all but the output layer."""
     blocks: Any = getattr(model, "blocks", None)
+    layers = {name: model.get_submodule(projection.layer) for name, projection in known.items()}
     if blocks is not None:
         listed = blocks.children() if isinstance(blocks, nn.Module) else blocks()
         inside = {id(module) for block in listed for module in block.modules()}
-        return [name for name, layer in linears.items() if id(layer) in inside]
+        return [name for name, layer in layers.items() if id(layer) in inside]
     output: Any = getattr(model, "get_output_embeddings", None)
     head = output and output()
-    return [name for name, layer in linears.items() if layer is not head]
+    return [name for name, layer in layers.items() if layer is not head]
 
 
-def _patterns(linears: Mapping[str, Linear]) -> list[str]:
+def _patterns(names: Iterable[str]) -> list[str]:
     """The names of layers with `*` for every index: one name for the same layer of all blocks."""
-    return sorted({".".join("*" if part.isdigit() else part for part in name.split(".")) for name in linears})
+    return sorted({".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names})
 
 
-def _refuse_shared(model: nn.Module, names: list[str]) -> None:
+def _refuse_shared(model: nn.Module, names: Iterable[str]) -> None:
     owners: dict[int, list[str]] = {}
     for owner, module in model.named_modules(remove_duplicate=False):
         for parameter in module._parameters.values():
@@ -419,14 +522,17 @@ def _refuse_shared(model: nn.Module, names: list[str]) -> None:
                 )
 
 
-def _insert(model: nn.Module, names: list[str], settings: Adapter) -> dict[str, LoraLinear]:
-    """Freeze the model, then replace the named layers by adapters."""
+def _insert(model: nn.Module, chosen: Iterable[Projection], settings: Adapter) -> dict[str, LoraLinear]:
+    """Freeze the model, then replace the layers of the projections by adapters."""
     model.requires_grad_(False)
+    fused, parts = _fused(model), dict[str, list[str]]()
+    for projection in chosen:
+        parts.setdefault(projection.layer, []).append(projection.part)
     inserted = {}
-    for name in names:
+    for name, adapted in parts.items():
         layer = model.get_submodule(name)
         assert isinstance(layer, Linear)
-        inserted[name] = LoraLinear(layer, settings)
+        inserted[name] = LoraLinear(layer, settings, fused.get(name), adapted)
         model.set_submodule(name, inserted[name])
     return inserted
 
@@ -440,23 +546,29 @@ def _row_norms(weight: Tensor) -> Tensor:
     return torch.linalg.vector_norm(weight, dim=1)
 
 
-def _target_modules(model: nn.Module, names: list[str]) -> list[str] | str:
-    """`target_modules` of peft that select exactly the named layers: the last parts of the names if possible, as is usual."""
-    modules = [name for name, _ in model.named_modules()]
+def _module_names(model: nn.Module) -> set[str]:
+    """The names of all modules and of the projections of fused layers."""
+    parts = {f"{layer}.{part}" for layer, rows in _fused(model).items() for part in rows}
+    return parts | {name for name, _ in model.named_modules()}
+
+
+def target_modules(names: list[str], known: Iterable[str]) -> list[str] | str:
+    """`target_modules` of peft that select exactly `names` among the `known` ones: the last parts of the names if possible, as is usual."""
     for targets in (sorted({name.rpartition(".")[-1] for name in names}), names):
-        if [name for name in modules if _is_target(name, targets)] == names:
+        if {name for name in known if is_target(name, targets)} == set(names):
             return targets
     return "|".join(map(re.escape, names))
 
 
-def _is_target(name: str, targets: str | list[str]) -> bool:
+def is_target(name: str, targets: str | list[str]) -> bool:
     """peft's rule: a list has whole names or endings of names, a string is a regular expression for the whole name."""
     if isinstance(targets, str):
         return re.fullmatch(targets, name) is not None
     return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """peft's configuration. Raises `ArtifactError` for a setting that our adapters lack."""
     file, config = folder / CONFIG, saving.read_config(folder, "an adapter", CONFIG)
     if config.get("peft_type") != "LORA":
         raise ArtifactError(f"{file}: not the configuration of a LoRA adapter")
@@ -476,7 +588,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _read_settings(config: Mapping[str, Any], file: Path, pissa: bool) -> Adapter:
+def read_settings(config: Mapping[str, Any], file: Path, pissa: bool) -> Adapter:
+    """Our settings of an adapter with peft's configuration, read from `file`. Raises `ArtifactError` for an invalid number."""
     kind = "dora" if config.get("use_dora") else "rslora" if config.get("use_rslora") else "lora"
     try:
         return Adapter.model_validate(

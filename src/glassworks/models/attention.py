@@ -15,6 +15,9 @@ from glassworks.models.rotary import Rotation, rotate
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values, each [B, K, S, D]."""
 
+QKV = ("q_proj", "k_proj", "v_proj")
+"""Projections to queries, keys and values, by transformers' names."""
+
 
 @dataclass(frozen=True)
 class Attend:
@@ -39,7 +42,7 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention. With fewer key-value heads than query heads, groups of query heads share them (GQA).
 
     `size` is that of a head, by default width / heads; `scale` multiplies the scores, by default size ** -0.5. With `norm_eps`, queries and keys are
-    normalised before their rotation.
+    normalised before their rotation. `fused_rows` has the rows of each projection in a fused layer, for adapters.
     """
 
     def __init__(
@@ -56,7 +59,9 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads, self.size = heads, kv_heads or heads, size or width // heads
         self.scale = scale
-        self.qkv = nn.Linear(width, (self.heads + 2 * self.kv_heads) * self.size, bias=input_bias)
+        rows = {name: count * self.size for name, count in zip(QKV, (self.heads, *[self.kv_heads] * 2), strict=True)}
+        self.fused_rows = {"qkv": rows}
+        self.qkv = nn.Linear(width, sum(rows.values()), bias=input_bias)
         self.out = nn.Linear(self.heads * self.size, width, bias=output_bias)
         self.normed = norm_eps is not None
         if norm_eps is not None:

@@ -18,12 +18,16 @@ GATES: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu, "geglu_tanh": 
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with a non-linearity between them. A gated one multiplies the non-linearity of one half of the inner features by the other half (Llama, Qwen, Gemma)."""
+    """Two linear maps with a non-linearity between them. A gated one multiplies the non-linearity of one half of the inner features by the other half (Llama, Qwen, Gemma).
+
+    `fused_rows` has the rows of each projection in a fused layer, for adapters.
+    """
 
     def __init__(self, width: int, inner: int, kind: str, bias: bool = True) -> None:
         super().__init__()
         self.gated = kind in GATES
         self.activation = GATES[kind] if self.gated else ACTIVATIONS[kind]
+        self.fused_rows = {"inner": dict.fromkeys(("gate_proj", "up_proj"), inner)} if self.gated else {}
         self.inner = nn.Linear(width, (1 + self.gated) * inner, bias=bias)
         self.out = nn.Linear(inner, width, bias=bias)
 

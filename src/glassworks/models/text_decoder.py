@@ -129,6 +129,8 @@ class DecoderBlock(nn.Module):
             config.attention_scale,
             config.norm_eps if config.head_norms else None,
         )
+        if config.position == "learned":
+            self.attention.fused_rows = {}  # GPT-2 has one projection to queries, keys and values
         self.has_cross_attention = memory_width is not None
         if memory_width is not None:
             self.cross_norm = norm(config)

@@ -32,8 +32,8 @@ class Adapter(Settings):
     targets: (
         Annotated[tuple[str, ...], Field(strict=False, min_length=1), BeforeValidator(_listed, str | list[str])] | None
     ) = None
-    """Names of linear layers: patterns such as `*.attention.qkv`, or short names such as `q_proj`. `all-linear` or null is all linear layers of the
-    transformer blocks.
+    """Names of linear layers or of their projections: patterns such as `*.attention.qkv`, or short names such as `q_proj`. `all-linear` or null is all
+    linear layers of the transformer blocks.
     """
 
     @property
