@@ -112,12 +112,14 @@ class Curve(Settings):
 
 
 class Gallery(Settings):
-    """Items that are images or sounds with answers. The media files are in the folder gallery/, named by key."""
+    """Items that are images, sounds or questions, with answers. The media files are in the folder gallery/, named by key."""
 
     kind: Literal["gallery"] = "gallery"
     """Kind of items."""
     title: str
     """Heading."""
+    question: str = ""
+    """Field of an item that holds the text of a question; empty for items that are media."""
     truth: str
     """Field of an item that holds the true answers, a list of texts."""
     answers: list[tuple[str, str]]

@@ -22,22 +22,33 @@ Ends = int | Collection[int] | None
 
 
 def generate(
-    model: Any, prompts: Prompts, settings: Decoding, ends: Ends, numbers: Sequence[int] | None = None
+    model: Any,
+    prompts: Prompts,
+    settings: Decoding,
+    ends: Ends,
+    numbers: Sequence[int] | None = None,
+    shared: int = 0,
 ) -> list[list[int]]:
     """The new token ids of every prompt from a language model, without its end.
 
     Random draws depend on the seed, the prompt and its number in `numbers` (default 0). Different numbers give different texts of the same prompt.
+    The first `shared` tokens are the same in all prompts, and are computed once.
     """
-    return collect(stream(model, prompts, settings, ends, numbers), len(prompts))
+    return collect(stream(model, prompts, settings, ends, numbers, shared), len(prompts))
 
 
 def stream(
-    model: Any, prompts: Prompts, settings: Decoding, ends: Ends, numbers: Sequence[int] | None = None
+    model: Any,
+    prompts: Prompts,
+    settings: Decoding,
+    ends: Ends,
+    numbers: Sequence[int] | None = None,
+    shared: int = 0,
 ) -> Iterator[list[tuple[int, int]]]:
     """The stream of `generate`: at every step, (row, new id) of each unfinished text. Beam search yields everything at its end."""
     numbers = numbers or [0] * len(prompts)
     streams = [f"{number}: {' '.join(map(str, prompt))}" for number, prompt in zip(numbers, prompts, strict=True)]
-    yield from decode(model.decoder, prompts, settings, ends, streams)
+    yield from decode(model.decoder, prompts, settings, ends, streams, shared=shared)
 
 
 def caption(
@@ -72,10 +83,12 @@ def decode(
     streams: Sequence[str],
     memory: Any = None,
     context: int | None = None,
+    shared: int = 0,
 ) -> Iterator[list[tuple[int, int]]]:
     """The stream of new tokens: at every step, (row, new id) of each unfinished text. An id of `ends` ends a text and is not yielded.
 
-    `context` limits prompt plus text, by default to the maximum of the decoder. `streams` names the random stream of each row.
+    `context` limits prompt plus text, by default to the maximum of the decoder. `streams` names the random stream of each row. The first `shared` tokens
+    are the same in all prompts, and are computed once; every prompt has a token after them.
     """
     assert not decoder.training, "decoding wants model.eval()"
     if not prompts:
@@ -84,12 +97,14 @@ def decode(
     ends = _ends(ends, vocabulary)
     _check_ids(prompts, vocabulary)
     room = _room(prompts, settings, context or decoder.max_tokens)
+    if shared and (memory is not None or any(view.window for view in decoder.views)):
+        shared = 0
     if settings.beams > 1:
         texts = _beam_search(decoder, prompts, room, settings, ends, memory)
         yield [(row, token) for row, text in enumerate(texts) for token in text]
         return
     steps = max(room)
-    cache, logits = _prefill(decoder, prompts, memory, steps)
+    cache, logits = _prefill(decoder, prompts, memory, steps, shared)
     advance = next_logits(decoder, len(prompts), steps)
     device = logits.device
     seen = _seen(prompts, logits) if settings.repetition_penalty != 1 else None
@@ -231,13 +246,20 @@ def _room(prompts: Prompts, settings: Decoding, context: int) -> list[int]:
     return [min(settings.max_new_tokens or context, context - len(prompt)) for prompt in prompts]
 
 
-def _prefill(decoder: Any, prompts: Prompts, memory: Any, steps: int) -> tuple[Any, Tensor]:
+def _prefill(decoder: Any, prompts: Prompts, memory: Any, steps: int, shared: int = 0) -> tuple[Any, Tensor]:
     """A cache with the prompts and room for `steps` tokens, and the logits [B, V] of the next tokens."""
-    longest = max(map(len, prompts))
     device = decoder.tokens.weight.device
+    beginning, prompts = prompts[0][:shared], [prompt[shared:] for prompt in prompts]
+    longest = max(map(len, prompts))
     gaps = [longest - len(prompt) for prompt in prompts]
+    padding = torch.tensor(gaps, device=device) if any(gaps) else None
     ids = torch.tensor([[0] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)], device=device)
-    cache = decoder.new_cache(len(prompts), torch.tensor(gaps, device=device) if any(gaps) else None, longest + steps)
+    cache = decoder.new_cache(len(prompts), padding, shared + longest + steps, shared)
+    if shared:
+        once = decoder.new_cache(1, None, shared)
+        decoder.hidden(torch.tensor([beginning], device=device), memory, once)
+        cache.kept[:, :, :, :shared] = once.kept
+        cache.length = shared
     return cache, decoder.logits(decoder.hidden(ids, memory, cache)[:, -1])
 
 

@@ -36,7 +36,8 @@ Memory = list[KeysValues]
 class Cache:
     """Keys and values of the text so far in one tensor [L, B, 2 K, T_max, D], the keys of a block before its values; `length` positions are filled.
 
-    Texts of different lengths are padded on the left: the first `padding` [B] positions of a row are padding.
+    Texts of different lengths are padded on the left: the first `padding` [B] positions of a row are padding. With `shared`, that many tokens of a
+    beginning that all rows have come before the padding.
     `rotations` has the rotation of positions 0 … T_max - 1, each [T_max, D], for each kind of rotary positions in the model.
     """
 
@@ -46,12 +47,13 @@ class Cache:
     rotations: dict[Rope, Rotation] = field(default_factory=dict)
     last: int | None = None
     """The last position of the model. Finished rows are clamped to it while others continue."""
+    shared: int = 0
 
     def __post_init__(self) -> None:
         self.columns = torch.arange(self.kept.shape[3], device=self.kept.device)
         if self.padding is not None:  # attention bias [B, T_max]
-            hidden = self.columns < self.padding[:, None]
-            self.bias = self.kept.new_zeros(hidden.shape).masked_fill(hidden, -torch.inf)
+            self.hidden = (self.columns >= self.shared) & (self.columns < self.shared + self.padding[:, None])
+            self.bias = self.kept.new_zeros(self.hidden.shape).masked_fill(self.hidden, -torch.inf)
 
     def reorder(self, rows: Tensor) -> None:
         """Keep the given rows of the batch, in that order (for beam search and finished texts)."""
@@ -60,7 +62,7 @@ class Cache:
             self.kept = self.kept.new_empty(len(self.kept), len(rows), *self.kept.shape[2:])
         self.kept.narrow(3, 0, self.length).copy_(filled)
         if self.padding is not None:
-            self.padding, self.bias = self.padding[rows], self.bias[rows]
+            self.padding, self.hidden, self.bias = self.padding[rows], self.hidden[rows], self.bias[rows]
 
     def keys_values(self, block: int) -> KeysValues:
         """Keys and values of a block, each [B, K, T_max, D], as writable views."""
@@ -99,7 +101,7 @@ class Cache:
         if window is not None:
             allowed = allowed & (key > query - window)
         if self.padding is not None:  # padding attends to itself, since a row without keys gives NaN
-            allowed = allowed & (key >= self.padding[:, None, None]) | (key == query)
+            allowed = allowed & ~self.hidden[:, None, :end] | (key == query)
         return allowed[:, None]
 
 
@@ -183,14 +185,14 @@ class TextDecoder(nn.Module):
         tokens = list(image_tokens) * (len(self.blocks) if len(image_tokens) == 1 else 1)
         return [block.cross_attention.keys_values(one) for block, one in zip(self.blocks, tokens, strict=True)]
 
-    def new_cache(self, rows: int, padding: Tensor | None = None, tokens: int | None = None) -> Cache:
+    def new_cache(self, rows: int, padding: Tensor | None = None, tokens: int | None = None, shared: int = 0) -> Cache:
         """An empty cache for `rows` texts of up to `tokens` tokens, by default the maximum of the model."""
         weight, config, tokens = self.tokens.weight, self.config, tokens or self.max_tokens
         positions = torch.arange(tokens, device=weight.device)
         rotations = {view.rope: self._rotation(positions, view.rope) for view in set(self.views) if view.rope}
         shape = (len(self.blocks), rows, 2 * (config.kv_heads or config.heads), tokens, config.size)
         kept = empty(*shape, dtype=weight.dtype) if weight.device.type == "cpu" else weight.new_empty(shape)
-        return Cache(kept, padding, 0, rotations, self.max_tokens - 1)
+        return Cache(kept, padding, 0, rotations, self.max_tokens - 1, shared)
 
     def forward(
         self,

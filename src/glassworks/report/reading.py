@@ -80,9 +80,10 @@ class Curves:
 
 @dataclass(frozen=True)
 class Picture:
-    """An item of a gallery: an image, a sound or both, with texts."""
+    """An item of a gallery: an image, a sound, a question or several of them, with texts."""
 
     key: str
+    question: str | None
     image: str | None
     """The image as a data URI, if it was kept."""
     sound: str | None
@@ -335,6 +336,9 @@ def read_gallery(results: Path, labels: Gallery, count: int) -> list[Picture]:
         texts = truth if isinstance(truth, list) else [None]
         if not all(isinstance(text, str) for text in [key, *texts]):
             raise DataError(f"{place}: expected a key and, under {labels.truth}, a list of texts; {REMEDY}")
+        question = row.get(labels.question) if labels.question else None
+        if labels.question and not isinstance(question, str):
+            raise DataError(f"{place}: {labels.question}: expected the text of a question; {REMEDY}")
         if not isinstance(marks, dict) or not all(isinstance(marked, dict) for marked in marks.values()):
             raise DataError(f"{place}: {labels.marks_in}: expected an object for each answer; {REMEDY}")
         answers = {name: row[name] for name, _ in labels.answers if isinstance(row.get(name), str)}
@@ -342,7 +346,7 @@ def read_gallery(results: Path, labels: Gallery, count: int) -> list[Picture]:
         image, sound = (
             next((uri for uri in kept if uri.startswith(f"data:{kind}/")), None) for kind in ("image", "audio")
         )
-        pictures.append(Picture(str(key), image, sound, truth, answers, marks))
+        pictures.append(Picture(str(key), question, image, sound, truth, answers, marks))
     return pictures
 
 
