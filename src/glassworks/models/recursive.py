@@ -60,12 +60,13 @@ class Layer(nn.Module):
         self.feed_forward = FeedForward(config.width, config.inner_width, "swiglu", bias=False)
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
-        if self.config.mixer == "attention":
-            mixed = self.mix(x, attend)
-        else:
-            mixed = self.mix(x.transpose(1, 2)).transpose(1, 2)
-        x = _norm(x + mixed)
+        x = _norm(x + self._mixed(x, attend))
         return _norm(x + self.feed_forward(x))
+
+    def _mixed(self, x: Tensor, attend: Attend) -> Tensor:
+        if self.config.mixer == "mlp":
+            return self.mix(x.transpose(1, 2)).transpose(1, 2)
+        return self.mix(x, attend)
 
 
 class Recursive(nn.Module):
