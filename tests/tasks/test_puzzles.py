@@ -20,7 +20,7 @@ from glassworks.runtime import fork_server
 from glassworks.runtime.signals import StopRequest
 from glassworks.sources.sudoku.source import board, classes_by_split
 from glassworks.stages.train import describe
-from glassworks.tasks.puzzles.settings import DeepSupervision, PuzzleOptions
+from glassworks.tasks.puzzles.settings import BoardTraining, PuzzleOptions
 from glassworks.tasks.puzzles.task import PuzzlesTask
 from glassworks.training.loop import fit
 from glassworks.training.workers import Workers
@@ -31,20 +31,26 @@ PARAMS = {"datasets": {"boards": {"source": "sudoku", "samples": {"train": 24, "
 EXPERIMENT = {
     "task": "puzzles",
     "data": {"dataset": "boards"},
-    "model": {"width": 8, "heads": 2, "inner": 16, "inner_recursions": 1, "outer_recursions": 2},
+    "model": {
+        "width": 8,
+        "heads": 2,
+        "inner": 16,
+        "inner_recursions": 1,
+        "outer_recursions": 2,
+        "supervision_steps": 3,
+    },
     "optimization": {"warmup_steps": 1, "learning_rate": 0.01},
     "training": {
         "steps": 4,
         "batch_size": 8,
         "micro_batches": 2,
-        "supervision_steps": 3,
         "validate_every": 2,
         "ema_decay": 0.9,
         "digest_every": 1,
     },
     "execution": {"checkpoint_every": 1},
     "evaluations": {
-        "boards": {"bootstrap": 100, "batch_size": 4, "depths": [1, 3], "steps": 3, "tries": [1, 2], "tried_boards": 6}
+        "boards": {"bootstrap": 100, "batch_size": 4, "depths": [1, 2], "tries": [1, 2], "tried_boards": 6}
     },
 }
 CLASSES = classes_by_split({"validation": 5, "test": 10}, 0)
@@ -58,7 +64,7 @@ def a_sample(index: int = 0, **changes) -> Sample:
 
 
 def a_task(**training) -> PuzzlesTask:
-    return PuzzlesTask(Config(**EXPERIMENT["model"]), DeepSupervision(steps=1, **training))
+    return PuzzlesTask(Config(**EXPERIMENT["model"]), BoardTraining(steps=1, **training))
 
 
 def a_batch(task: PuzzlesTask, count: int = 3):
@@ -135,7 +141,7 @@ class Fixed:
 
 
 def test_validation_counts_whole_boards_and_cells_beside_them():
-    task = a_task(supervision_steps=2)
+    task = a_task()
     batch = a_batch(task)
     found = task.validate(Fixed(batch.solutions, wrong=2), batch)
     assert found["boards"] == (1, 3) and found["halting_accuracy"] == (1, 3)
@@ -158,8 +164,8 @@ def test_scores_by_hand():
         }
         for name, logit, right in (("a", 1.0, 36), ("a", 1.0, 27), ("b", -1.0, 27), ("b", 1.0, 36), ("b", 1.0, 36))
     ]
-    found = summary(items, BoardsEvaluation(depths=[1, 16], tries=[1, 3], bootstrap=100), 0)
-    assert found["depths"]["16"]["boards"]["value"] == 0.6
+    found = summary(items, BoardsEvaluation(depths=[1, 16], tries=[1, 3], bootstrap=100), 16, 0)
+    assert found["depths"]["16"]["boards"]["value"] == found["model"]["boards"]["value"] == 0.6
     assert found["depths"]["16"]["boards_by_class"]["value"] == 0.6
     assert found["depths"]["16"]["boards_by_class"]["low"] == 0.5  # class a twice
     assert found["depths"]["16"]["cells"]["value"] == 0.9 and found["depths"]["1"]["cells"]["value"] == 0.5
@@ -195,7 +201,7 @@ def test_one_and_two_workers_train_and_score_with_the_same_bytes(trained):
     results.append(evaluated(trained, threads=2, workers=2))
     assert results[0] == results[1]
     metrics = json.loads(results[0]["metrics.json"])
-    assert metrics["samples"] == 10 and metrics["tried_boards"] == 6 and list(metrics["depths"]) == ["1", "3"]
+    assert metrics["samples"] == 10 and metrics["tried_boards"] == 6 and list(metrics["depths"]) == ["1", "2", "3"]
     rows = [json.loads(line) for line in one["metrics.jsonl"].splitlines()]
     assert {"loss.cells", "loss.halting"} <= rows[0].keys()
     assert {"validation_boards", "validation_cells"} <= rows[2].keys()
@@ -225,7 +231,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(trained, tmp_path):
     assert any(not torch.equal(run.task.build().state_dict()[n], t) for n, t in resumed.model.named_parameters())
 
 
-def test_the_headline_depth_must_be_scored(project):
-    wrong = {**EXPERIMENT, "evaluations": {"boards": {"depths": [1, 2], "steps": 16}}}
-    with pytest.raises(ConfigError, match=r"steps: 16 is not among the depths \[1, 2\]"):
+def test_depths_must_ascend(project):
+    wrong = {**EXPERIMENT, "evaluations": {"boards": {"depths": [2, 1]}}}
+    with pytest.raises(ConfigError, match="depths and tries must ascend, each number once"):
         project.configure(PARAMS, solver=wrong)

@@ -38,14 +38,15 @@ COLUMNS = [
 
 def labels(metrics: dict[str, Any], config: BoardsEvaluation) -> Labels:
     """Labels for the metrics of one evaluation."""
-    first = f"{config.steps} steps"
-    rows = [_row(_plural(int(depth), "step"), "", "depths", depth) for depth in metrics["depths"]]
+    first = _plural(metrics["steps"], "step")
+    rows = [_row("model", f"{first}, as trained", "the model's own number of supervision steps", "model")]
+    rows += [_row(depth, _plural(int(depth), "step"), "", "depths", depth) for depth in metrics["depths"]]
     if "tries" in metrics:
         of = f"on the first {metrics['tried_boards']:,} boards, {first}"
         for name in metrics["tries"]:
             title = _plural(int(name), "noisy try", "noisy tries") if name.isdigit() else f"tries: {name}"
             meaning = "the halting head chooses" if name.isdigit() else "without choice"
-            rows.append(_row(title, f"{of}; {meaning}", "tries", name))
+            rows.append(_row(f"tries: {name}", title, f"{of}; {meaning}", "tries", name))
     cells = {name: pointer("guessing", name) for name in ("boards", "cells")}
     rows.append(
         Row(name="guessing", title="guessing", explanation="empty cells filled at random", control=True, cells=cells)
@@ -53,7 +54,7 @@ def labels(metrics: dict[str, Any], config: BoardsEvaluation) -> Labels:
     notes = [
         f"{metrics['samples']:,} boards of {metrics['symmetry_classes']} symmetry classes of the {config.split} split, with "
         f"{metrics['givens']} givens in the mean. No board of these classes was trained on.",
-        "A board is solved if all its cells are right. Each row continues the recursion of the row above, with the same weights.",
+        "A board is solved if all its cells are right. All rows use the same weights, and more steps continue the recursion of fewer.",
         f"Below each share its 95 % interval ({config.bootstrap:,} bootstrap resamples). It does not cover other training runs.",
     ]
     if "tries" in metrics:
@@ -64,9 +65,7 @@ def labels(metrics: dict[str, Any], config: BoardsEvaluation) -> Labels:
     return Labels(
         unit="boards",
         tiles=[
-            Tile(
-                value=pointer("depths", str(config.steps), "boards"), **BOARDS.model_dump() | {"title": "Boards solved"}
-            ),
+            Tile(value=pointer("model", "boards"), **BOARDS.model_dump() | {"title": "Boards solved"}),
             Tile(
                 name="halting_accuracy",
                 title="Halting head",
@@ -81,7 +80,7 @@ def labels(metrics: dict[str, Any], config: BoardsEvaluation) -> Labels:
             title="Boards solved by depth of the recursion",
             columns=COLUMNS,
             rows=rows,
-            first=_plural(config.steps, "step"),
+            first="model",
             verdict=["boards"],
             notes=notes,
         ),
@@ -91,9 +90,9 @@ def labels(metrics: dict[str, Any], config: BoardsEvaluation) -> Labels:
     )
 
 
-def _row(name: str, explanation: str, *where: str) -> Row:
+def _row(name: str, title: str, explanation: str, *where: str) -> Row:
     cells = {column.name: pointer(*where, column.name) for column in COLUMNS}
-    return Row(name=name, title=name, explanation=explanation, cells=cells)
+    return Row(name=name, title=title, explanation=explanation, cells=cells)
 
 
 def _plural(count: int, one: str, several: str | None = None) -> str:

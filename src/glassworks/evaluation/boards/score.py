@@ -36,7 +36,8 @@ class PuzzlesTask(Protocol):
 def run(scoring: Scoring, config: BoardsEvaluation, task: PuzzlesTask, model: Recursive) -> int:
     """Solve the boards of the split; returns their number."""
     dataset, count = scoring.scored(config)
-    device = scoring.workers.device
+    device, steps = scoring.workers.device, model.config.supervision_steps
+    depths = sorted({*config.depths, steps})
 
     @torch.inference_mode()
     def solve(batch: range) -> list[Item]:
@@ -55,12 +56,12 @@ def run(scoring: Scoring, config: BoardsEvaluation, task: PuzzlesTask, model: Re
             }
             for sample, (puzzle, solution) in zip(samples, boards, strict=True)
         ]
-        answers_at = _answers_at(model, puzzles, config.depths)
+        answers_at = _answers_at(model, puzzles, depths)
         for depth, (answers, _) in answers_at.items():
             right = (answers == solutions).sum(1).tolist()
             for item, cells in zip(items, right, strict=True):
                 item["depths"][str(depth)] = cells
-        final, halting = answers_at[config.steps]
+        final, halting = answers_at[steps]
         for item, answer, logit in zip(items, final.tolist(), halting.tolist(), strict=True):
             item |= {"answer": answer, "halting": round(logit, DIGITS)}
         if config.tries:
@@ -75,7 +76,7 @@ def run(scoring: Scoring, config: BoardsEvaluation, task: PuzzlesTask, model: Re
     items = scoring.in_batches(count, config.batch_size, solve, "boards")
     if not scoring.workers.first:
         return count
-    metrics = summary(items, config, scoring.seed)
+    metrics = summary(items, config, steps, scoring.seed)
     metrics["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     scoring.write(metrics, labels(metrics, config), map(_shown, items[:SHOWN]))
     return count
@@ -96,12 +97,13 @@ def _tries(
     model: Recursive, puzzles: Tensor, solutions: Tensor, keys: Sequence[str], config: BoardsEvaluation, seed: int
 ) -> list[list[tuple[float, int]]]:
     """For each board its noisy tries: the halting logit and the number of right cells."""
+    steps = model.config.supervision_steps
     tries: list[list[tuple[float, int]]] = [[] for _ in keys]
     for number in range(max(config.tries)):
         answer, latent = model.begin(len(keys))
-        noise = torch.stack([_noise(seed, key, number, (config.steps, *latent.shape[1:])) for key in keys], dim=1)
+        noise = torch.stack([_noise(seed, key, number, (steps, *latent.shape[1:])) for key in keys], dim=1)
         noise = noise.to(latent.device)
-        for step in range(config.steps):
+        for step in range(steps):
             result = model(puzzles, (answer, latent + config.noise * noise[step]))
             answer, latent = result.states
         right = (result.logits.argmax(-1) == solutions).sum(1).tolist()
@@ -117,8 +119,8 @@ def _noise(seed: int, key: str, number: int, shape: tuple[int, ...]) -> Tensor:
     return torch.randn(shape, generator=generator)
 
 
-def summary(items: Sequence[Item], config: BoardsEvaluation, seed: int) -> dict[str, Any]:
-    """The metrics of scored boards."""
+def summary(items: Sequence[Item], config: BoardsEvaluation, steps: int, seed: int) -> dict[str, Any]:
+    """The metrics of scored boards. The headline score is that after `steps` supervision steps."""
     cells = len(items[0]["solution"])
     classes = [item["class"] for item in items]
 
@@ -140,7 +142,7 @@ def summary(items: Sequence[Item], config: BoardsEvaluation, seed: int) -> dict[
     tried = [item for item in items if "tries" in item]
     givens = [sum(value > 0 for value in item["puzzle"]) for item in items]
     of_classes: Mapping[str, list[bool]] = {
-        name: [item["depths"][str(config.steps)] == cells for item in items if item["class"] == name]
+        name: [item["depths"][str(steps)] == cells for item in items if item["class"] == name]
         for name in sorted(set(classes))
     }
     metrics: dict[str, Any] = {
@@ -148,13 +150,15 @@ def summary(items: Sequence[Item], config: BoardsEvaluation, seed: int) -> dict[
         "split": config.split,
         "symmetry_classes": len(of_classes),
         "givens": round(float(np.mean(givens)), 2),
-        "steps": config.steps,
+        "steps": steps,
+        "model": scores([item["depths"][str(steps)] for item in items], classes),
         "depths": {
-            str(depth): scores([item["depths"][str(depth)] for item in items], classes) for depth in config.depths
+            str(depth): scores([item["depths"][str(depth)] for item in items], classes)
+            for depth in map(int, items[0]["depths"])
         },
         "classes": {name: round(sum(solved) / len(solved), DIGITS) for name, solved in of_classes.items()},
         "halting_accuracy": mean_interval(
-            [(item["halting"] > 0) == (item["depths"][str(config.steps)] == cells) for item in items],
+            [(item["halting"] > 0) == (item["depths"][str(steps)] == cells) for item in items],
             resamples=config.bootstrap,
             seed=seed,
         ),
@@ -167,7 +171,7 @@ def summary(items: Sequence[Item], config: BoardsEvaluation, seed: int) -> dict[
         metrics["noise"], metrics["tried_boards"] = config.noise, len(tried)
         of_tried = [item["class"] for item in tried]
         metrics["tries"] = {
-            "without noise": scores([item["depths"][str(config.steps)] for item in tried], of_tried),
+            "without noise": scores([item["depths"][str(steps)] for item in tried], of_tried),
             **{str(most): scores([chosen(item["tries"][:most]) for item in tried], of_tried) for most in config.tries},
             f"any of {config.tries[-1]}": scores(
                 [max(right for _, right in item["tries"]) for item in tried], of_tried

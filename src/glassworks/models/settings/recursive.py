@@ -27,6 +27,10 @@ class Recursive(Settings):
     """n: updates of the latent state before each update of the answer."""
     outer_recursions: Count = 3
     """T: rounds of n + 1 updates in one supervision step. Only the last round has a gradient."""
+    supervision_steps: Count = 16
+    """N_sup: supervision steps of an answer. Training updates the weights after each one, which continues from the detached states of the one before. 1: no
+    deep supervision.
+    """
     gradient: Literal["last_round", "one_step"] = "last_round"
     """`last_round` back-propagates through all n + 1 updates of the last round. `one_step` through the last update of the latent state and that of the answer (HRM)."""
     theta: Positive = 10000.0

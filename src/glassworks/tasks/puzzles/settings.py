@@ -18,13 +18,9 @@ class PuzzleOptions(Options):
     never do it."""
 
 
-class DeepSupervision(Training):
-    """Steps, global batch, precision, reduction, validation and selection, and the supervision of the recursion."""
+class BoardTraining(Training):
+    """Steps, global batch, precision, reduction, validation and selection, and the loss."""
 
-    supervision_steps: Annotated[int, Field(ge=1)] = 16
-    """N_sup: optimizer updates on each global batch. Each one continues from the detached states of the previous one. 1: no deep supervision."""
-    validation_steps: Annotated[int, Field(ge=1)] | None = None
-    """Supervision steps in validation; null takes `supervision_steps`."""
     cell_loss: Literal["softmax", "stablemax"] = "softmax"
     """Cross-entropy of the cells. `stablemax` is the published one, in float64."""
     halting_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
@@ -43,5 +39,5 @@ class Puzzles(Experiment):
     """Training and evaluation data: datasets of the source `sudoku`."""
     model: Recursive = Recursive()
     """The network and its recursions."""
-    training: DeepSupervision
-    """Steps, global batch, supervision steps, precision, validation and selection of the weights."""
+    training: BoardTraining
+    """Steps, global batch, precision, validation, selection of the weights and the loss."""

@@ -19,7 +19,7 @@ from glassworks.data.sudoku import CELLS, POSITIONS, RELABELLINGS, SIDE, from_te
 from glassworks.errors import DataError
 from glassworks.models.recursive import Recursive, States, Step, stablemax_cross_entropy
 from glassworks.models.settings.recursive import Recursive as Config
-from glassworks.tasks.puzzles.settings import DeepSupervision, PuzzleOptions
+from glassworks.tasks.puzzles.settings import BoardTraining, PuzzleOptions
 from glassworks.tasks.puzzles.settings import Puzzles as Experiment
 from glassworks.training.task import Loss
 
@@ -56,11 +56,11 @@ class PuzzlesTask:
     """Per board after the last supervision step: the cross-entropy of its cells, whether all cells are right, the share of right cells, whether the
     halting head is right about it."""
 
-    def __init__(self, model: Config, training: DeepSupervision | None = None) -> None:
+    def __init__(self, model: Config, training: BoardTraining | None = None) -> None:
         """A task without `training` is for evaluation."""
         self.model = model
-        self.training = training or DeepSupervision(steps=1)
-        self.passes = self.training.supervision_steps
+        self.training = training or BoardTraining(steps=1)
+        self.passes = model.supervision_steps
 
     def build(self) -> Recursive:
         """The model with random weights from torch's generator."""
@@ -118,7 +118,7 @@ class PuzzlesTask:
     def validate(self, model: Recursive, batch: Batch) -> dict[str, tuple[float, int]]:
         """The metrics after the last supervision step."""
         states = None
-        for _ in range(self.training.validation_steps or self.passes):
+        for _ in range(self.passes):
             step = model(batch.puzzles, states)
             states = step.states
         right, count = right_cells(step, batch.solutions), len(batch.keys)
