@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from glassworks.data import sudoku
 from glassworks.data.reading.dataset import Sample
 from glassworks.errors import ConfigError, DataError
-from glassworks.evaluation.boards.score import chosen, summary
+from glassworks.evaluation.boards.score import chosen, shown, summary
 from glassworks.evaluation.boards.settings import BoardsEvaluation
 from glassworks.models.recursive import Step, stablemax_cross_entropy
 from glassworks.models.settings.recursive import Recursive as Config
@@ -173,6 +173,17 @@ def test_scores_by_hand():
     tries = {name: score["boards"]["value"] for name, score in found["tries"].items()}
     assert tries == {"without noise": 0.6, "1": 1.0, "3": 0.0, "any of 3": 1.0}
     assert found["guessing"]["cells"] == pytest.approx((12 + 24 / 6) / 36, abs=1e-6)
+
+
+def test_wrong_cells_of_a_shown_board_have_a_star():
+    puzzle = [0, 2, 3, 4, 5, 0] + [0] * 30
+    solution = [1, 2, 3, 4, 5, 6] * 6
+    item = {"key": "a", "class": "class-01", "puzzle": puzzle, "answer": [2, *solution[1:]], "solution": solution}
+    found = shown(item)
+    assert found["board"] == "a, class-01: 1 wrong cells"
+    assert found["grids"].splitlines()[1] == ". 2 3 | 4 5 .   2*2 3 | 4 5 6   1 2 3 | 4 5 6"
+    assert "*" not in "".join(found["grids"].splitlines()[2:])
+    assert shown({**item, "answer": solution})["board"] == "a, class-01: solved"
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def labels(metrics: dict[str, Any], config: BoardsEvaluation) -> Labels:
             notes=notes,
         ),
         items=Texts(
-            title="The first boards; a star marks a wrong cell", label="label", text="board", preformatted=True
+            title="The first boards; a star marks a wrong cell", label="board", text="grids", preformatted=True
         ),
     )
 

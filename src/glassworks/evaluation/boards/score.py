@@ -78,7 +78,7 @@ def run(scoring: Scoring, config: BoardsEvaluation, task: PuzzlesTask, model: Re
         return count
     metrics = summary(items, config, steps, scoring.seed)
     metrics["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    scoring.write(metrics, labels(metrics, config), map(_shown, items[:SHOWN]))
+    scoring.write(metrics, labels(metrics, config), map(shown, items[:SHOWN]))
     return count
 
 
@@ -185,7 +185,7 @@ def chosen(tries: Sequence[tuple[float, int]]) -> int:
     return max(tries, key=lambda tried: tried[0])[1]
 
 
-def _shown(item: Item) -> Item:
+def shown(item: Item) -> Item:
     """A board for the report: puzzle, answer and solution side by side. A wrong cell of the answer has a star."""
     puzzle, answer, solution = item["puzzle"], item["answer"], item["solution"]
     wrong = sum(given != true for given, true in zip(answer, solution, strict=True))
@@ -202,9 +202,9 @@ def _shown(item: Item) -> Item:
                 )
             ).rstrip()
         )
-    label = f"{item['key']}, {item['class']}: {'solved' if not wrong else f'{wrong} wrong cells'}"
+    board = f"{item['key']}, {item['class']}: {'solved' if not wrong else f'{wrong} wrong cells'}"
     kept = {name: value for name, value in item.items() if name not in ("puzzle", "answer", "solution")}
-    return kept | {"label": label, "board": "\n".join(lines)}
+    return kept | {"board": board, "grids": "\n".join(lines)}
 
 
 def _line(cells: Sequence[int], marks: Sequence[str]) -> str:
