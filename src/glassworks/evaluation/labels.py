@@ -149,6 +149,8 @@ class Texts(Settings):
     """Field of an item that the text continues."""
     text: str
     """Field of an item that holds the text."""
+    preformatted: bool = False
+    """Whether the text has lines of its own, in characters of one width."""
 
 
 class Labels(Settings):
