@@ -91,7 +91,9 @@ def test_the_study_of_adapters_is_accepted_with_every_kind_and_three_seeds(load)
     assert runs == {(variant, seed) for variant in variants for seed in (1, 2, 3)}
     models = {run.variant: project.experiments[name] for name, run in project.runs.items() if run.seed == 1}
     kinds = {name: one.model.adapter and one.model.adapter.kind for name, one in models.items()}
-    assert kinds == dict.fromkeys(variants, "lora") | {kind: kind for kind in ("rslora", "dora", "pissa")} | {"full": None}
+    assert kinds == dict.fromkeys(variants, "lora") | {kind: kind for kind in ("rslora", "dora", "pissa")} | {
+        "full": None
+    }
     assert models["nf4"].model.base_dtype == "nf4" and models["full"].model.base_dtype == "fp32"
     assert list(models["lora_plus"].optimization.groups) == ["after"]
     scales = {name: one.model.adapter.scale for name, one in models.items() if name != "full"}
