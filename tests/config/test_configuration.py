@@ -166,7 +166,7 @@ def test_a_fault_in_params_is_one_clear_line(tmp_path, params, line):
         ),
         (
             EXPERIMENT + "evaluations: {language:}",
-            "evaluations.language: language scores language_modelling models, not captioning",
+            "evaluations.language: language scores language_modelling or instruction models, not captioning",
         ),
         (
             EXPERIMENT + "evaluations: {captions: {dataset: scene}}",

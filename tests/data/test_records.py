@@ -123,6 +123,27 @@ def test_a_table_without_messages_has_the_bytes_that_it_always_had(tmp_path, sma
     assert pq.ParquetFile(tmp_path / TABLE).schema_arrow.equals(table_module.SCHEMA)
 
 
+CALLS = [
+    {"role": "user", "content": "Weather in Rome?"},
+    {"role": "assistant", "content": "", "reasoning": "I look.", "tool_calls": [
+        {"type": "function", "id": "c1", "function": {"name": "weather", "arguments": {"unit": "C", "city": "Rome"}}}]},
+    {"role": "tool", "content": "21", "tool_call_id": "c1", "name": "weather"},
+]  # fmt: skip
+SCHEMA = {"type": "function", "function": {"name": "weather", "description": "The weather", "parameters": {}}}
+
+
+def test_tool_calls_and_tools_keep_the_order_of_their_keys_in_table_and_tar(tmp_path):
+    record = Record(
+        "k", "train", "g", labels={"b": {"d": 1, "c": 2}, "tools": [SCHEMA]}, messages=parse_messages(CALLS, "here")
+    )
+    write_table(tmp_path / TABLE, [record])
+    (read,) = read_table(tmp_path)
+    assert read == record and as_json(read.messages) == CALLS
+    content = members_of(read, lambda record: {})["json"].decode()
+    assert json.dumps(SCHEMA, separators=(",", ":")) in content and '{"unit":"C","city":"Rome"}' in content
+    assert '"labels":{"b":{"c":2,"d":1},"tools"' in content and list(json.loads(content)) == sorted(json.loads(content))
+
+
 def test_messages_and_sizes_are_members_of_the_sample(tmp_path):
     members = members_of(TREE, lambda record: {"png": b"pixels"})
     assert list(members) == ["png", "json"]
@@ -148,6 +169,16 @@ def test_messages_and_sizes_are_members_of_the_sample(tmp_path):
         ),
         ([{"role": "user", "content": "a", "weight": -1.0}], "row 3: messages.0.weight"),
         ([{"role": "user", "content": [{"type": "picture", "media": "a"}]}], "row 3: messages.0.content"),
+        (
+            [
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{}"}}],
+                }
+            ],
+            "row 3: messages.0.tool_calls.0.function.arguments",
+        ),
     ],
 )
 def test_messages_that_make_no_sense_are_one_line(messages, line):

@@ -19,7 +19,7 @@ from glassworks.report.page import TIMINGS_END, TIMINGS_START
 from glassworks.report.reading import Run, read_curves
 from glassworks.sources.openmoji.settings import CREDIT
 
-from .conftest import EXPERIMENT, METRICS, PARAMS, MadeProject, caption_lines, interval, results, training_log
+from .conftest import ATTACK, EXPERIMENT, METRICS, PARAMS, MadeProject, caption_lines, interval, results, training_log
 
 Texts = Callable[[str], str]
 
@@ -409,3 +409,39 @@ def test_malformed_labels_are_refused(made: MadeProject, labels: str, message: s
     (made.root / "results/first/captions/labels.json").write_text(labels)
     with pytest.raises(DataError, match=message):
         made.report()
+
+
+def test_training_rows_show_supervised_text_by_colour_and_underline(made: MadeProject) -> None:
+    """Pain 1 of instruction tuning: a wrong mask trains with a loss that looks normal, so a reader can see the mask."""
+    base: dict[str, Any] = {
+        "task": "language_modelling",
+        "data": {"dataset": "scenes"},
+        "training": {"steps": 1, "batch_size": 1, "micro_batches": 1},
+        "evaluations": {},
+    }
+    tuned = {
+        **base,
+        "task": "instruction",
+        "data": {"dataset": "scenes", "tokenizer": {"of": "base"}},
+        "model": {"from": "base"},
+    }
+    made.small.configure(PARAMS, first=EXPERIMENT, base=base, tuned=tuned)
+    made.make_all()
+    for stage in ("train-base", "train-tuned"):
+        made.make(stage, {"metrics.jsonl": training_log()})
+    text = [[f"<|user|>{ATTACK}\n", 0.0], ["An <b>apple</b>.<|end|>", 1.0], ["half", 0.5]]
+    rows = [{"row": number, "padding": 7 * number, "texts": [text]} for number in range(2)]
+    made.make("pack-tuned", {"rows.json": json.dumps({"scenes": rows})})
+    shown = page(made.report())
+    assert '<ins class="supervised">An &lt;b&gt;apple&lt;/b&gt;.&lt;|end|&gt;</ins>' in shown
+    assert '<ins class="supervised">half</ins><sup>× 0.5</sup>' in shown
+    assert '<span class="context">&lt;|user|&gt;&lt;script&gt;' in shown and ATTACK not in shown
+    assert shown.count('<pre class="row">') == 2 and "7 positions of padding" in shown
+    [rule] = re.findall(r"\.supervised \{([^}]*)\}", shown)
+    assert "underline" in rule
+    for name in re.findall(r"var\((--\w+(?:-\w+)*)\)", rule):
+        assert shown.count(f"{name}:") == 2, "a colour in both themes"
+    broken = made.root / made.small.table["pack-tuned"].directory / "rows.json"
+    broken.write_text('{"scenes": [[]]}')
+    with pytest.raises(DataError, match=r"rows.json: not the rows of the stage `pack`"):
+        made.report("again")

@@ -64,8 +64,10 @@ class Experiment(Settings):
 
     validated: ClassVar[tuple[str, ...]] = ()
     """Validation metrics of the task; empty if they are known only at the start of training."""
-    scored_by: ClassVar[str]
-    """Default evaluation if the file lists none: the name of a folder under evaluation/."""
+    scored_by: ClassVar[str | None]
+    """Default evaluation if the file lists none: the name of a folder under evaluation/; None for no evaluation."""
+    continues: ClassVar[tuple[str, ...]] = ()
+    """Other tasks whose models `model.from` may name."""
     packed_by: ClassVar[tuple[str, ...]] = ()
     """Key paths that `packing` depends on."""
 
@@ -122,7 +124,7 @@ class Experiment(Settings):
         """The model that the training continues from."""
         model = getattr(self, "model", None)
         start = model.from_ if isinstance(model, Start) else None
-        return {"start": Initial("model.from", start, self.task)} if start else {}
+        return {"start": Initial("model.from", start, self.task, self.continues)} if start else {}
 
     def model_needs(self) -> dict[str, Need]:
         """Input artefacts that the trained model needs for inference, such as a frozen encoder. Evaluations read them, too."""

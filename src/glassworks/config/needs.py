@@ -38,8 +38,12 @@ class Model(Need):
     """Required `task` of the experiment."""
 
 
+@dataclass(frozen=True)
 class Initial(Model):
     """The trained model of an experiment, whose weights another training starts with."""
+
+    others: tuple[str, ...] = ()
+    """Further tasks that the experiment may have."""
 
 
 class Encoding(Need):

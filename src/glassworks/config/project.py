@@ -146,8 +146,10 @@ def _with_base(content: Any, contents: Mapping[str, Any], where: Path | str, see
     name = model.get("from") if isinstance(model, dict) else None
     if not isinstance(model, dict) or not isinstance(name, str) or name in seen:
         return content
-    base = contents.get(name)
-    if not isinstance(base, dict) or base.get("task") != content.get("task"):
+    base, task = contents.get(name), content.get("task")
+    if not isinstance(base, dict) or task not in registry.names("tasks"):
+        return content
+    if base.get("task") not in (task, *experiment_class(task).continues):
         return content
     file = Path("experiments", f"{name}.yaml")
     started = getattr(parse_experiment(_with_base(base, contents, file, seen | {name}), file), "model", None)
@@ -176,9 +178,12 @@ def parse_experiment(value: Any, file: Path | str) -> Experiment:
 def experiment_class(task: str) -> type[Experiment]:
     """The settings class of a task, extended by the sections `evaluations` and `variants`, which training does not read."""
     base = registry.settings_class("tasks", task, Experiment)
-    default = registry.settings_class("evaluation", base.scored_by, Evaluation)
     named = GenericAlias(dict, (Name, registry.union("evaluation", Evaluation, "kind")))
-    standard = {base.scored_by: default.model_validate({"kind": base.scored_by})}
+    standard = {
+        kind: registry.settings_class("evaluation", kind, Evaluation).model_validate({"kind": kind})
+        for kind in [base.scored_by]
+        if kind is not None
+    }
     section: Any = (named, Field(standard, description="How the trained model is scored, by a name of your choice."))
     others: Any = (
         GenericAlias(dict, (Name, Variant)),
@@ -321,7 +326,8 @@ def _tokenizer(experiments: dict[str, Experiment], name: str) -> str | None:
 
 def _fits(need: Need, experiment: Experiment) -> bool:
     """Whether an experiment satisfies a need."""
-    return isinstance(need, Tokenizer) or getattr(need, "task", None) == experiment.task
+    tasks = (getattr(need, "task", None), *getattr(need, "others", ()))
+    return isinstance(need, Tokenizer) or experiment.task in tasks
 
 
 def _leads_to(project: Project, start: str, goal: str) -> bool:

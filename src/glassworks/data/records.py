@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from glassworks.artifacts.digests import canonical_json
 from glassworks.config.datasets import Split
-from glassworks.data.messages import Message, Size, as_json, parse_messages, parse_sizes
+from glassworks.data.messages import Message, Size, as_json, parse_messages, parse_sizes, stored_json
 from glassworks.errors import DataError
 
 TABLE = "records.parquet"
@@ -129,12 +129,12 @@ def _table(group: Sequence[Record], optional: Sequence[str]) -> pa.Table:
         "split": [record.split for record in group],
         "group": [record.group for record in group],
         "captions": [record.texts for record in group],
-        "labels": [canonical_json(record.labels) for record in group],
+        "labels": [stored_json(record.labels) for record in group],
         "media": [canonical_json(record.media) for record in group],
     }
     for name in optional:
         found = [getattr(record, name) for record in group]
-        columns[name] = [canonical_json(as_json(value)) if value else None for value in found]
+        columns[name] = [stored_json(as_json(value)) if value else None for value in found]
     return pa.table(columns, schema=_schema(optional))
 
 

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from glassworks.artifacts.digests import canonical_json
 from glassworks.config.base import nearest
 from glassworks.config.datasets import Split
-from glassworks.data.messages import as_json, media_of
+from glassworks.data.messages import as_json, media_of, stored_json
 from glassworks.data.records import Record, Rows
 from glassworks.data.sidecars import BLOCK, Entry, Sidecar, read_head, scan_tar, sidecar_path
 from glassworks.errors import ArtifactError, DataError
@@ -87,7 +86,7 @@ def members_of(record: Record, media: Media) -> dict[str, bytes]:
     for key, values in (("messages", record.messages), ("sizes", record.sizes)):
         if values:
             content[key] = as_json(values)
-    text = canonical_json(content)
+    text = stored_json(content)
     return {**{extension: found[extension] for extension in sorted(found)}, "json": text.encode()}
 
 

@@ -127,6 +127,7 @@ def _pack_stage(project: Project, name: str) -> Stage | None:
             **{role: f"shards-{dataset}" for dataset, role in roles("shards", splits).items()},
         },
         jobs=experiment.execution.pack_jobs if experiment.execution.pack_jobs > 1 else 0,
+        local_path=packing.chat.template if packing.chat else None,
     )
     shared = _pack_stage(project, run.experiment) if run else None
     return shared if shared and (shared.params, shared.inputs) == (stage.params, stage.inputs) else stage

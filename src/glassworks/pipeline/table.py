@@ -52,6 +52,11 @@ def _stages(project: Project) -> list[Stage]:
     return [*made, _report_stage(project, made)]
 
 
+def _has_rows(stage: Stage) -> bool:
+    """Whether a stage writes rows of conversations that the report shows."""
+    return stage.kind == "pack" and "chat" in stage.params["rows"]
+
+
 def _report_stage(project: Project, made: list[Stage]) -> Stage:
     """The report stage. It shows every parameter, so DVC watches whole YAML files and `dvc repro` runs Snakemake after any change in them."""
     shown = ("records", "shards", "weights", "train", "evaluate")
@@ -70,6 +75,6 @@ def _report_stage(project: Project, made: list[Stage]) -> Stage:
             "variants": project.variants,
         },
         settings={"params.yaml": (), **{f"experiments/{name}.yaml": () for name in params["experiments"]}},
-        inputs={stage.name: stage.name for stage in made if stage.kind in shown},
+        inputs={stage.name: stage.name for stage in made if stage.kind in shown or _has_rows(stage)},
         reads_recipes=True,
     )

@@ -20,6 +20,8 @@ from glassworks.evaluation.labels import GALLERY, ITEMS, LABELS, METRICS, Galler
 from glassworks.pipeline.stage import stage_name
 
 REMEDY = "check it with `glassworks verify`, or delete the folder and make it again"
+ROWS = "rows.json"
+"""File of the training rows in the artefact of the stage `pack`."""
 RATE = "learning_rate"
 """Column of a training log: the learning rate of parameters in no group. The rate of a group is `learning_rate.NAME`."""
 IMAGE_TYPES = {
@@ -129,6 +131,24 @@ class Scores:
         return self.labels.table
 
 
+class Span(NamedTuple):
+    """A piece of a training row in which all tokens have one weight of the loss."""
+
+    text: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """A row of packed conversations."""
+
+    number: int
+    padding: int
+    """Positions that hold padding."""
+    texts: list[list[Span]]
+    """The conversations; a message tree has one text for the context and one for each branch."""
+
+
 @dataclass(frozen=True)
 class Variant:
     """A variant of an experiment and its training runs."""
@@ -149,6 +169,8 @@ class Run:
     curves: Curves | None = None
     evaluations: list[Scores] = field(default_factory=list)
     variants: list[Variant] = field(default_factory=list)
+    rows: dict[str, list[TrainingRow]] = field(default_factory=dict)
+    """Some training rows of conversations, by data set."""
 
 
 def read_artefact(stage: str, directory: Path) -> Artefact:
@@ -194,7 +216,22 @@ def read_run(
             )
             for variant, runs in (variants or {}).items()
         ],
+        rows=read_rows(inputs[f"pack-{name}"] / ROWS) if f"pack-{name}" in inputs else {},
     )
+
+
+def read_rows(path: Path) -> dict[str, list[TrainingRow]]:
+    """The training rows that the stage `pack` chose, by data set."""
+    try:
+        return {
+            dataset: [
+                TrainingRow(row["row"], row["padding"], [[Span(*run) for run in text] for text in row["texts"]])
+                for row in rows
+            ]
+            for dataset, rows in read_json(path).items()
+        }
+    except (TypeError, KeyError, AttributeError):
+        raise DataError(f"{path}: not the rows of the stage `pack`; {REMEDY}") from None
 
 
 def read_scores(experiment: str, name: str, settings: dict[str, Any], folder: Path, gallery: int) -> Scores:

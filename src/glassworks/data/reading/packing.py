@@ -20,7 +20,7 @@ from glassworks.config.packing import Packing as Settings
 from glassworks.data.reading.arrays import load_arrays, save_arrays
 from glassworks.data.reading.rows import Samples
 from glassworks.data.reading.text import TextTokenizer
-from glassworks.data.reading.tokens import Tokens, tokenize
+from glassworks.data.reading.tokens import Chat, Tokens, tokenize
 from glassworks.errors import DataError
 
 TOKENS, PLAN = "tokens", "plan"
@@ -120,14 +120,16 @@ class PackedRows:
         return np.repeat(np.array(begins) - np.cumsum(counts) + counts, counts) + np.arange(counts.sum()), lengths
 
 
-def arrange(dataset: Samples, tokenizer: TextTokenizer, packing: Settings, folder: Path | None = None) -> PackedRows:
+def arrange(
+    dataset: Samples, tokenizer: TextTokenizer, packing: Settings, folder: Path | None = None, chat: Chat | None = None
+) -> PackedRows:
     """The documents of a split in rows. `folder` holds tokens and plan: they are mapped from it, or made and written into it."""
     if folder is None:
-        tokens = tokenize(dataset, tokenizer)
+        tokens = tokenize(dataset, tokenizer, chat=chat)
         return PackedRows(dataset, tokens, plan_rows(dataset, tokens, packing))
     if not (folder / PLAN).is_dir():
         if not (folder / TOKENS).is_dir():
-            tokenize(dataset, tokenizer).save(folder / TOKENS)
+            tokenize(dataset, tokenizer, chat=chat).save(folder / TOKENS)
         plan_rows(dataset, Tokens.load(folder / TOKENS), packing).save(folder / PLAN)
     return PackedRows(dataset, Tokens.load(folder / TOKENS), Plan.load(folder / PLAN))
 
@@ -138,7 +140,8 @@ def plan_rows(dataset: Samples, tokens: Tokens, packing: Settings) -> Plan:
     "documents" packs whole documents, each text from BOS to EOS; a longer text is split. "stream" concatenates the texts of a shard and cuts a row every
     `row_tokens` inputs, so the last row of a shard may be shorter.
 
-    Raises `DataError` naming the sample of a conversation or a message tree that is longer than a row, or that "stream" would cut.
+    Raises `DataError` naming the sample of a conversation or a message tree that is longer than a row, or that "stream" would cut. `too_long: drop` leaves
+    such conversations out.
     """
     sizes = tokens.inputs()
     if packing.packing == "stream":
@@ -154,12 +157,27 @@ def plan_rows(dataset: Samples, tokens: Tokens, packing: Settings) -> Plan:
         tree = f", a context of {context:,} and branches of {', '.join(f'{length:,}' for length in branches)}"
         return dataset[document].where + (tree if branches else "")
 
+    if packing.chat is not None and (over := too_long(tokens, packing)).any():
+        if packing.chat.too_long == "refuse":
+            document = int(over.argmax())
+            raise DataError(
+                f"{name(document)}: {sizes[document]:,} tokens, and a row has room for {packing.row_tokens:,}; {over.sum():,} of {len(over):,} conversations "
+                f"are longer than a row, up to {sizes[over].max():,}; raise model.max_tokens, or set data.too_long: drop, since an answer is never cut"
+            )
+        sizes = np.where(over, 0, sizes)
     limits, columns = {"tokens": packing.row_tokens}, [sizes]
     if packing.documents_per_row is not None:
         limits["documents"] = packing.documents_per_row
         columns.append(np.ones_like(sizes))
     split = np.ones(len(sizes), bool) if tokens.texts is None else tokens.texts
     return plan(dataset.shard_sizes, np.stack(columns, axis=1), limits, split, name)
+
+
+def too_long(tokens: Tokens, packing: Settings) -> np.ndarray:
+    """bool [documents]: the conversations and message trees that are longer than a row. A text is split."""
+    whole = np.zeros(len(tokens.ends), bool) if tokens.texts is None else ~tokens.texts
+    over: np.ndarray = whole & (tokens.inputs() > packing.row_tokens)
+    return over
 
 
 def plan(

@@ -1,6 +1,9 @@
 """Texts to token ids and back, with the tokenizer of an artefact."""
 
 import re
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ FILES = ("tokenizer.json", "tokenizer_config.json")
 """The files of a saved tokenizer."""
 OLDER_FILES = ("vocab.json", "merges.txt")
 """GPT-2's files before tokenizer.json."""
+TEMPLATE = "chat_template.jinja"
 SPECIAL_TOKENS, GENERATION = "special_tokens_map.json", "generation_config.json"
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 """The tokens of byte fallback."""
@@ -93,6 +97,10 @@ class TextTokenizer:
         embedded = config.get("vocab_size")
         self.bos = eos if bos is None else bos
         self.pad = eos if pad is None or (isinstance(embedded, int) and pad >= embedded) else pad
+        self.names = {
+            name: text for name, value in names.items() if name.endswith("_token") and (text := _content(value))
+        }
+        """The named special tokens, such as `eos_token`: the variables of a chat template."""
         special = (number for number, token in self._tokenizer.get_added_tokens_decoder().items() if token.special)
         bytes_ = (number for name, number in self._tokenizer.get_vocab().items() if BYTE.fullmatch(name))
         self._open = frozenset([*special, *bytes_])  # what follows these may still change their text
@@ -110,29 +118,27 @@ class TextTokenizer:
         listed += [token for token in declared.values() if isinstance(token, dict) and token.get("special")]
         known = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
         for token in listed:
-            content = token.get("content") if isinstance(token, dict) else token
-            if not isinstance(content, str) or content in known or self._tokenizer.token_to_id(content) is None:
+            content = _content(token)
+            if content is None or content in known or self._tokenizer.token_to_id(content) is None:
                 continue
             sides = {side: bool(token.get(side)) for side in ("lstrip", "rstrip", "single_word", "normalized")}
             options = sides if isinstance(token, dict) else {}
             self._tokenizer.add_special_tokens([AddedToken(content, special=True, **options)])
 
     def _id(self, kind: str, names: dict[str, Any], numbers: dict[str, Any]) -> int | None:
-        token = names.get(f"{kind}_token")
-        name = token.get("content") if isinstance(token, dict) else token
+        name = _content(names.get(f"{kind}_token"))
         found: int | None = None if name is None else self._tokenizer.token_to_id(name)
         return found if found is not None else next(iter(_ids(numbers.get(f"{kind}_token_id"))), None)
 
-    def save(self, directory: Path) -> None:
-        """Write the tokenizer of a model trained here: BOS first, as in training, and the names of its special tokens.
+    def save(self, directory: Path, chat_template: str | None = None) -> None:
+        """Write the tokenizer of a model trained here: BOS first, as in training, the names of its special tokens, and its chat template if one is given.
 
         generation_config.json is written if a text has several ends.
         """
-        names = {
-            name: value
-            for name, value in _read(self.directory, FILES[1]).items()
-            if name not in ("add_bos_token", "add_eos_token")
-        }
+        left_out = {"add_bos_token", "add_eos_token", *({"chat_template"} if chat_template is not None else ())}
+        names = {name: value for name, value in _read(self.directory, FILES[1]).items() if name not in left_out}
+        if chat_template is not None:
+            write_text(directory / TEMPLATE, chat_template)
         special = {"eos_token": self.eos, "bos_token": self.bos, "pad_token": self.pad}
         for kind, number in special.items():
             if names.get(kind) is None:
@@ -183,6 +189,70 @@ class TextTokenizer:
         """The tokens of each of `texts` alone."""
         return [encoded.ids for encoded in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
+    def id_of(self, token: str) -> int | None:
+        """The id of a token; None if there is none."""
+        number: int | None = self._tokenizer.token_to_id(token)
+        return number
+
+    @cached_property
+    def added(self) -> tuple[str, ...]:
+        """The texts of all added tokens, special or not."""
+        return tuple(token.content for token in self._tokenizer.get_added_tokens_decoder().values())
+
+    @cached_property
+    def special(self) -> re.Pattern[str]:
+        """Matches a special token in a text, with the white space that it takes in."""
+        tokens = [token for token in self._tokenizer.get_added_tokens_decoder().values() if token.special]
+        tokens.sort(key=lambda token: len(token.content), reverse=True)
+        spaces = (r"\s*", "")
+        parts = [f"{spaces[not token.lstrip]}{re.escape(token.content)}{spaces[not token.rstrip]}" for token in tokens]
+        return re.compile("|".join(parts) or "(?!)")
+
+    def encode_chat(self, text: str, mark: str = "") -> tuple[list[int], list[tuple[int, int]]]:
+        """The tokens of a rendered chat, whose special tokens become their ids, and begin and end of each in the text.
+
+        A special token that `mark` breaks is text: positions and tokens are those of the text without marks.
+        """
+        if not mark:
+            self._tokenizer.encode_special_tokens = False
+            try:
+                encoded = self._tokenizer.encode(text, add_special_tokens=False)
+            finally:
+                self._tokenizer.encode_special_tokens = True
+            return encoded.ids, _without_gaps(encoded.offsets)
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        done = begin = 0  # in `text`, and in the text without marks
+        for match in [*self.special.finditer(text), None]:
+            end, found = (match.start(), match.group().strip()) if match else (len(text), "")
+            plain = text[done:end].replace(mark, "")
+            if plain:
+                part, places = self._encode_text(plain, first=not ids)
+                ids += part
+                offsets += [(begin + low, begin + high) for low, high in places]
+            begin += len(plain)
+            if match:
+                ids += [number for number in [self.id_of(found)] if number is not None]
+                offsets.append((begin, begin + len(match.group())))
+                begin, done = begin + len(match.group()), match.end()
+        return ids, offsets
+
+    def _encode_text(self, text: str, first: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        """The tokens of a text without special tokens, alone or after a special token."""
+        encoded = self._tokenizer.encode(text, add_special_tokens=False)
+        if not first and self._prefixed:  # without the space that begins a text
+            line = self._tokenizer.encode("\n", add_special_tokens=False).ids
+            after = self._tokenizer.encode("\n" + text, add_special_tokens=False)
+            if after.ids[: len(line)] == line:
+                return after.ids[len(line) :], [(a - 1, b - 1) for a, b in _without_gaps(after.offsets)[len(line) :]]
+        return encoded.ids, _without_gaps(encoded.offsets)
+
+    @cached_property
+    def _prefixed(self) -> bool:
+        """Whether a text begins with a space that it lacks after a special token."""
+        alone = self._tokenizer.encode("a", add_special_tokens=False).ids
+        return self.encode_chat(f"{self._tokenizer.id_to_token(self.eos)}a")[0][1:] != alone
+
     def decode(self, ids: list[int]) -> str:
         """The text of generated `ids` (without BOS) up to the first end, without special tokens."""
         end = next((index for index, token in enumerate(ids) if token in self.ends), len(ids))
@@ -194,6 +264,11 @@ class TextTokenizer:
         if self._clean:
             for found, cleaned in CLEANED.items():
                 text = text.replace(found, cleaned)
+        return text
+
+    def shown(self, ids: list[int]) -> str:
+        """The text of `ids` with special tokens."""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
         return text
 
     def settled(self, ids: list[int]) -> str:
@@ -228,6 +303,18 @@ def check_vocabulary(tokenizer: TextTokenizer, vocabulary: int, where: Path | st
 def _read(directory: Path, name: str) -> dict[str, Any]:
     """A JSON file of the folder, or nothing where it is missing."""
     return read_hub_config(directory, name) if (directory / name).is_file() else {}
+
+
+def _content(token: Any) -> str | None:
+    """The text of a special token in a configuration, which names it or describes it."""
+    found = token.get("content") if isinstance(token, dict) else token
+    return found if isinstance(found, str) else None
+
+
+def _without_gaps(offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Begin and end of each token in the text; a token begins where the one before it ends. Some tokenizers leave spaces out."""
+    ends = [0, *accumulate((end for _, end in offsets), max)]
+    return [(min(begin, before), max(end, before)) for (begin, end), before in zip(offsets, ends, strict=False)]
 
 
 def _named(names: dict[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from glassworks.data.messages import Message, Text, parse_messages
+from glassworks.data.messages import TOOLS, Message, Text, parse_messages
 from glassworks.data.reading.arrays import load_arrays, save_arrays
 from glassworks.data.reading.captions import read_captions
 from glassworks.data.reading.dataset import Sample
@@ -77,8 +77,12 @@ class Document(NamedTuple):
     """Weight of the loss of each token; None in a text, for 1."""
 
 
-def tokenize(dataset: Samples, tokenizer: TextTokenizer, part: range | None = None) -> Tokens:
-    """The tokens of the samples of a split in order, or of a part of them."""
+Chat = Callable[[Sequence[Message], list[Any] | None, str], Document]
+"""Renders messages with the tools of their sample; the last argument names the sample in errors."""
+
+
+def tokenize(dataset: Samples, tokenizer: TextTokenizer, part: range | None = None, chat: Chat | None = None) -> Tokens:
+    """The tokens of the samples of a split in order, or of a part of them. `chat` renders messages; None is `render`."""
     part = range(len(dataset)) if part is None else part
     pieces = []
     for start in range(0, len(part), BATCH):
@@ -87,11 +91,18 @@ def tokenize(dataset: Samples, tokenizer: TextTokenizer, part: range | None = No
         texts = [_text(sample) for sample, found in zip(samples, messages, strict=True) if not found]
         ids = iter(tokenizer.encode_all(texts) if texts else ())
         documents = [
-            render(found, tokenizer, sample.where) if found else Document([next(ids)])
+            _document(sample, found, tokenizer, chat) if found else Document([next(ids)])
             for sample, found in zip(samples, messages, strict=True)
         ]
         pieces.append(_arrays(documents))
     return join(pieces)
+
+
+def _document(sample: Sample, messages: Sequence[Message], tokenizer: TextTokenizer, chat: Chat | None) -> Document:
+    if chat is None:
+        return render(messages, tokenizer, sample.where)
+    tools = (sample.json().get("labels") or {}).get(TOOLS)
+    return chat(messages, tools, sample.where)
 
 
 def render(messages: Sequence[Message], tokenizer: TextTokenizer, where: str) -> Document:
@@ -100,21 +111,27 @@ def render(messages: Sequence[Message], tokenizer: TextTokenizer, where: str) ->
     Raises `DataError` beginning with `where` for a medium, and for messages without any loss.
     """
     runs: list[tuple[list[int], list[float]]] = [([tokenizer.bos], [0.0])]
-    contents = tokenizer.encode_parts([_content(message, where) for message in messages])
+    contents = tokenizer.encode_parts([content_of(message, where) for message in messages])
     for message, content in zip(messages, contents, strict=True):
         if message.branch == len(runs):
             runs.append(([runs[0][0][-1]], [0.0]))
         ids, weights = runs[message.branch]
         ids += [*content, tokenizer.eos]
         weights += [message.loss_weight] * (len(content) + 1)
-    for number, (_, weights) in enumerate(runs):
-        if not any(weights) and (number or len(runs) == 1):
+    return document_of(runs, where)
+
+
+def document_of(segments: Sequence[tuple[list[int], list[float]]], where: str) -> Document:
+    """The document of some segments, ids and weights each. Raises `DataError` beginning with `where` for a conversation or a branch without any loss."""
+    for number, (_, weights) in enumerate(segments):
+        if not any(weights) and (number or len(segments) == 1):
             here = f"{where}: branch {number}" if number else where
             raise DataError(f"{here}: no token has a loss; give a message the role assistant, or a weight above 0")
-    return Document([ids for ids, _ in runs], [weights for _, weights in runs])
+    return Document([ids for ids, _ in segments], [weights for _, weights in segments])
 
 
-def _content(message: Message, where: str) -> str:
+def content_of(message: Message, where: str) -> str:
+    """The text of a message. Raises `DataError` beginning with `where` for a medium."""
     texts = [part.text for part in message.parts if isinstance(part, Text)]
     if len(texts) != len(message.parts):
         raise DataError(f"{where}: a message holds media, and this task reads texts only")

@@ -10,7 +10,7 @@ from glassworks.config.evaluation import Evaluation
 class LanguageEvaluation(Evaluation):
     """Computes perplexity and bits per byte of a held-out split, beside compressors and a bigram model, and generates samples."""
 
-    scores: ClassVar[tuple[str, ...]] = ("language_modelling",)
+    scores: ClassVar[tuple[str, ...]] = ("language_modelling", "instruction")
 
     kind: Literal["language"] = "language"
     """Evaluation to run: the name of a folder under evaluation/. Defaults to the name of the section."""

@@ -91,7 +91,7 @@ class LanguageModelling(Experiment):
     """A language model."""
 
     validated: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
-    scored_by: ClassVar[str] = "language"
+    scored_by: ClassVar[str | None] = "language"
     packed_by: ClassVar[tuple[str, ...]] = ("data", "model.max_tokens")
 
     task: Literal["language_modelling"]

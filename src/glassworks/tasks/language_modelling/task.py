@@ -190,10 +190,17 @@ def make(
     experiment: LanguageModelling, inputs: Mapping[str, Path], fingerprint: dict[str, object]
 ) -> Task[LanguageModel, Row, Batch, Row, LossOptions]:
     """The task of an experiment, given the directories of its inputs."""
+    return LanguageModellingTask(*parts(experiment, inputs))
+
+
+def parts(
+    experiment: LanguageModelling, inputs: Mapping[str, Path]
+) -> tuple[ModelConfig, TextTokenizer, Packing, float, Begin | None]:
+    """The arguments of the task of an experiment."""
     model, tokenizer = experiment.model, TextTokenizer(inputs["tokenizer"])
     options = experiment.packing(), experiment.training.z_loss
     if not model.inherits:
-        return LanguageModellingTask(model.plain(ModelConfig), tokenizer, *options)
+        return model.plain(ModelConfig), tokenizer, *options, None
     weights, start = inputs.get("weights"), inputs.get("start")
     base, first = weights or start, start or weights
     assert base is not None and first is not None
@@ -201,7 +208,7 @@ def make(
     check_vocabulary(tokenizer, vocabulary, first)
     continued = start if weights is not None else None
     begin = Begin(base, vocabulary, model.adapter, continued, model.base_dtype)
-    return LanguageModellingTask(inherit_shape(model, saved, first.name), tokenizer, *options, begin)
+    return inherit_shape(model, saved, first.name), tokenizer, *options, begin
 
 
 def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[LanguageModellingTask, LanguageModel]:

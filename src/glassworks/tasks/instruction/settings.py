@@ -1,0 +1,36 @@
+"""experiments/NAME.yaml of the task `instruction`."""
+
+from typing import ClassVar, Literal
+
+from pydantic import model_validator
+
+from glassworks.config.packing import Chat, Packing
+from glassworks.tasks.language_modelling.settings import LanguageModelling, PackedData
+
+
+class InstructionData(Chat, PackedData):
+    """Conversations to train on. Samples without messages are texts, of which every token has a loss."""
+
+    def rows(self, row_tokens: int) -> Packing:
+        chat = Chat(template=self.template, supervise=self.supervise, too_long=self.too_long)
+        return super().rows(row_tokens).model_copy(update={"chat": chat})
+
+
+class Instruction(LanguageModelling):
+    """Instruction tuning: a decoder trained on the answers of conversations, which its chat template renders."""
+
+    scored_by: ClassVar[str | None] = None
+    continues: ClassVar[tuple[str, ...]] = ("language_modelling",)
+
+    task: Literal["instruction"]  # type: ignore[assignment]  # language modelling under another name
+    """The objective."""
+    data: InstructionData
+    """Training data."""
+
+    @model_validator(mode="after")
+    def _starts_with_a_model(self) -> "Instruction":
+        if not self.model.inherits:
+            raise ValueError(
+                "model: instruction tuning starts with a trained model; name published weights in `weights`, or an experiment in `from`"
+            )
+        return self
