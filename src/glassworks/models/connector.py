@@ -35,7 +35,7 @@ class AttentionPooling(nn.Module):
         self.register_buffer("real", places >= 0, persistent=False)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Patches [N, T, C] to [N, M, C]. The softmax is float32."""
+        """Patches [N, T, C] to [N, M, C]. The softmax is float32 at least."""
         gathered = patches[:, self.places]  # [N, M, P, C]
         real = self.real[:, :, None].to(patches.dtype)
         mean = (gathered * real).sum(2) / real.sum(1)  # [N, M, C]
@@ -43,7 +43,8 @@ class AttentionPooling(nn.Module):
         key, value = (
             self._heads(map(patches))[:, self.places] for map in (self.key, self.value)
         )  # [N, M, P, H, C / H]
-        scores = torch.einsum("nmhd,nmphd->nmhp", query, key).float() * key.shape[-1] ** -0.5
+        scores = torch.einsum("nmhd,nmphd->nmhp", query, key) * key.shape[-1] ** -0.5
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         weights = scores.masked_fill(~self.real[:, None], -torch.inf).softmax(-1).to(value.dtype)
         return self.out(torch.einsum("nmhp,nmphd->nmhd", weights, value).flatten(2))
 
