@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from glassworks.data.fetching.raw_files import Entry, open_inventory, raw_folder
 from glassworks.data.file_kinds import image_extension
@@ -37,14 +38,19 @@ class ImageFiles:
             raise DataError(f"{path}: changed since it was fetched; run again")
         return content
 
-    def fault(self, name: str) -> str | None:
-        """The reason why an image cannot be used; None if it decodes completely."""
+    def facts(self, name: str) -> "ImageFacts | str":
+        """Size and format of an image that decodes completely, else the reason why it cannot be used."""
         content = self.read(name)
         try:
-            read_image(content, name, self.max_pixels)
+            width, height = read_image(content, name, self.max_pixels).size
         except DataError as error:
             return str(error).removeprefix(f"{name}: ")
-        return None
+        return ImageFacts(width, height, member_extension(content, name))
+
+    def fault(self, name: str) -> str | None:
+        """The reason why an image cannot be used; None if it decodes completely."""
+        found = self.facts(name)
+        return found if isinstance(found, str) else None
 
     def faults(self, names: list[str], threads: int, label: str) -> Iterator[str | None]:
         """`fault` of each name, in order, decoded on `threads` cores, with progress."""
@@ -54,7 +60,22 @@ class ImageFiles:
     def media(self, name: str) -> dict[str, bytes]:
         """The unchanged bytes, by the extension of their format, whatever the name is."""
         content = self.read(name)
-        return {image_extension(content) or PurePosixPath(name).suffix[1:].lower(): content}
+        return {member_extension(content, name): content}
+
+
+class ImageFacts(NamedTuple):
+    """Size and format of an image."""
+
+    width: int
+    """Pixels, as it is shown."""
+    height: int
+    extension: str
+    """Name of its member in a shard."""
+
+
+def member_extension(content: bytes, name: str) -> str:
+    """The extension of an image's format, whatever its file is called."""
+    return image_extension(content) or PurePosixPath(name).suffix[1:].lower()
 
 
 def keys(names: Iterable[str]) -> dict[str, str]:
