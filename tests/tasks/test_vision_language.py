@@ -1,6 +1,7 @@
 """Vision-language modelling from messages with images to loss, gradients and answers: packed rows are the samples alone, and images are only where they belong."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 
 from glassworks.config.packing import IMAGE_PATCH, Images, Packing
 from glassworks.data.messages import Medium, Message
-from glassworks.data.reading.image_rows import ImageRow, ImageRows, answer_weights
+from glassworks.data.reading.dataset import Sample
+from glassworks.data.reading.image_rows import ImageRows, answer_weights
 from glassworks.data.reading.packing import arrange
-from glassworks.data.reading.tokens import image_chat, render
+from glassworks.data.reading.tokens import image_chat, prompt_of, render
 from glassworks.errors import ArtifactError, DataError
 from glassworks.generation.decoding import answer
 from glassworks.generation.settings import Decoding
@@ -246,11 +248,7 @@ def test_answers_from_the_cache_are_those_of_the_full_forward_pass(name):
     task = task_of(SHAPES[name])
     model = built(task)
     trees = [asked(("abc", "d")), asked(("abcdefgh", "d"))]
-    prompts = [
-        render(tree[:-1] + [tree[-1].model_copy(update={"content": ""})], task.tokenizer, "", task.packing.images.ids)
-        for tree in trees
-    ]
-    prompts = [[*one.segments[0], *one.segments[1][1:-1]] for one in prompts] + [[0, 5, 6]]
+    prompts = [prompt_of(tree[:-1], task.tokenizer, "", task.packing.images.ids) for tree in trees] + [[0, 5, 6]]
     features = torch.stack([Stored([0, 1])[index][1]["features"] for index in range(2)])
     found = answer(model, prompts, features, Decoding(max_new_tokens=12), None)
     for number, (prompt, ids) in enumerate(zip(prompts, found, strict=True)):
@@ -277,6 +275,15 @@ def test_media_that_do_not_fit_are_one_line(messages, line):
     assert str(refused.value) == line
     with pytest.raises(DataError, match="a message holds media, and this task reads texts only"):
         render(asked(("a", "b")), Letters(), "where")
+
+
+def test_a_prompt_is_the_beginning_of_its_row():
+    task, tree = task_of(SHAPES["attention"]), asked(("abc", "de"), ("f", "gh"))
+    row = rows_of(task, [tree])[0]
+    prompt = prompt_of([tree[0], tree[3]], task.tokenizer, "", task.packing.images.ids)
+    context = row.inputs[row.branches == 0].tolist()  # the last one predicts the first token of every branch
+    branch = row.targets[row.branches == 2].tolist()
+    assert [*context, row.inputs[row.branches == 1][0], *branch][: len(prompt)] == prompt
 
 
 def test_an_image_that_does_not_fit_into_a_row_is_one_line():
@@ -310,10 +317,12 @@ def test_answers_weigh_by_the_root_of_their_length_and_of_the_number_of_branches
         np.testing.assert_allclose(found[found > 0], [expected] * count, rtol=1e-6)
     assert (answer_weights(row, roots=False, kinds={}) == row.weights).all()
 
-    class Labelled(ImageRow):
-        kinds = [["count", "where"], []]
-
-    labelled = Labelled(**{one.name: getattr(row, one.name) for one in dataclasses.fields(ImageRow)})
+    questions = [[{"kind": "count"}, {"kind": "where"}], []]
+    samples = [
+        Sample(f"k{number}", {"json": memoryview(json.dumps({"labels": {"questions": found}}).encode())}, "")
+        for number, found in enumerate(questions)
+    ]
+    labelled = dataclasses.replace(row, samples=samples)
     some = answer_weights(labelled, roots=True, kinds={"where": 0.2})
     np.testing.assert_allclose(some[(row.documents == 0) & (row.branches == 2) & (row.weights > 0)], 0.2, rtol=1e-6)
     np.testing.assert_array_equal(some[row.branches != 2], weights[row.branches != 2])

@@ -105,6 +105,8 @@ class Gallery(Settings):
     """Kind of items."""
     title: str
     """Heading."""
+    prompt: str = ""
+    """Field of an item that the answers reply to, such as a question."""
     truth: str
     """Field of an item that holds the true answers, a list of texts."""
     answers: list[tuple[str, str]]

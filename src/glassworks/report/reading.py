@@ -83,6 +83,8 @@ class Picture:
     """Texts by the name of the answer."""
     marks: dict[str, dict[str, bool | None]]
     """Marks by the name of the answer, then by the name of the mark."""
+    prompt: str = ""
+    """The text that the answers reply to."""
 
     @property
     def distinct(self) -> dict[str, list[str]]:
@@ -328,7 +330,8 @@ def read_gallery(results: Path, labels: Gallery, count: int) -> list[Picture]:
             raise DataError(f"{place}: {labels.marks_in}: expected an object for each answer; {REMEDY}")
         answers = {name: row[name] for name, _ in labels.answers if isinstance(row.get(name), str)}
         image = images.get(str(key).replace("/", "_"))
-        pictures.append(Picture(str(key), _data_uri(image) if image else None, truth, answers, marks))
+        prompt = str(row.get(labels.prompt, "")) if labels.prompt else ""
+        pictures.append(Picture(str(key), _data_uri(image) if image else None, truth, answers, marks, prompt))
     return pictures
 
 

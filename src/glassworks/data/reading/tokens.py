@@ -140,6 +140,12 @@ def render(
     return document_of(runs, where)
 
 
+def prompt_of(messages: Sequence[Message], tokenizer: TextTokenizer, where: str, image: Sequence[int]) -> list[int]:
+    """The tokens of messages that an answer follows, as `render` begins them. `image` holds the tokens of an image."""
+    contents = _with_images(messages, tokenizer, where, image)
+    return [tokenizer.bos, *(number for content in contents for number in (*content, tokenizer.eos))]
+
+
 def _with_images(
     messages: Sequence[Message], tokenizer: TextTokenizer, where: str, image: Sequence[int]
 ) -> list[list[int]]:

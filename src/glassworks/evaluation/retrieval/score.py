@@ -15,12 +15,11 @@ from glassworks.data.reading.captions import read_captions
 from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.pixels import EXTENSIONS
 from glassworks.data.reading.rows import Keyed, Rows
-from glassworks.data.splits import share
 from glassworks.errors import DataError
 from glassworks.evaluation.bootstrap import mean_interval
 from glassworks.evaluation.retrieval.labels import FOUND, labels
 from glassworks.evaluation.retrieval.settings import RetrievalEvaluation
-from glassworks.evaluation.scoring import Item, Scoring
+from glassworks.evaluation.scoring import Item, Scoring, exchanged
 from glassworks.models.alignment import Alignment
 from glassworks.training.objective import to_device
 
@@ -75,7 +74,7 @@ def run(scoring: Scoring, config: RetrievalEvaluation, task: RetrievalTask, mode
         f"{query}_to_{answer}": (vectors[query] @ vectors[answer].T).round(DIGITS)
         for query, answer in permutations(vectors, 2)
     }
-    other = exchanged(keys, scoring.seed)
+    other = exchanged(keys, scoring.seed, "shuffled pairs")
     ranks = {
         "model": {name: ranks_of(found, np.arange(len(keys))) for name, found in similarities.items()},
         "shuffled": {name: ranks_of(found, other) for name, found in similarities.items()},
@@ -121,14 +120,6 @@ def summary(ranks: np.ndarray, *, resamples: int, seed: int) -> dict[str, Any]:
 def chance(count: int) -> dict[str, Any]:
     """The expected scores of a random order of `count` candidates."""
     return {**{f"recall@{k}": round(min(k / count, 1), DIGITS) for k in RANKS}, "median_rank": (count + 1) / 2}
-
-
-def exchanged(keys: Sequence[str], seed: int) -> np.ndarray:
-    """For each sample the index of another one: its neighbour in a hash order."""
-    order = sorted(range(len(keys)), key=lambda index: share(seed, "shuffled pairs", keys[index]))
-    others = np.empty(len(keys), dtype=np.int64)
-    others[order] = np.roll(order, 1)
-    return others
 
 
 def _first_of_groups(dataset: ShardDataset, count: int) -> list[int]:
