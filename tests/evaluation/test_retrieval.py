@@ -3,7 +3,8 @@
 import numpy as np
 
 from glassworks.evaluation.retrieval.ridge import Ridge
-from glassworks.evaluation.retrieval.score import chance, exchanged, gains, ranks_of, summary
+from glassworks.evaluation.retrieval.score import chance, gains, ranks_of, summary
+from glassworks.evaluation.scoring import exchanged
 
 
 def test_a_rank_counts_the_partner_and_everything_at_least_as_similar():
@@ -33,9 +34,9 @@ def test_chance_is_the_mean_over_all_orders():
 
 def test_every_pair_is_broken_and_every_partner_used_once():
     keys = [f"k{number}" for number in range(50)]
-    others = exchanged(keys, seed=3)
+    others = exchanged(keys, 3, "pairs")
     assert sorted(others) == list(range(50)) and not (others == np.arange(50)).any()
-    backwards = exchanged(keys[::-1], seed=3)
+    backwards = exchanged(keys[::-1], 3, "pairs")
     assert [keys[::-1][index] for index in backwards][::-1] == [keys[index] for index in others]
 
 

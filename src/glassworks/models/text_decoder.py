@@ -21,6 +21,7 @@ from glassworks.models.attention import (
     SelfAttention,
     document_mask,
     document_positions,
+    mutual_pairs,
 )
 from glassworks.models.feed_forward import FeedForward
 from glassworks.models.memory import empty
@@ -214,12 +215,15 @@ class TextDecoder(nn.Module):
         branches: Tensor | None = None,
         positions: Tensor | None = None,
         noise: Tensor | None = None,
+        inputs: Tensor | None = None,
+        mutual: Tensor | None = None,
     ) -> Tensor:
         """The normalised features [B, T, C], the input of `logits`. `noise` [B, T, C] is added to the token embeddings.
 
         `documents` [B, T] numbers the packed documents of a row. Attention is masked between them, and positions restart. `branches` [B, T] numbers the
         branches of message trees (`document_mask`); it needs `positions` [B, T], the position of every token in its document. `cache` holds the
-        preceding tokens and excludes all three.
+        preceding tokens and excludes all three. `inputs` [B, T, C] are input vectors in place of the embeddings of `ids`. Tokens in `mutual`, bool
+        [B, T], attend to each other in both directions; they need documents, or an empty cache.
         """
         new, mask = ids.shape[1], None
         if cache is not None:
@@ -227,16 +231,18 @@ class TextDecoder(nn.Module):
         elif documents is not None:
             if branches is not None and positions is None:
                 raise ValueError("branches need positions: those of a branch continue from the end of its context")
-            mask = document_mask(documents, branches)
+            mask = document_mask(documents, branches, mutual)
             positions = document_positions(documents) if positions is None else positions
         else:
             positions = torch.arange(new, device=ids.device)
-        x = self.embed(ids)
+        x = self.embed(ids) if inputs is None else inputs
         if noise is not None:
             x = x + noise.to(x.dtype)
         if self.config.position == "learned":
             x = x + self.positions(positions)
-        attends = {view: self._attend(view, new, mask, positions, cache) for view in dict.fromkeys(self.views)}
+        if mutual is not None and (documents is None if cache is None else cache.length):
+            raise ValueError("mutual needs documents, or an empty cache")
+        attends = {view: self._attend(view, new, mask, positions, cache, mutual) for view in dict.fromkeys(self.views)}
         for index, block in enumerate(self.blocks):
             attend = attends[self.views[index]]
             if cache is not None:
@@ -260,10 +266,24 @@ class TextDecoder(nn.Module):
         """The weight [V, C] of the output layer, for a loss that takes `hidden`."""
         return self.tokens.weight if self.head is None else self.head.weight
 
-    def _attend(self, view: View, new: int, mask: Tensor | None, positions: Tensor, cache: Cache | None) -> Attend:
+    def _attend(
+        self,
+        view: View,
+        new: int,
+        mask: Tensor | None,
+        positions: Tensor,
+        cache: Cache | None,
+        mutual: Tensor | None = None,
+    ) -> Attend:
         """The attention of the blocks with this view to `new` tokens at `positions`; `mask` separates packed documents."""
         if cache is not None:
             mask, past = cache.mask(new, view.window), cache.length
+            if mutual is not None and new > 1:
+                pairs = mutual_pairs(mutual)
+                columns = cache.columns[:new]
+                if view.window is not None:
+                    pairs = pairs & (columns[:, None] - columns < view.window)
+                mask = pairs[:, None] | (columns[:, None] >= columns if mask is None else mask)
             rotated = cache.rotation(new, view.rope)
         else:
             past = 0

@@ -58,6 +58,17 @@ class FeatureTable:
         self.files: dict[str, dict[str, Any]] = {shard["tar_sha256"]: shard for shard in index["shards"]}
         """The entry of each file, by the sha256 of the shard that it was made from."""
 
+    @property
+    def tokens(self) -> int | None:
+        """Tokens of a sample; None for pooled features. Raises `ArtifactError` for a file that cannot be read."""
+        path = self.directory / next(iter(self.files.values()))["file"]
+        try:
+            with safe_open(path, "pt") as file:
+                shape = file.get_slice("features").get_shape()
+        except (OSError, SafetensorError) as error:
+            raise ArtifactError(f"{path}: cannot be read ({error}); {REMEDY}") from None
+        return int(shape[1]) if len(shape) == 3 else None
+
     def covers(self, samples: ListedShards) -> bool:
         """Whether these features were made from these shards."""
         return all(shard["sha256"] in self.files for shard in samples.shards)

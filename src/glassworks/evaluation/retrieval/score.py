@@ -17,14 +17,13 @@ from glassworks.config.datasets import Split
 from glassworks.data.reading.captions import read_captions
 from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.rows import Keyed, Rows
-from glassworks.data.splits import share
 from glassworks.encoders.protocol import EXTENSIONS
 from glassworks.errors import DataError
 from glassworks.evaluation.bootstrap import mean_interval
 from glassworks.evaluation.retrieval.labels import GAIN, found_by, labels
 from glassworks.evaluation.retrieval.ridge import Ridge, unit
 from glassworks.evaluation.retrieval.settings import RetrievalEvaluation
-from glassworks.evaluation.scoring import Item, Scoring
+from glassworks.evaluation.scoring import Item, Scoring, exchanged
 from glassworks.models.alignment import Alignment
 from glassworks.training.objective import to_device
 
@@ -105,7 +104,7 @@ def run(scoring: Scoring, config: RetrievalEvaluation, task: RetrievalTask, mode
             for width in narrow
         },
         "shuffled": {
-            name: ranks_of(found, exchanged([keys[index] for index in both[name]], scoring.seed))
+            name: ranks_of(found, exchanged([keys[index] for index in both[name]], scoring.seed, "shuffled pairs"))
             for name, found in similarities[full].items()
         },
     }
@@ -258,14 +257,6 @@ def chance(count: int) -> dict[str, Any]:
     recalls = {f"recall@{k}": round(min(k / count, 1), DIGITS) for k in RANKS}
     gain = round(float(gains(np.arange(1, count + 1)).mean()), DIGITS)
     return {**recalls, GAIN: gain, "median_rank": (count + 1) / 2}
-
-
-def exchanged(keys: Sequence[str], seed: int) -> np.ndarray:
-    """For each sample the index of another one: its neighbour in a hash order."""
-    order = sorted(range(len(keys)), key=lambda index: share(seed, "shuffled pairs", keys[index]))
-    others = np.empty(len(keys), dtype=np.int64)
-    others[order] = np.roll(order, 1)
-    return others
 
 
 def _first_of_groups(dataset: ShardDataset, count: int) -> list[int]:
