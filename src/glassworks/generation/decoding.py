@@ -186,7 +186,7 @@ def _beam_search(
     The length includes the end. A text may end only where its end is among the `beams` likeliest continuations of its row. A row stops when no live beam can still beat its best finished text. No text exceeds the token limit of its row.
     """
     count, beams, penalty = len(prompts), settings.beams, settings.length_penalty
-    cache, logits = _prefill(decoder, prompts, memory, max(room), inputs)
+    cache, logits = _prefill(decoder, prompts, memory, max(room), inputs=inputs)
     device = logits.device
     first_row = torch.arange(count, device=device)[:, None]
     each = first_row.expand(-1, beams).flatten()
