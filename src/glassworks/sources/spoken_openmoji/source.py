@@ -5,6 +5,7 @@ Keys, splits and groups are those of an `openmoji` data set. The sample of an al
 
 import zipfile
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 
 from glassworks.data.messages import Size
 from glassworks.data.records import Dropped, Record, read_table
@@ -20,6 +21,7 @@ SPEECH = "speech.zip"
 def records(context: Context) -> Iterator[Record | Dropped]:
     """Every drawing in the order of its data set, each followed by its aliases; a name without speech is `Dropped`."""
     params = context.params
+    context.fingerprint.update({name: version(name) for name in ("hibari-tts", "onnxruntime")})
     speaker = Speaker(params["speech"]["voice"], params["speech"]["speed"], params["seed"])
     named = [
         record
