@@ -46,9 +46,8 @@ def load(tmp_path):
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
         (tmp_path / "experiments").mkdir()
         (tmp_path / "OpenOrca").mkdir()
-        for name in names:
-            file = Path("experiments") / f"{name}.yaml"
-            (tmp_path / file).write_text((REPOSITORY / file).read_text())
+        for file in (*(f"{name}.yaml" for name in names), "chatml.jinja"):
+            (tmp_path / "experiments" / file).write_text((REPOSITORY / "experiments" / file).read_text())
         return load_project(tmp_path)
 
     return loaded
@@ -97,4 +96,4 @@ def test_the_study_of_adapters_is_accepted_with_every_kind_and_three_seeds(load)
     assert models["nf4"].model.base_dtype == "nf4" and models["full"].model.base_dtype == "fp32"
     assert list(models["lora_plus"].optimization.groups) == ["after"]
     scales = {name: one.model.adapter.scale for name, one in models.items() if name != "full"}
-    assert scales == pytest.approx(dict.fromkeys(scales, 2.0) | {"pissa": 1.0}, rel=1e-3)
+    assert scales == pytest.approx(dict.fromkeys(scales, 2.0) | {"pissa": 1.0, "rslora": 16 / 8**0.5})
