@@ -131,6 +131,21 @@ def test_a_step_calls_the_network_t_times_n_plus_1_times_and_keeps_the_graph_of_
     assert all(state.shape == (2, 1 + CELLS, 8) for state in step.states)
 
 
+def test_learned_positions_are_part_of_the_question_and_replace_the_rotation():
+    learned, rotary = (a_model(positions=name) for name in ("learned", "rotary"))
+    assert learned.positions is not None and rotary.positions is None
+    cells = torch.cat([learned.prefix.expand(2, -1, -1), learned.embedding(BOARDS)], 1)
+    torch.testing.assert_close(learned.embed(BOARDS), (cells + learned.positions) * math.sqrt(8 / 2))
+    with torch.no_grad():
+        learned.positions.zero_()
+    moved = learned(BOARDS.roll(1, dims=1))
+    torch.testing.assert_close(
+        moved.logits.roll(-1, dims=1), learned(BOARDS).logits
+    )  # without positions, a set of cells
+    moved = rotary(BOARDS.roll(1, dims=1))
+    assert not torch.allclose(moved.logits.roll(-1, dims=1), rotary(BOARDS).logits)
+
+
 def test_no_gradient_reaches_the_states_of_the_step_before():
     model = a_model()
     states = tuple(torch.randn(2, 1 + CELLS, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))

@@ -50,6 +50,8 @@ class Row(Settings):
     """One-line description of the system."""
     control: bool = False
     """Whether the system is a control, to which the model is compared."""
+    at: float | None = None
+    """Position of the row on the curve of its table."""
     cells: dict[str, str]
     """JSON pointers to the values, by column. A value missing from metrics.json is shown as a dash."""
 
@@ -67,6 +69,8 @@ class Table(Settings):
     """Name of the row that represents the model in sentences."""
     controls: str = "Controls"
     """Heading of the control rows."""
+    curve: str = ""
+    """Axis of the rows with a position, which is logarithmic. The figure draws them as a curve, and leaves out the other rows."""
     verdict: list[str] = Field(default=[])
     """Columns for comparing the row `first` with its best control. The first column with values is used."""
     notes: list[str] = Field(default=[])

@@ -81,6 +81,9 @@ class Recursive(nn.Module):
         length = config.prefix + cells
         self.embedding = nn.Embedding(symbols, config.width)
         self.prefix = nn.Parameter(torch.zeros(config.prefix, config.width))
+        self.positions: nn.Parameter | None = None
+        if config.mixer == "attention" and config.positions == "learned":
+            self.positions = nn.Parameter(torch.empty(length, config.width).normal_(std=config.width**-0.5))
         self.layers = nn.ModuleList(Layer(config, length) for _ in range(config.layers))
         self.head = nn.Linear(config.width, symbols, bias=False)
         self.halting = nn.Linear(config.width, 1)
@@ -95,6 +98,8 @@ class Recursive(nn.Module):
         """The question x [B, P + L, D] of boards [B, L], scaled to unit variance."""
         cells = self.embedding(boards)
         x = torch.cat([self.prefix.expand(len(boards), -1, -1), cells], dim=1)
+        if self.positions is not None:
+            x = (x + self.positions) * 0.5**0.5
         return x * self.config.width**0.5
 
     def begin(self, count: int) -> States:
@@ -127,7 +132,7 @@ class Recursive(nn.Module):
 
     def _rotation(self, device: torch.device) -> Rotation | None:
         config = self.config
-        if config.mixer == "mlp":
+        if config.mixer == "mlp" or config.positions == "learned":
             return None
         positions = torch.arange(config.prefix + self.cells, device=device)
         return rotation(positions, config.width // config.heads, config.theta)

@@ -111,20 +111,26 @@ def loss_figure(runs: Sequence[Run]) -> str:
 
 
 def metrics_figure(evaluations: Mapping[str, Scores]) -> str:
-    """A bar chart with 95 % intervals of all systems and controls: one panel per metric, one row per evaluation. Keys are row headings."""
+    """Scores with 95 % intervals: one panel per metric, one row per evaluation. Keys are row headings.
+
+    A panel has a bar for each system and control, or the curve of the table.
+    """
     drawn = {name: drawn_columns(scores) for name, scores in evaluations.items()}
     shown = {name: evaluations[name] for name, columns in drawn.items() if columns}
     with _style():
         if not shown:
             return _note("No experiment has scores to draw.")
         most = max(len(drawn[name]) for name in shown)
-        tallest = max(len(scores.table.rows) for scores in shown.values())
+        tallest = max(7 if scores.table.curve else len(scores.table.rows) for scores in shown.values())
         figure, rows = _rows(list(shown), 0.55 + 0.3 * tallest, (1,) * most, left=0.115, gap=0.12, below=0.08)
         for (name, scores), panels in zip(shown.items(), rows, strict=True):
             for axes in panels[len(drawn[name]) :]:
                 axes.set_visible(False)
             for axes, column in zip(panels, drawn[name], strict=False):
-                _draw_bars(axes, scores, column, labelled=axes is panels[0])
+                if scores.table.curve:
+                    _draw_curve(axes, scores, column)
+                else:
+                    _draw_bars(axes, scores, column, labelled=axes is panels[0])
         return _svg(figure)
 
 
@@ -358,6 +364,23 @@ def _draw_bars(axes: Axes, scores: Scores, name: str, labelled: bool) -> None:
         value = f"{column.scale * cell.value:.{column.digits}f}"
         axes.text(high + 0.03 * axes.get_xlim()[1], place, value, va="center", fontsize=9)
     axes.axvline(0, color=RULE, linewidth=1)
+
+
+def _draw_curve(axes: Axes, scores: Scores, name: str) -> None:
+    column = scores.table.column(name)
+    points = [(row.at, cell) for row in scores.table.rows if row.at and (cell := scores.cell(row, name))]
+    positions, values = [at for at, _ in points], [cell.value for _, cell in points]
+    bounds = [[cell.value if bound is None else bound for bound in (cell.low, cell.high)] for _, cell in points]
+    axes.set_title(column.title)
+    axes.set_xlabel(scores.table.curve)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(positions, [f"{at:g}" for at in positions])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{column.scale * value:g}"))
+    axes.set_ylim(0, 1.06 * max([high for _, high in bounds], default=0) or 1.0)
+    if points:
+        axes.fill_between(positions, *zip(*bounds, strict=True), color=FIRST, alpha=0.16, linewidth=0)
+        axes.plot(positions, values, color=FIRST, marker="o", markersize=4, clip_on=False, zorder=3)
 
 
 def _draw_seeds(axes: Axes, comparison: Comparison, column: int) -> None:

@@ -32,6 +32,7 @@ COLUMNS = [
         scale=100,
         digits=1,
         unit="%",
+        drawn=True,
     ),
 ]
 
@@ -40,7 +41,9 @@ def labels(metrics: dict[str, Any], config: BoardsEvaluation) -> Labels:
     """Labels for the metrics of one evaluation."""
     first = _plural(metrics["steps"], "step")
     rows = [_row("model", f"{first}, as trained", "the model's own number of supervision steps", "model")]
-    rows += [_row(depth, _plural(int(depth), "step"), "", "depths", depth) for depth in metrics["depths"]]
+    rows += [
+        _row(depth, _plural(int(depth), "step"), "", "depths", depth, at=float(depth)) for depth in metrics["depths"]
+    ]
     if "tries" in metrics:
         of = f"on the first {metrics['tried_boards']:,} boards, {first}"
         for name in metrics["tries"]:
@@ -81,6 +84,7 @@ def labels(metrics: dict[str, Any], config: BoardsEvaluation) -> Labels:
             columns=COLUMNS,
             rows=rows,
             first="model",
+            curve="supervision steps",
             verdict=["boards"],
             notes=notes,
         ),
@@ -90,9 +94,9 @@ def labels(metrics: dict[str, Any], config: BoardsEvaluation) -> Labels:
     )
 
 
-def _row(name: str, title: str, explanation: str, *where: str) -> Row:
+def _row(name: str, title: str, explanation: str, *where: str, at: float | None = None) -> Row:
     cells = {column.name: pointer(*where, column.name) for column in COLUMNS}
-    return Row(name=name, title=title, explanation=explanation, cells=cells)
+    return Row(name=name, title=title, explanation=explanation, at=at, cells=cells)
 
 
 def _plural(count: int, one: str, several: str | None = None) -> str:

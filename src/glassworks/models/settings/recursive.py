@@ -16,7 +16,9 @@ class Recursive(Settings):
     layers: Count = 2
     """Layers of the network."""
     mixer: Literal["attention", "mlp"] = "attention"
-    """How positions exchange information. `attention`: all positions attend to each other, with rotary positions. `mlp`: a SwiGLU part over the positions."""
+    """How positions exchange information. `attention`: all positions attend to each other. `mlp`: a SwiGLU part over the positions."""
+    positions: Literal["rotary", "learned"] = "rotary"
+    """How attention knows positions: by rotation of queries and keys, or by a learned vector for each position of the question. `mlp` has neither."""
     heads: Count = 4
     """Attention heads."""
     inner: Annotated[int, Field(ge=1)] | None = None
@@ -38,7 +40,7 @@ class Recursive(Settings):
 
     @model_validator(mode="after")
     def _divides(self) -> "Recursive":
-        if self.mixer == "attention" and (self.width % self.heads or self.width // self.heads % 2):
+        if self.mixer == "attention" and self.width % (2 * self.heads):
             raise ValueError(
                 f"heads: {self.heads} heads do not cut width {self.width} into parts of an even size, which rotary positions need"
             )
