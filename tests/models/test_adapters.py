@@ -28,6 +28,7 @@ from glassworks.models.adapters import (
     save_adapter,
 )
 from glassworks.models.captioner import Captioner
+from glassworks.models.feed_forward import FeedForward
 from glassworks.models.language_model import LanguageModel
 from glassworks.models.settings.adapter import Adapter
 from glassworks.models.settings.captioner import Captioner as CaptionerConfig
@@ -407,6 +408,21 @@ def test_pissa_trains_the_principal_components_that_peft_trains():
         torch.testing.assert_close(one.grad, twins[name].grad, rtol=1e-3, atol=1e-5)
 
 
+def test_pissa_trains_the_principal_components_of_each_projection():
+    model = language_model()
+    attach(model, Adapter(kind="pissa", rank=4, alpha=8, targets=("qkv",)), seed=1)
+    weight = model.decoder.blocks[1].attention.qkv.base_layer.weight.double()
+    for name, rows in zip("qkv", weight.split([32, 16, 16]), strict=True):
+        own = projections(model)[f"decoder.blocks.1.attention.qkv.{name}_proj"]
+        left, values, right = torch.linalg.svd(rows, full_matrices=False)
+        product = 2 * own["lora_B.weight"] @ own["lora_A.weight"]
+        torch.testing.assert_close(product.double(), (left[:, :4] * values[:4]) @ right[:4], rtol=0, atol=1e-6)
+    with pytest.raises(
+        ConfigError, match=r"17 is more than the smaller side of decoder.blocks.0.attention.qkv.k_proj;"
+    ):
+        attach(language_model(), Adapter(kind="pissa", rank=17, targets=("k_proj",)), seed=1)
+
+
 def test_principal_factors_do_not_depend_on_threads_and_a_rank_that_is_too_large_is_one_line():
     weight = torch.randn(300, 200, generator=torch.Generator().manual_seed(1))
     found = []
@@ -518,8 +534,8 @@ def test_blocks_recomputed_in_the_backward_pass_give_the_same_gradients(kind):
 @pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest.mark.parametrize("bf16", [False, True])
 def test_the_forward_pass_compiles_to_one_graph(kind, bf16):
-    model = nn.Sequential(nn.Linear(8, 24), nn.Linear(24, 8))
-    attach(model, Adapter(kind=kind, rank=4, dropout=0.3), seed=1)
+    model = FeedForward(8, 24, "swiglu")
+    attach(model, Adapter(kind=kind, rank=4, dropout=0.3, targets=("up_proj", "out")), seed=1)
     trained(model).train()
     x, found = torch.randn(4, 8), []
     for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
