@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from glassworks.evaluation.retrieval.score import chance, exchanged, ranks_of, summary
+from glassworks.evaluation.retrieval.ridge import Ridge
+from glassworks.evaluation.retrieval.score import chance, gains, ranks_of, summary
+from glassworks.evaluation.scoring import exchanged
 
 
 def test_a_rank_counts_the_partner_and_everything_at_least_as_similar():
@@ -32,7 +34,28 @@ def test_chance_is_the_mean_over_all_orders():
 
 def test_every_pair_is_broken_and_every_partner_used_once():
     keys = [f"k{number}" for number in range(50)]
-    others = exchanged(keys, seed=3)
+    others = exchanged(keys, 3, "pairs")
     assert sorted(others) == list(range(50)) and not (others == np.arange(50)).any()
-    backwards = exchanged(keys[::-1], seed=3)
+    backwards = exchanged(keys[::-1], 3, "pairs")
     assert [keys[::-1][index] for index in backwards][::-1] == [keys[index] for index in others]
+
+
+def test_the_gain_of_one_right_answer_is_that_of_its_rank():
+    np.testing.assert_allclose(gains(np.array([1, 2, 3, 10, 11])), [1, 1 / np.log2(3), 0.5, 1 / np.log2(11), 0])
+    assert abs(chance(20)["ndcg@10"] - gains(np.arange(1, 21)).mean()) < 1e-6
+
+
+def test_ridge_regression_is_the_closed_form_and_takes_the_penalty_that_held_out_samples_prefer():
+    random = np.random.default_rng(0)
+    sources, noise = random.normal(size=(60, 5)) + 3, random.normal(size=(60, 4))
+    weights = random.normal(size=(5, 4))
+    targets = sources @ weights + 0.1 * noise
+    fitted = Ridge(sources[:40], targets[:40], [1e-2, 1e6])
+    fitted.choose(sources[40:], targets[40:])
+    assert fitted.strength == 0
+    centred, wanted = sources[:40] - sources[:40].mean(0), targets[:40] - targets[:40].mean(0)
+    penalty = 1e-2 * np.trace(centred.T @ centred) / 5
+    expected = np.linalg.solve(centred.T @ centred + penalty * np.eye(5), centred.T @ wanted)
+    np.testing.assert_allclose(fitted.predict(sources), (sources - sources[:40].mean(0)) @ expected, atol=1e-9)
+    fitted.choose(sources[:0], targets[:0])
+    assert fitted.strength == 1

@@ -157,6 +157,17 @@ def test_a_text_does_not_depend_on_its_batch(language_model, name):
     assert generate(language_model, PROMPTS[::-1], SETTINGS[name], EOS) == alone[::-1]
 
 
+@pytest.mark.parametrize("name", [name for name, one in SETTINGS.items() if one.beams == 1])
+def test_a_beginning_that_is_computed_once_changes_no_text(language_model, name):
+    """Prompts of different lengths after the same tokens: the padding stands between the two, and nothing sees it."""
+    beginning = [1, 5, 9, 3, 30]
+    prompts = [[*beginning, *prompt] for prompt in PROMPTS]
+    expected = generate(language_model, prompts, SETTINGS[name], None)
+    for shared in (1, len(beginning)):
+        assert generate(language_model, prompts, SETTINGS[name], None, shared=shared) == expected
+    assert len({tuple(text) for text in expected}) > 2
+
+
 def test_the_logits_of_a_padded_prefill_and_of_every_step_after_it_are_those_of_the_full_forward(language_model):
     decoder = language_model.decoder
     prompts = [[1, 5, 9, 3, 7, 7], [4, 2], [6, 6, 6]]

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import os
 import subprocess
 import sys
@@ -14,10 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from glassworks.models import losses
-from glassworks.models.alignment import Alignment
 from glassworks.models.language_model import LanguageModel
-from glassworks.models.losses import IGNORED, info_nce, linear_cross_entropy, linear_metrics, next_token_losses
-from glassworks.models.settings.alignment import Alignment as AlignmentConfig
+from glassworks.models.losses import IGNORED, linear_cross_entropy, linear_metrics, next_token_losses
 from glassworks.models.settings.text_decoder import TextDecoder
 
 LOGITS = torch.randn(3, 4, 7, generator=torch.Generator().manual_seed(0))
@@ -382,34 +379,3 @@ for _ in range(2):
         digest.update(tensor.numpy().tobytes())
 print(digest.hexdigest())
 """
-
-
-def test_info_nce_is_the_published_formula():
-    """By hand for two pairs: similarities 1, 0.6, 0 and 0.8, times 2."""
-    left = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    right = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
-    rows = math.log1p(math.exp(1.2 - 2.0)) + math.log1p(math.exp(0.0 - 1.6))
-    columns = math.log1p(math.exp(0.0 - 2.0)) + math.log1p(math.exp(1.2 - 1.6))
-    loss = info_nce(left, right, torch.tensor([2.0]))
-    torch.testing.assert_close(loss, torch.tensor((rows + columns) / 2), rtol=0, atol=1e-6)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(info_nce(left, right, torch.tensor([2.0])), loss)
-
-
-def test_info_nce_of_a_single_pair_is_zero_with_a_finite_gradient():
-    left = torch.tensor([[0.6, 0.8]], requires_grad=True)
-    loss = info_nce(left, torch.tensor([[1.0, 0.0]]), torch.tensor([100.0]))
-    loss.backward()
-    assert loss == 0 and torch.equal(left.grad, torch.zeros(1, 2))
-
-
-def test_the_temperature_stays_within_its_limits_and_can_return_from_beyond_them():
-    model = Alignment(AlignmentConfig(width=4), {"image": {"width": 3}, "text": {"width": 5}})
-    assert model.scale().item() == pytest.approx(1 / 0.07)
-    for value, scale in ((9.0, 100.0), (-2.0, 1.0)):
-        model.log_scale.data.fill_(value)
-        model.log_scale.grad = None
-        model.scale().sum().backward()
-        assert model.scale().item() == pytest.approx(scale) and model.log_scale.grad.item() == pytest.approx(scale)
-    vectors = model({"text": torch.zeros(2, 5)})  # an empty sound, a modality that is missing
-    assert vectors.keys() == {"text"} and vectors["text"].isfinite().all()

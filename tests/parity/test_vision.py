@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from glassworks.errors import ArtifactError, ConfigError
+from glassworks.inference.published import check_published
 from glassworks.models.backbone import Backbone
 from glassworks.models.feed_forward import ACTIVATIONS
-from glassworks.models.pretrained.backbones import load_backbone
+from glassworks.models.pretrained.backbones import load_backbone, read_arguments
 from glassworks.models.pretrained.vision import (
     CLIP_MEAN,
     CLIP_STD,
@@ -194,6 +195,44 @@ def test_a_backbone_gives_timms_features_and_every_parameter_a_gradient(name, tm
     torch.testing.assert_close(shrunk, maps[-1], rtol=1e-4, atol=1e-4)
     sum((tokens * torch.randn_like(tokens)).sum() for tokens in ours.train()(images)).backward()
     assert [parameter for parameter, value in ours.named_parameters() if value.grad is None] == []
+
+
+TOWERS = {
+    "vit_base_patch16_siglip_224": 0,
+    "vit_base_patch16_siglip_gap_224": 0,
+    "vit_small_patch14_dinov2": 1,
+    "vit_small_patch14_reg4_dinov2": 5,
+}
+"""Towers of SigLIP (pooled by attention, and by the mean) and DINOv2 (without and with registers), with their tokens before the patches."""
+
+
+@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize("grown", [1, 2])
+@torch.no_grad()
+def test_siglip_and_dinov2_give_timms_patch_tokens(name, grown, tmp_path, compare):
+    """At the size of the weights and at another one, for which timm resizes positions; class token, registers and pooling are left out."""
+    patch = 14 if "dinov2" in name else 16
+    shape = {"embed_dim": 32, "depth": 3, "num_heads": 2}
+    model = vit(name, img_size=3 * patch, **shape)
+    colours = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]} if grown == 2 else {}
+    pretrained = {"input_size": [3, 3 * patch, 3 * patch], **colours}
+    directory = save_timm(model, tmp_path / "theirs", name, model_args=shape, pretrained_cfg=pretrained)
+    check_published(directory)
+    side = 3 * patch * grown
+    config = BackboneConfig(name=name, image_size=side, layers=(0, -1))
+    ours = Backbone(read_arguments(config, directory)).eval()
+    load_backbone(ours, directory)
+    model.set_input_size(img_size=(side, side))
+    images = pixels(side, rows=2)
+    taken = {**model.pretrained_cfg, **colours}
+    scaled = standardised(images, taken["mean"], taken["std"])
+    maps = model.forward_intermediates(scaled, indices=[0, 2], intermediates_only=True, norm=False)
+    for layer, found, theirs in zip((0, -1), ours(images), maps, strict=True):
+        assert model.num_prefix_tokens == TOWERS[name] and found.shape == (2, (3 * grown) ** 2, 32)
+        theirs = theirs.flatten(2).transpose(1, 2)
+        torch.testing.assert_close(found, theirs, rtol=1e-4, atol=1e-4)
+        if (layer, grown) == (-1, 2):
+            compare(found, theirs, f"timm {name}", RANDOM, "patch tokens, images of twice the size")
 
 
 @torch.no_grad()

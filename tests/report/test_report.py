@@ -115,6 +115,26 @@ def test_gallery_shows_the_first_images_and_marks_exact_matches(made: MadeProjec
     assert "dog 4" not in shown
 
 
+def test_sounds_of_a_gallery_play_offline(made: MadeProject) -> None:
+    made.make_all()
+    gallery = made.root / "results/first/captions/gallery"
+    (gallery / "s1.flac").write_bytes(b"fLaC and more")
+    (gallery / "s3.wav").write_bytes(b"RIFF\0\0\0\0WAVEfmt ")
+    text = page(made.report())
+    assert text.count('<audio controls preload="none" src="data:audio/') == 2
+    assert 'src="data:audio/flac;base64,ZkxhQ' in text and "no image kept" not in text
+
+
+def test_a_metric_is_drawn_over_a_number_of_its_rows(made: MadeProject) -> None:
+    made.make_all()
+    file = made.root / "results/first/captions/labels.json"
+    labels = json.loads(file.read_text())
+    curve = {"title": "Score against beams", "x_title": "beams", "rows": {"beam": 4, "greedy": 1}, "columns": ["cider"]}
+    file.write_text(json.dumps({**labels, "curve": curve}))
+    text = page(made.report())
+    assert 'aria-label="Score against beams"' in text and text == page(made.report("again"))
+
+
 def test_digests_keys_and_parameters_are_all_there(made: MadeProject, texts: Texts) -> None:
     made.make_all()
     shown = texts(page(made.report()))

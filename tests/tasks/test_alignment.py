@@ -250,7 +250,8 @@ def test_faults_in_the_settings_are_one_line_each(project, params, towers, line)
 
 def test_an_experiment_names_two_towers(project):
     with pytest.raises(
-        ConfigError, match=r"stored\.yaml: \(top level\): model\.towers: name two encoders, by modality; there are 0$"
+        ConfigError,
+        match=r"stored\.yaml: \(top level\): model\.towers: name at least two encoders, by modality; there are 0$",
     ):
         project.configure(PARAMS, stored={**EXPERIMENT, "model": {"width": 8}})
 

@@ -13,6 +13,8 @@ from glassworks.models.losses import IGNORED
 from glassworks.models.settings.captioner import Captioner as ModelConfig
 from glassworks.models.settings.text_decoder import TextDecoder
 from glassworks.models.settings.vision_transformer import VisionTransformer
+from glassworks.report.page import Section
+from glassworks.report.reading import Run, read_artefact
 from glassworks.tasks.captioning.task import CaptioningTask
 
 MODEL = ModelConfig(
@@ -120,3 +122,31 @@ def test_captions_that_lose_their_end_are_counted(task):
     """Ten ids hold BOS, eight letters and EOS."""
     captions = ["abcdefgh", "abcdefghi", "ab", "abcdefghijklm"]
     assert task.count_cut([sample(f'{{"captions": ["{caption}"]}}') for caption in captions]) == (4, 2)
+
+
+def test_training_says_how_many_captions_lose_their_end_and_the_report_repeats_it(project, write_image, capfd):
+    lines = ["file,caption"]
+    for number in range(16):
+        write_image(project.root / f"d/{number}.png", seed=number)
+        lines.append(f"{number}.png,{'a long row of words ' * 3 if number < 3 else 'short'}{number}")
+    (project.root / "d/captions.csv").write_text("\n".join(lines))
+    splits = {"validation": 0.0, "test": 0.0}
+    params = {"datasets": {"d": {"source": "folder", "path": "d", "splits": splits}}}
+    network = {"width": 16, "depth": 1, "heads": 2}
+    encoder = {"image_size": 16, "patch_size": 8, **network}
+    experiment = {
+        "task": "captioning",
+        "data": {"dataset": "d", "tokenizer": {"kind": "characters"}},
+        "model": {"encoder": encoder, "decoder": {**network, "max_tokens": 12}},
+        "optimization": {"warmup_steps": 0},
+        "training": {"steps": 1, "batch_size": 4, "validate_every": 1},
+    }
+    project.configure(params, tiny=experiment)
+    for stage in ("fetch-d", "records-d", "shards-d", "tokenizer-tiny"):
+        project.run(stage)
+    trained = read_artefact("train-tiny", project.run("train-tiny"))
+    assert (trained.counts["captions"], trained.counts["cut_captions"]) == (16, 3)
+    warning = "warning: train-tiny: 3 of 16 training captions have more than max_tokens and lose their end"
+    assert warning in capfd.readouterr().err
+    (caution,) = Section(Run("tiny", {}, trained)).cautions
+    assert caution.startswith("3 of 16 training captions are longer than the model's max_tokens")

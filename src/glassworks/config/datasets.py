@@ -96,3 +96,21 @@ class LocalImages(LocalDataset):
 
     max_pixels: Annotated[int, Field(ge=1)] = 120_000_000
     """Limit of width times height, from the header of the image. A larger image, such as a decompression bomb, is dropped before it is decoded."""
+
+
+class ComposedDataset(Dataset):
+    """A dataset composed from sprites: a pure function of the sprites and a seed."""
+
+    sprites: str
+    """Name of the `openmoji` dataset whose sprites are used (those of its training split)."""
+    size: Annotated[int, Field(ge=32, le=1024)] = 72
+    """Side of the square canvas in pixels."""
+    kinds: Annotated[int, Field(ge=6, le=500)] = 60
+    """Number of kinds of object in the whole data set."""
+    samples: dict[Split, Annotated[int, Field(ge=1)]]
+    """Samples in each split."""
+    held_out_pairs: Splits = Splits(validation=0.15, test=0.15)
+    """Shares of the pairs of kinds that appear together in validation or test only."""
+
+    def needs(self) -> dict[str, Records]:
+        return {"sprites": Records("sprites", self.sprites, source="openmoji")}

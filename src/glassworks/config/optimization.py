@@ -14,6 +14,7 @@ GroupName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 Optimizer = Literal[
     "AdamW",
     "Adam",
+    "Muon",
     "Adafactor",
     "Adadelta",
     "Adagrad",
@@ -63,7 +64,9 @@ class Optimization(Settings):
     """Optimizer, gradient clipping, and a schedule that is a function of the step."""
 
     optimizer: Optimizer = "AdamW"
-    """Name of a first-order optimizer in torch.optim."""
+    """A first-order optimizer of torch.optim by name; `Muon` is our own, exact for any number of workers. It takes AdamW steps for embeddings, the output
+    layer and all that is no matrix, at `options.vector_rate` times the learning rate.
+    """
     options: dict[str, Any] = Field(default={})
     """Further arguments of the optimizer, such as `{momentum: 0.9, nesterov: true}` for SGD."""
     learning_rate: Positive = 1e-3

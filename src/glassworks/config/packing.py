@@ -18,6 +18,25 @@ class Chat(Settings):
     """A conversation that is longer than a row is an error, or is left out and counted. It is never cut, since that removes its answer."""
 
 
+SPECIAL = ("image_start", "image_patch", "image_end")
+"""Special tokens of a vision-language model. They are no part of the tokenizer: number n has the id -1 - n, and no special token is ever a target."""
+IMAGE_START, IMAGE_PATCH, IMAGE_END = (-1 - number for number in range(len(SPECIAL)))
+
+
+class Images(Settings):
+    """How images become tokens of a row."""
+
+    tokens: Annotated[int, Field(ge=1)]
+    """Patch tokens of an image."""
+    per_row: Annotated[int, Field(ge=1)] | None = None
+    """Most images in a row; None for no limit."""
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens of an image."""
+        return [IMAGE_START, *[IMAGE_PATCH] * self.tokens, IMAGE_END]
+
+
 class Packing(Settings):
     """Everything that the rows depend on beside the samples and the tokenizer."""
 
@@ -29,3 +48,5 @@ class Packing(Settings):
     """Most documents in a row; None for no limit."""
     chat: Annotated[Chat | None, Field(exclude_if=lambda chat: chat is None)] = None
     """Conversations rendered by a chat template; None writes the text of each message and EOS."""
+    images: Annotated[Images | None, Field(exclude_if=lambda images: images is None)] = None
+    """Messages with images; None refuses them."""

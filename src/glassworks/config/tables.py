@@ -20,6 +20,19 @@ class ImageColumns(Settings):
     """train, validation (or val) or test, or empty."""
 
 
+class SoundColumns(Settings):
+    """Names of the columns (CSV, parquet) or keys (JSON) of a table. null finds usual names and says which."""
+
+    file: Column | None = None
+    """The file name of the sound."""
+    caption: Column | list[Column] | None = None
+    """The transcript, or several columns with one text each."""
+    split: Column | None = None
+    """train, validation (or val) or test, or empty."""
+    speaker: Column | None = None
+    """The speaker, whose sounds share a split."""
+
+
 class TextColumns(Settings):
     """Names of the columns (CSV, parquet) or keys (JSON) of a table. null finds usual names and says which."""
 

@@ -25,10 +25,12 @@ from glassworks.errors import DataError
 
 ALIASES = {
     "file": ("file_name", "filename", "filepath", "file_path", "image", "image_name", "image_file", "image_path",
-             "path", "img", "img_path"),
-    "caption": ("text", "texts", "title", "comment", "description", "sentence", "sentences", "raw", "prompt"),
+             "path", "img", "img_path", "audio", "audio_file", "audio_path", "clip", "wav"),
+    "caption": ("text", "texts", "title", "comment", "description", "sentence", "sentences", "raw", "prompt",
+                "transcript", "transcription"),
     "text": ("content", "document", "body"),
     "split": (),
+    "speaker": ("speaker_id", "spk", "client_id"),
 }  # fmt: skip
 """Other names of the columns file, caption, text and split, in any case, with or without a number at the end."""
 SEPARATORS = (",", ";", "\t", "|")
@@ -54,6 +56,7 @@ class Row(NamedTuple):
     file: Any
     captions: list[Any]
     split: Any
+    speaker: Any = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,9 @@ class Layout:
     key: str
     """The place of the settings, for messages: `params.yaml: datasets.NAME`."""
     roles: tuple[str, ...] = ("file", "caption")
-    """Columns that a row must have. `split` is always optional."""
+    """Columns that a row must have."""
+    optional: tuple[str, ...] = ("split",)
+    """Columns that a row may have: split, speaker."""
     columns: Mapping[str, str | list[str]] | None = None
     """Names of columns by role, as the user set them."""
     separator: str | None = None
@@ -198,7 +203,7 @@ class _Columns:
         found: dict[str, list[int]] = {}
         set_by_user = self.layout.columns or {}
         shown = ", ".join(names) or "none"
-        for role in (*self.layout.roles, "split"):
+        for role in (*self.layout.roles, *self.layout.optional):
             given = set_by_user.get(role)
             wanted = [given] if isinstance(given, str) else given or []
             if missing := [name for name in wanted if name not in names]:
@@ -250,7 +255,7 @@ def _csv(path: Path, name: str, lines: Iterator[tuple[int, str]], layout: Layout
     at = columns.of(tuple(header))
     if found := _other_names(header, at, layout):
         yield Remark(f"columns are read by similar names: {found}", name)
-    files, texts, splits = (at.get(role, []) for role in ("file", layout.text, "split"))
+    files, texts, splits, speakers = (at.get(role, []) for role in ("file", layout.text, "split", "speaker"))
     count, rows = len(header), 0
 
     def is_row(line: str) -> bool:
@@ -275,6 +280,7 @@ def _csv(path: Path, name: str, lines: Iterator[tuple[int, str]], layout: Layout
                 cells[files[0]] if files else None,
                 [cells[i] for i in texts],
                 cells[splits[0]] if splits else None,
+                cells[speakers[0]] if speakers else None,
             )
     if not rows:
         raise DataError(f"{path}: the table has a header and no rows")
@@ -405,7 +411,8 @@ def _object(where: str, row: Any, columns: _Columns) -> Row | Dropped:
     for i in at[layout.text]:
         captions += values[i] if isinstance(values[i], list) else [values[i]]
     file = values[at["file"][0]] if "file" in at else None
-    return Row(where, file, captions, values[at["split"][0]] if at["split"] else None)
+    split, speaker = (values[at[role][0]] if at.get(role) else None for role in ("split", "speaker"))
+    return Row(where, file, captions, split, speaker)
 
 
 def _objects(path: Path, found: Iterator[tuple[str, Any]], layout: Layout) -> Iterator[Item]:
@@ -505,8 +512,8 @@ def _parquet(path: Path, name: str, layout: Layout) -> Iterator[Item]:
                 for i in at[layout.text]:
                     captions += values[i][k] if isinstance(values[i][k], list) else [values[i][k]]
                 given = values[at["file"][0]][k] if "file" in at else None
-                split = values[at["split"][0]][k] if at["split"] else None
-                yield Row(f"{name} row {number}", given, captions, split)
+                split, speaker = (values[at[role][0]][k] if at.get(role) else None for role in ("split", "speaker"))
+                yield Row(f"{name} row {number}", given, captions, split, speaker)
     except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"{path}: not a parquet file that can be read ({str(error).splitlines()[0]})") from None
     if not number:

@@ -9,8 +9,13 @@ from torch import Tensor
 
 from glassworks.config import registry
 from glassworks.config.encoder import Encoder as Settings
+from glassworks.data.reading import pixels, sounds
+from glassworks.data.reading.captions import read_captions
 from glassworks.data.reading.dataset import Sample
+from glassworks.errors import ConfigError
 
+EXTENSIONS = {"image": pixels.EXTENSIONS, "audio": sounds.EXTENSIONS}
+"""Members of a sample by modality."""
 Reading = dict[str, Tensor]
 """A decoded sample: tensors of the same shapes for every sample, so that readings stack."""
 
@@ -50,3 +55,18 @@ def load_encoder(settings: Settings, directory: Path) -> Encoder:
 def stack(readings: Sequence[Reading]) -> Reading:
     """Readings of several samples as one batch."""
     return {name: torch.stack([reading[name] for reading in readings]) for name in readings[0]}
+
+
+def has_modality(sample: Sample, modality: str) -> bool:
+    """Whether a sample has an image, a sound or a text."""
+    if modality == "text":
+        return bool(read_captions(sample.members, sample.where))
+    return any(name in sample.members for name in EXTENSIONS[modality])
+
+
+def check_layer(layer: int, blocks: int) -> None:
+    """Raise `ConfigError` for a block that an encoder does not have."""
+    if not -blocks <= layer < blocks:
+        raise ConfigError(
+            f"layer: {layer} is not a block of this encoder; it has {blocks}: 0 … {blocks - 1} or -{blocks} … -1"
+        )

@@ -4,7 +4,7 @@ Kernels choose their order of additions by the shape of a batch, so the same ima
 same shape: `batch_size` samples, padded by repeating the last one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from glassworks.artifacts.digests import digest_json
 from glassworks.artifacts.manifest import read_manifest
 from glassworks.config.encoder import Encoder as Settings
 from glassworks.data.reading.dataset import Sample
-from glassworks.encoders.protocol import Encoder, Reading, load_encoder
+from glassworks.encoders.protocol import Encoder, Reading, has_modality, load_encoder, stack
 from glassworks.errors import ConfigError
 
 
@@ -29,9 +29,34 @@ class Tower:
         self.dtype: torch.dtype = getattr(torch, settings.dtype)
         self._checked = settings.batch_size == 1
 
-    def read(self, sample: Sample) -> Reading:
-        """The decoded sample."""
-        return self.encoder.read(sample)
+    def read(self, sample: Sample) -> Reading | None:
+        """The decoded sample; None if it lacks the modality. Raises `DataError` for a file that does not decode."""
+        return self.encoder.read(sample) if has_modality(sample, self.encoder.modality) else None
+
+    def features_of(self, readings: Sequence[Reading | None], device: str | torch.device = "cpu") -> Reading:
+        """Features of N readings as those of `features`, with `present` [N], False at missing ones, whose features are 0."""
+        found = [reading for reading in readings if reading is not None]
+        present = torch.tensor([reading is not None for reading in readings], device=device)
+        stacked = {name: tensor.to(device) for name, tensor in stack(found).items()} if found else {}
+        return {**self.spread(stacked, present), "present": present}
+
+    def spread(self, readings: Mapping[str, Tensor], present: Tensor) -> Reading:
+        """Features of the M samples at which `present` [N] is True, from their stacked readings, as features of N samples."""
+        if readings:
+            known = self.features(readings)
+            if len(next(iter(known.values()))) == len(present):
+                return known
+        else:
+            shape = (0, self.width) if self.settings.pooling == "mean" else (0, self.encoder.tokens, self.width)
+            known = {"features": torch.zeros(shape, dtype=self.dtype, device=present.device)}
+            if self.settings.pooling == "none":
+                known["mask"] = torch.zeros(shape[:2], dtype=torch.bool, device=present.device)
+        return {
+            name: tensor.new_zeros((len(present), *tensor.shape[1:])).masked_scatter(
+                present.view(-1, *[1] * (tensor.dim() - 1)), tensor
+            )
+            for name, tensor in known.items()
+        }
 
     @torch.no_grad()
     def features(self, readings: Mapping[str, Tensor]) -> Reading:

@@ -98,13 +98,28 @@ class Tile(Column):
     """JSON pointer to the value."""
 
 
+class Curve(Settings):
+    """Metrics of the table over a number that some of its rows have."""
+
+    title: str
+    """Heading."""
+    x_title: str
+    """Name of the number; its axis is logarithmic."""
+    rows: dict[str, float]
+    """The number of each row, by name."""
+    columns: list[str]
+    """Names of the columns, one line each, called by the group of the column."""
+
+
 class Gallery(Settings):
-    """Items that are media with answers. The media files are in the folder gallery/, named by key."""
+    """Items that are images, sounds or questions, with answers. The media files are in the folder gallery/, named by key."""
 
     kind: Literal["gallery"] = "gallery"
     """Kind of items."""
     title: str
     """Heading."""
+    question: str = ""
+    """Field of an item that holds the text of a question; empty for items that are media."""
     truth: str
     """Field of an item that holds the true answers, a list of texts."""
     answers: list[tuple[str, str]]
@@ -134,6 +149,8 @@ class Texts(Settings):
     """Field of an item that the text continues."""
     text: str
     """Field of an item that holds the text."""
+    preformatted: bool = False
+    """Whether the text has lines of its own, in characters of one width."""
 
 
 class Labels(Settings):
@@ -145,6 +162,8 @@ class Labels(Settings):
     """Numbers at the top of the section of the experiment."""
     table: Table | None = None
     """Table of the scores of all systems."""
+    curve: Curve | None = None
+    """Figure of metrics of the table over a number, such as the width of the vectors."""
     items: Gallery | Texts | None = None
     """Presentation of items.jsonl."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from glassworks.artifacts.digests import write_json, write_text
@@ -16,6 +17,7 @@ from glassworks.config.data import Options
 from glassworks.config.evaluation import Evaluation as Settings
 from glassworks.data.reading.dataset import JoinedShards, ShardDataset
 from glassworks.data.reading.rows import Samples
+from glassworks.data.splits import share
 from glassworks.errors import DataError
 from glassworks.evaluation.labels import GALLERY, ITEMS, LABELS, METRICS, Labels, look_up
 from glassworks.progress import Progress
@@ -110,6 +112,14 @@ class Scoring:
         parts = self.workers.gather(padded).cpu().reshape(len(lengths), -1)
         texts = [part[:length].numpy().tobytes() for part, length in zip(parts, lengths, strict=True)]
         return [row for text in texts for row in json.loads(text)]
+
+
+def exchanged(keys: Sequence[str], seed: int, purpose: str) -> np.ndarray:
+    """For each sample the index of another one: its neighbour in a hash order, which `purpose` names."""
+    order = sorted(range(len(keys)), key=lambda index: share(seed, purpose, keys[index]))
+    others = np.empty(len(keys), dtype=np.int64)
+    others[order] = np.roll(order, 1)
+    return others
 
 
 def _finite(rows: Sequence[Item], where: str) -> Sequence[Item]:

@@ -5,11 +5,13 @@ Shapes: B rows, K beams, T tokens, V vocabulary.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from glassworks.config.packing import SPECIAL
 from glassworks.errors import DataError
 from glassworks.generation.cpu_step import CpuStep, supports
 from glassworks.generation.sampling import draw, penalise, uniforms
@@ -19,25 +21,38 @@ Prompts = Sequence[Sequence[int]]
 """Token ids of every prompt, with at least one token (BOS)."""
 Ends = int | Collection[int] | None
 """The ids that end a text."""
+Inputs = Callable[[Tensor], dict[str, Any]]
+"""From padded ids [B, T] to further arguments of `TextDecoder.hidden`, such as the input vectors of images."""
 
 
 def generate(
-    model: Any, prompts: Prompts, settings: Decoding, ends: Ends, numbers: Sequence[int] | None = None
+    model: Any,
+    prompts: Prompts,
+    settings: Decoding,
+    ends: Ends,
+    numbers: Sequence[int] | None = None,
+    shared: int = 0,
 ) -> list[list[int]]:
     """The new token ids of every prompt from a language model, without its end.
 
     Random draws depend on the seed, the prompt and its number in `numbers` (default 0). Different numbers give different texts of the same prompt.
+    The first `shared` tokens are the same in all prompts, and are computed once.
     """
-    return collect(stream(model, prompts, settings, ends, numbers), len(prompts))
+    return collect(stream(model, prompts, settings, ends, numbers, shared), len(prompts))
 
 
 def stream(
-    model: Any, prompts: Prompts, settings: Decoding, ends: Ends, numbers: Sequence[int] | None = None
+    model: Any,
+    prompts: Prompts,
+    settings: Decoding,
+    ends: Ends,
+    numbers: Sequence[int] | None = None,
+    shared: int = 0,
 ) -> Iterator[list[tuple[int, int]]]:
     """The stream of `generate`: at every step, (row, new id) of each unfinished text. Beam search yields everything at its end."""
     numbers = numbers or [0] * len(prompts)
     streams = [f"{number}: {' '.join(map(str, prompt))}" for number, prompt in zip(numbers, prompts, strict=True)]
-    yield from decode(model.decoder, prompts, settings, ends, streams)
+    yield from decode(model.decoder, prompts, settings, ends, streams, shared=shared)
 
 
 def caption(
@@ -52,6 +67,25 @@ def caption(
         keys = [image.cpu().numpy().tobytes().hex() for image in images] if settings.temperature else [""] * len(images)
     context = min(model.config.caption_tokens, model.decoder.max_tokens)
     return collect(decode(model.decoder, [[bos]] * len(images), settings, ends, keys, memory, context), len(images))
+
+
+def answer(
+    model: Any, prompts: Prompts, features: Tensor, settings: Decoding, ends: Ends, keys: Sequence[str] | None = None
+) -> list[list[int]]:
+    """The answers to prompts of a vision-language model, without their end. `features` [N, P, C] are those of all images, prompt after prompt.
+
+    Random draws depend on the seed, and on the key of the prompt in `keys` (by default, its tokens).
+    """
+    return collect(stream_answers(model, prompts, features, settings, ends, keys), len(prompts))
+
+
+def stream_answers(
+    model: Any, prompts: Prompts, features: Tensor, settings: Decoding, ends: Ends, keys: Sequence[str] | None = None
+) -> Iterator[list[tuple[int, int]]]:
+    """The stream of `answer`: at every step, (row, new id) of each unfinished text."""
+    keys = keys or [" ".join(map(str, prompt)) for prompt in prompts]
+    inputs = partial(model.inputs, features=features)
+    yield from decode(model.decoder, prompts, settings, ends, keys, inputs=inputs)
 
 
 def collect(steps: Iterator[list[tuple[int, int]]], rows: int) -> list[list[int]]:
@@ -72,24 +106,30 @@ def decode(
     streams: Sequence[str],
     memory: Any = None,
     context: int | None = None,
+    shared: int = 0,
+    inputs: Inputs | None = None,
 ) -> Iterator[list[tuple[int, int]]]:
     """The stream of new tokens: at every step, (row, new id) of each unfinished text. An id of `ends` ends a text and is not yielded.
 
-    `context` limits prompt plus text, by default to the maximum of the decoder. `streams` names the random stream of each row.
+    `context` limits prompt plus text, by default to the maximum of the decoder. `streams` names the random stream of each row. The first `shared` tokens
+    are the same in all prompts, and are computed once; every prompt has a token after them. `inputs` computes the input vectors of the prompts, which
+    then may hold special tokens with negative ids and share nothing.
     """
     assert not decoder.training, "decoding wants model.eval()"
     if not prompts:
         return
     vocabulary = len(decoder.tokens.weight)
     ends = _ends(ends, vocabulary)
-    _check_ids(prompts, vocabulary)
+    _check_ids(prompts, vocabulary, -len(SPECIAL) if inputs else 0)
     room = _room(prompts, settings, context or decoder.max_tokens)
+    if shared and (memory is not None or inputs is not None or any(view.window for view in decoder.views)):
+        shared = 0
     if settings.beams > 1:
-        texts = _beam_search(decoder, prompts, room, settings, ends, memory)
+        texts = _beam_search(decoder, prompts, room, settings, ends, memory, inputs)
         yield [(row, token) for row, text in enumerate(texts) for token in text]
         return
     steps = max(room)
-    cache, logits = _prefill(decoder, prompts, memory, steps)
+    cache, logits = _prefill(decoder, prompts, memory, steps, shared, inputs)
     advance = next_logits(decoder, len(prompts), steps)
     device = logits.device
     seen = _seen(prompts, logits) if settings.repetition_penalty != 1 else None
@@ -133,14 +173,20 @@ def next_logits(decoder: Any, rows: int, tokens: int) -> Callable[[Tensor, Any, 
 
 
 def _beam_search(
-    decoder: Any, prompts: Prompts, room: list[int], settings: Decoding, ends: list[int], memory: Any
+    decoder: Any,
+    prompts: Prompts,
+    room: list[int],
+    settings: Decoding,
+    ends: list[int],
+    memory: Any,
+    inputs: Inputs | None = None,
 ) -> list[list[int]]:
     """The best text of every row by beam search, scored by log-probability / length ** length_penalty.
 
     The length includes the end. A text may end only where its end is among the `beams` likeliest continuations of its row. A row stops when no live beam can still beat its best finished text. No text exceeds the token limit of its row.
     """
     count, beams, penalty = len(prompts), settings.beams, settings.length_penalty
-    cache, logits = _prefill(decoder, prompts, memory, max(room))
+    cache, logits = _prefill(decoder, prompts, memory, max(room), inputs)
     device = logits.device
     first_row = torch.arange(count, device=device)[:, None]
     each = first_row.expand(-1, beams).flatten()
@@ -199,9 +245,9 @@ def _ends(ends: Ends, vocabulary: int) -> list[int]:
     return sorted({token for token in found if token < vocabulary})
 
 
-def _check_ids(prompts: Prompts, vocabulary: int) -> None:
+def _check_ids(prompts: Prompts, vocabulary: int, lowest: int) -> None:
     for number, prompt in enumerate(prompts, 1):
-        beyond = [token for token in prompt if not 0 <= token < vocabulary]
+        beyond = [token for token in prompt if not lowest <= token < vocabulary]
         if beyond:
             raise DataError(
                 f"prompt {number}: token {beyond[0]} is beyond the vocabulary of the model, which has {vocabulary:,} entries; "
@@ -231,21 +277,32 @@ def _room(prompts: Prompts, settings: Decoding, context: int) -> list[int]:
     return [min(settings.max_new_tokens or context, context - len(prompt)) for prompt in prompts]
 
 
-def _prefill(decoder: Any, prompts: Prompts, memory: Any, steps: int) -> tuple[Any, Tensor]:
+def _prefill(
+    decoder: Any, prompts: Prompts, memory: Any, steps: int, shared: int = 0, inputs: Inputs | None = None
+) -> tuple[Any, Tensor]:
     """A cache with the prompts and room for `steps` tokens, and the logits [B, V] of the next tokens."""
-    longest = max(map(len, prompts))
     device = decoder.tokens.weight.device
+    beginning, prompts = prompts[0][:shared], [prompt[shared:] for prompt in prompts]
+    longest = max(map(len, prompts))
     gaps = [longest - len(prompt) for prompt in prompts]
+    padding = torch.tensor(gaps, device=device) if any(gaps) else None
     ids = torch.tensor([[0] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)], device=device)
-    cache = decoder.new_cache(len(prompts), torch.tensor(gaps, device=device) if any(gaps) else None, longest + steps)
-    return cache, decoder.logits(decoder.hidden(ids, memory, cache)[:, -1])
+    cache = decoder.new_cache(len(prompts), padding, shared + longest + steps, shared)
+    if shared:
+        once = decoder.new_cache(1, None, shared)
+        decoder.hidden(torch.tensor([beginning], device=device), memory, once)
+        cache.kept[:, :, :, :shared] = once.kept
+        cache.length = shared
+    found = inputs(ids) if inputs else {}
+    return cache, decoder.logits(decoder.hidden(ids, memory, cache, **found)[:, -1])
 
 
 def _seen(prompts: Prompts, logits: Tensor) -> Tensor:
     """[B, V]: a boolean mask of the tokens in each prompt."""
     seen = torch.zeros(len(prompts), logits.shape[-1], dtype=torch.bool, device=logits.device)
     for row, prompt in enumerate(prompts):
-        seen[row, torch.tensor(prompt, device=logits.device)] = True
+        words = [token for token in prompt if token >= 0]
+        seen[row, torch.tensor(words, dtype=torch.long, device=logits.device)] = True
     return seen
 
 

@@ -1,6 +1,7 @@
 """Heads that map the features of frozen encoders to one space, where matching samples are close.
 
-N samples, C features of an encoder, D width of the space. A modality is named after its encoder's tower: image, text.
+N samples, C features of an encoder, D width of the space. A modality is named after its encoder's tower: image, audio, text. A sample may lack some
+modalities: its vectors of these are zero.
 """
 
 import math
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from glassworks.errors import ArtifactError
 from glassworks.models import saving
+from glassworks.models.contrastive import info_nce, sigmoid_loss
 from glassworks.models.settings.alignment import Alignment as Config
 
 KIND = "alignment"
@@ -44,6 +46,11 @@ class Head(nn.Module):
         return F.normalize(hidden.float(), dim=-1)
 
 
+def prefix(vectors: Tensor, width: int) -> Tensor:
+    """The first `width` numbers of unit vectors [N, D], normalised again. Zero vectors stay zero."""
+    return vectors if width == vectors.shape[1] else F.normalize(vectors[:, :width], dim=-1)
+
+
 class Alignment(nn.Module):
     """The heads, and the temperature of the similarities between their outputs."""
 
@@ -52,11 +59,24 @@ class Alignment(nn.Module):
         super().__init__()
         self.config, self.towers = config, dict(towers)
         self.heads = nn.ModuleDict({name: Head(tower["width"], config) for name, tower in towers.items()})
-        self.log_scale = nn.Parameter(torch.tensor([-math.log(config.temperature)]))
+        self.pairs = config.pairs_of(list(self.towers))
+        temperature = config.temperature or (0.1 if config.loss == "sigmoid" else 0.07)
+        self.log_scale = nn.Parameter(torch.tensor([-math.log(temperature)]))
+        self.bias = nn.Parameter(torch.tensor([config.bias])) if config.loss == "sigmoid" else None
 
-    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Features [N, C] of some modalities to their unit vectors [N, D]."""
-        return {name: self.heads[name](values.float()) for name, values in features.items()}
+    def forward(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Features [N, C] of some modalities to their unit vectors [N, D]; zero where `present` [N] of the modality is False."""
+        vectors = {name: self.heads[name](values.float()) for name, values in features.items()}
+        return {
+            name: values * present[name][:, None] if present and name in present else values
+            for name, values in vectors.items()
+        }
+
+    def loss(self, left: Tensor, right: Tensor, equal: Tensor | None = None) -> Tensor:
+        """The summed loss of N pairs of unit vectors [N, D]."""
+        if self.bias is None:
+            return info_nce(left, right, self.scale(), equal)
+        return sigmoid_loss(left, right, self.scale(), self.bias, equal)
 
     def scale(self) -> Tensor:
         """The factor of the similarities [1]: the inverse temperature within its limits.

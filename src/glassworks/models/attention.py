@@ -125,17 +125,25 @@ class CrossAttention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
-def document_mask(documents: Tensor, branches: Tensor | None = None) -> Tensor:
+def document_mask(documents: Tensor, branches: Tensor | None = None, mutual: Tensor | None = None) -> Tensor:
     """[B, 1, T, T] from the document of every token [B, T]: causal within a document, and no attention between packed documents.
 
     `branches` [B, T] numbers the branches of a message tree from 1. A token attends only to its own branch and to the shared context, which has number 0.
+    Tokens in `mutual`, bool [B, T], attend to each other in both directions.
     """
     length = documents.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()
+    if mutual is not None:
+        causal = causal | mutual_pairs(mutual)
     allowed = (documents[:, :, None] == documents[:, None, :]).logical_and_(causal)
     if branches is not None:
         allowed.logical_and_((branches[:, :, None] == branches[:, None, :]).logical_or_(branches[:, None, :] == 0))
     return allowed[:, None]
+
+
+def mutual_pairs(mutual: Tensor) -> Tensor:
+    """[B, T, T]: whether both tokens of a pair are in `mutual`, bool [B, T]."""
+    return mutual[:, :, None] & mutual[:, None, :]
 
 
 def document_positions(documents: Tensor) -> Tensor:

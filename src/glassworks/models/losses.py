@@ -191,16 +191,3 @@ def linear_metrics(found: LinearLoss, targets: Tensor) -> dict[str, tuple[float,
     """Cross-entropy and accuracy of targets [B, T], each as a sum over targets and their number."""
     count = count_targets(targets)
     return {"loss": ((found.total - found.z_term).item(), count), "accuracy": (int(found.correct), count)}
-
-
-def info_nce(left: Tensor, right: Tensor, scale: Tensor) -> Tensor:
-    """The summed symmetric InfoNCE loss of N pairs of unit vectors [N, D], in float32 (Radford et al., 2021).
-
-    Each row must choose its partner among all rows of the other side, by the similarities times `scale`; the two directions are averaged. A single
-    pair has no loss.
-    """
-    with torch.autocast(left.device.type, enabled=False):
-        logits = scale.float() * left.float() @ right.float().T  # [N, N]
-        own = torch.arange(len(logits), device=logits.device)
-        both = F.cross_entropy(logits, own, reduction="sum") + F.cross_entropy(logits.T, own, reduction="sum")
-        return both / 2

@@ -68,8 +68,13 @@ class SentenceEncoder(nn.Module):
         check_finite(network.state_dict(), directory)
         return cls(network, tokenizer, _limit(directory, network, tokenizer), pooling, unit).eval()
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        tokens = self.network(input_ids=ids, attention_mask=mask).last_hidden_state  # [B, T, C]
+    def forward(self, ids: Tensor, mask: Tensor, layer: int = -1) -> Tensor:
+        """Ids and mask [B, T] to vectors [B, C] of block `layer`."""
+        if layer == -1:
+            tokens = self.network(input_ids=ids, attention_mask=mask).last_hidden_state  # [B, T, C]
+        else:
+            states = self.network(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+            tokens = states[1:][layer]
         vectors = self._pooled(tokens, mask[..., None].to(tokens.dtype))
         return F.normalize(vectors, dim=-1) if self.unit else vectors
 

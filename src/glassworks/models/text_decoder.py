@@ -21,6 +21,7 @@ from glassworks.models.attention import (
     SelfAttention,
     document_mask,
     document_positions,
+    mutual_pairs,
 )
 from glassworks.models.feed_forward import FeedForward
 from glassworks.models.memory import empty
@@ -36,7 +37,8 @@ Memory = list[KeysValues]
 class Cache:
     """Keys and values of the text so far in one tensor [L, B, 2 K, T_max, D], the keys of a block before its values; `length` positions are filled.
 
-    Texts of different lengths are padded on the left: the first `padding` [B] positions of a row are padding.
+    Texts of different lengths are padded on the left: the first `padding` [B] positions of a row are padding. With `shared`, that many tokens of a
+    beginning that all rows have come before the padding.
     `rotations` has the rotation of positions 0 … T_max - 1, each [T_max, D], for each kind of rotary positions in the model.
     """
 
@@ -46,12 +48,13 @@ class Cache:
     rotations: dict[Rope, Rotation] = field(default_factory=dict)
     last: int | None = None
     """The last position of the model. Finished rows are clamped to it while others continue."""
+    shared: int = 0
 
     def __post_init__(self) -> None:
         self.columns = torch.arange(self.kept.shape[3], device=self.kept.device)
         if self.padding is not None:  # attention bias [B, T_max]
-            hidden = self.columns < self.padding[:, None]
-            self.bias = self.kept.new_zeros(hidden.shape).masked_fill(hidden, -torch.inf)
+            self.hidden = (self.columns >= self.shared) & (self.columns < self.shared + self.padding[:, None])
+            self.bias = self.kept.new_zeros(self.hidden.shape).masked_fill(self.hidden, -torch.inf)
 
     def reorder(self, rows: Tensor) -> None:
         """Keep the given rows of the batch, in that order (for beam search and finished texts)."""
@@ -60,7 +63,7 @@ class Cache:
             self.kept = self.kept.new_empty(len(self.kept), len(rows), *self.kept.shape[2:])
         self.kept.narrow(3, 0, self.length).copy_(filled)
         if self.padding is not None:
-            self.padding, self.bias = self.padding[rows], self.bias[rows]
+            self.padding, self.hidden, self.bias = self.padding[rows], self.hidden[rows], self.bias[rows]
 
     def keys_values(self, block: int) -> KeysValues:
         """Keys and values of a block, each [B, K, T_max, D], as writable views."""
@@ -99,7 +102,7 @@ class Cache:
         if window is not None:
             allowed = allowed & (key > query - window)
         if self.padding is not None:  # padding attends to itself, since a row without keys gives NaN
-            allowed = allowed & (key >= self.padding[:, None, None]) | (key == query)
+            allowed = allowed & ~self.hidden[:, None, :end] | (key == query)
         return allowed[:, None]
 
 
@@ -183,14 +186,14 @@ class TextDecoder(nn.Module):
         tokens = list(image_tokens) * (len(self.blocks) if len(image_tokens) == 1 else 1)
         return [block.cross_attention.keys_values(one) for block, one in zip(self.blocks, tokens, strict=True)]
 
-    def new_cache(self, rows: int, padding: Tensor | None = None, tokens: int | None = None) -> Cache:
+    def new_cache(self, rows: int, padding: Tensor | None = None, tokens: int | None = None, shared: int = 0) -> Cache:
         """An empty cache for `rows` texts of up to `tokens` tokens, by default the maximum of the model."""
         weight, config, tokens = self.tokens.weight, self.config, tokens or self.max_tokens
         positions = torch.arange(tokens, device=weight.device)
         rotations = {view.rope: self._rotation(positions, view.rope) for view in set(self.views) if view.rope}
         shape = (len(self.blocks), rows, 2 * (config.kv_heads or config.heads), tokens, config.size)
         kept = empty(*shape, dtype=weight.dtype) if weight.device.type == "cpu" else weight.new_empty(shape)
-        return Cache(kept, padding, 0, rotations, self.max_tokens - 1)
+        return Cache(kept, padding, 0, rotations, self.max_tokens - 1, shared)
 
     def forward(
         self,
@@ -212,12 +215,15 @@ class TextDecoder(nn.Module):
         branches: Tensor | None = None,
         positions: Tensor | None = None,
         noise: Tensor | None = None,
+        inputs: Tensor | None = None,
+        mutual: Tensor | None = None,
     ) -> Tensor:
         """The normalised features [B, T, C], the input of `logits`. `noise` [B, T, C] is added to the token embeddings.
 
         `documents` [B, T] numbers the packed documents of a row. Attention is masked between them, and positions restart. `branches` [B, T] numbers the
         branches of message trees (`document_mask`); it needs `positions` [B, T], the position of every token in its document. `cache` holds the
-        preceding tokens and excludes all three.
+        preceding tokens and excludes all three. `inputs` [B, T, C] are input vectors in place of the embeddings of `ids`. Tokens in `mutual`, bool
+        [B, T], attend to each other in both directions; they need documents, or an empty cache.
         """
         new, mask = ids.shape[1], None
         if cache is not None:
@@ -225,16 +231,18 @@ class TextDecoder(nn.Module):
         elif documents is not None:
             if branches is not None and positions is None:
                 raise ValueError("branches need positions: those of a branch continue from the end of its context")
-            mask = document_mask(documents, branches)
+            mask = document_mask(documents, branches, mutual)
             positions = document_positions(documents) if positions is None else positions
         else:
             positions = torch.arange(new, device=ids.device)
-        x = self.embed(ids)
+        x = self.embed(ids) if inputs is None else inputs
         if noise is not None:
             x = x + noise.to(x.dtype)
         if self.config.position == "learned":
             x = x + self.positions(positions)
-        attends = {view: self._attend(view, new, mask, positions, cache) for view in dict.fromkeys(self.views)}
+        if mutual is not None and (documents is None if cache is None else cache.length):
+            raise ValueError("mutual needs documents, or an empty cache")
+        attends = {view: self._attend(view, new, mask, positions, cache, mutual) for view in dict.fromkeys(self.views)}
         for index, block in enumerate(self.blocks):
             attend = attends[self.views[index]]
             if cache is not None:
@@ -258,10 +266,24 @@ class TextDecoder(nn.Module):
         """The weight [V, C] of the output layer, for a loss that takes `hidden`."""
         return self.tokens.weight if self.head is None else self.head.weight
 
-    def _attend(self, view: View, new: int, mask: Tensor | None, positions: Tensor, cache: Cache | None) -> Attend:
+    def _attend(
+        self,
+        view: View,
+        new: int,
+        mask: Tensor | None,
+        positions: Tensor,
+        cache: Cache | None,
+        mutual: Tensor | None = None,
+    ) -> Attend:
         """The attention of the blocks with this view to `new` tokens at `positions`; `mask` separates packed documents."""
         if cache is not None:
             mask, past = cache.mask(new, view.window), cache.length
+            if mutual is not None and new > 1:
+                pairs = mutual_pairs(mutual)
+                columns = cache.columns[:new]
+                if view.window is not None:
+                    pairs = pairs & (columns[:, None] - columns < view.window)
+                mask = pairs[:, None] | (columns[:, None] >= columns if mask is None else mask)
             rotated = cache.rotation(new, view.rope)
         else:
             past = 0

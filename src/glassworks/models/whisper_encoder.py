@@ -24,14 +24,21 @@ class WhisperEncoder(nn.Module):
         self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """Features of the frames. Raises `ValueError` if the number of frames does not match the positions; `LogMel` returns the right number."""
+    def shorten(self, frames: int) -> None:
+        """Read windows of at most `frames` frames, with the first positions."""
+        frames = min(frames, self.config.frames)
+        self.config = self.config.model_copy(update={"frames": frames})
+        self.positions = self.positions[: frames // 2].clone()
+
+    def forward(self, frames: Tensor, layer: int = -1) -> Tensor:
+        """Features of the frames, after block `layer`; only those of the last block are normalised. Raises `ValueError` if the number of frames does not match the positions; `LogMel` returns the right number."""
         if frames.shape[1:] != (self.config.mels, self.config.frames):
             raise ValueError(f"expected [B, {self.config.mels}, {self.config.frames}] frames, not {list(frames.shape)}")
         x = F.gelu(self.second(F.gelu(self.first(frames)))).transpose(1, 2) + self.positions
-        for block in self.blocks:
+        last = range(len(self.blocks))[layer]
+        for block in self.blocks[: last + 1]:
             x = block(x)
-        return self.norm(x)
+        return self.norm(x) if last == len(self.blocks) - 1 else x
 
 
 def sinusoids(length: int, width: int) -> Tensor:

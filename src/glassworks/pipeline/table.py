@@ -53,8 +53,8 @@ def _stages(project: Project) -> list[Stage]:
 
 
 def _has_rows(stage: Stage) -> bool:
-    """Whether a stage writes rows of conversations that the report shows."""
-    return stage.kind == "pack" and "chat" in stage.params["rows"]
+    """Whether a stage writes rows of conversations or images that the report shows."""
+    return stage.kind == "pack" and bool({"chat", "images"} & stage.params["rows"].keys())
 
 
 def _report_stage(project: Project, made: list[Stage]) -> Stage:

@@ -17,6 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from glassworks.evaluation.labels import Curve
 from glassworks.report.reading import Curves, Run, Scores
 from glassworks.report.variants import Comparison
 
@@ -75,6 +76,8 @@ BINS = 150
 GROUPS, DASHES = (MUTED, "#6d78d6", "#8a8020", "#c4609a"), ("-", "--", ":")
 """Line styles of parameter groups: grey for parameters in no group, as in a run without groups; then colours that are
 readable in light and dark mode and differ from those of the losses."""
+CURVES = (FIRST, SECOND, *GROUPS[1:], MUTED)
+"""Colours of the lines of a curve."""
 FAR_APART = 5
 """Ratio between peak learning rates above which the scale is logarithmic."""
 
@@ -147,6 +150,37 @@ def variants_figure(comparison: Comparison) -> str:
                 for label in axes.get_yticklabels():
                     label.set_color(INK)
         return _svg(rows[0][0].figure)
+
+
+def curve_figure(scores: Scores, curve: Curve) -> str:
+    """A line for each column of the curve, over the numbers of its rows, in a band of the 95 % intervals."""
+    table, places = scores.table, sorted(curve.rows, key=lambda name: curve.rows[name])
+    with _style():
+        right = 0.82
+        figure, [[axes]] = _rows([""], 3.1, (1,), left=0.06, right=right, gap=0.0, below=0.52)
+        ends = []
+        for number, name in enumerate(curve.columns):
+            column = table.column(name)
+            found = [(curve.rows[row], scores.cell(table.row(row), name)) for row in places]
+            drawn = [(at, cell) for at, cell in found if cell]
+            colour = CURVES[number % len(CURVES)]
+            values = np.array(
+                [[cell.value, *(cell.value if bound is None else bound for bound in cell[1:])] for _, cell in drawn]
+            )
+            at, values = [at for at, _ in drawn], column.scale * values.reshape(-1, 3)
+            axes.plot(at, values[:, 0], color=colour, marker="o", markersize=3.5, clip_on=False)
+            axes.fill_between(at, values[:, 1], values[:, 2], color=colour, alpha=0.1, linewidth=0)
+            ends.append((values[-1, 0] if len(values) else 0.0, column.group, colour))
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sorted(curve.rows.values()), [f"{value:g}" for value in sorted(curve.rows.values())])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(curve.x_title)
+        axes.set_title(f"{table.column(curve.columns[0]).title} in {table.column(curve.columns[0]).unit or 'units'}")
+        heights = _spread([value / axes.get_ylim()[1] for value, _, _ in ends], 0.16 * figure.dpi / axes.bbox.height)
+        for (_, group, colour), height in zip(ends, heights, strict=True):
+            axes.text(1.02, height, group, transform=axes.transAxes, va="center", fontsize=9, color=colour)
+        return _svg(figure)
 
 
 def drawn_columns(scores: Scores) -> list[str]:

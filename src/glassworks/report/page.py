@@ -85,10 +85,11 @@ class WeightsCard:
 
 @dataclass(frozen=True)
 class Scored:
-    """An evaluation with its figure as embedded SVG."""
+    """An evaluation with its figures as embedded SVG."""
 
     scores: Scores
     figure: str | None = None
+    curve: str | None = None
 
     @property
     def groups(self) -> list[tuple[str, int]]:

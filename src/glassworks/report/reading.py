@@ -6,6 +6,7 @@ Optional files (an image, a log) may be missing. An existing but unreadable file
 import base64
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +25,18 @@ ROWS = "rows.json"
 """File of the training rows in the artefact of the stage `pack`."""
 RATE = "learning_rate"
 """Column of a training log: the learning rate of parameters in no group. The rate of a group is `learning_rate.NAME`."""
-IMAGE_TYPES = {
+MEDIA_TYPES = {
     b"\x89PNG": "image/png",
     b"\xff\xd8\xff": "image/jpeg",
     b"GIF8": "image/gif",
-    b"RIFF": "image/webp",
+    b"RIFF....WEBP": "image/webp",
+    b"RIFF....WAVE": "audio/wav",
+    b"fLaC": "audio/flac",
+    b"OggS": "audio/ogg",
+    b"ID3": "audio/mpeg",
+    b"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]": "audio/mpeg",
 }
+"""Media types by a pattern of the first bytes."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +80,14 @@ class Curves:
 
 @dataclass(frozen=True)
 class Picture:
-    """An item of a gallery: an image with its texts."""
+    """An item of a gallery: an image, a sound, a question or several of them, with texts."""
 
     key: str
+    question: str | None
     image: str | None
     """The image as a data URI, if it was kept."""
+    sound: str | None
+    """The sound as a data URI, if it was kept."""
     truth: list[str]
     answers: dict[str, str]
     """Texts by the name of the answer."""
@@ -314,8 +324,10 @@ def read_curves(path: Path) -> Curves:
 
 
 def read_gallery(results: Path, labels: Gallery, count: int) -> list[Picture]:
-    """The first `count` items of a gallery, with their images if these were kept."""
-    images = {path.name.partition(".")[0]: path for path in sorted((results / GALLERY).glob("*"))}
+    """The first `count` items of a gallery, with their images and sounds if these were kept."""
+    files: dict[str, list[Path]] = {}
+    for path in sorted((results / GALLERY).glob("*")):
+        files.setdefault(path.name.partition(".")[0], []).append(path)
     pictures: list[Picture] = []
     for place, row in _rows(results / ITEMS):
         if len(pictures) == count:
@@ -324,11 +336,17 @@ def read_gallery(results: Path, labels: Gallery, count: int) -> list[Picture]:
         texts = truth if isinstance(truth, list) else [None]
         if not all(isinstance(text, str) for text in [key, *texts]):
             raise DataError(f"{place}: expected a key and, under {labels.truth}, a list of texts; {REMEDY}")
+        question = row.get(labels.question) if labels.question else None
+        if labels.question and not isinstance(question, str):
+            raise DataError(f"{place}: {labels.question}: expected the text of a question; {REMEDY}")
         if not isinstance(marks, dict) or not all(isinstance(marked, dict) for marked in marks.values()):
             raise DataError(f"{place}: {labels.marks_in}: expected an object for each answer; {REMEDY}")
         answers = {name: row[name] for name, _ in labels.answers if isinstance(row.get(name), str)}
-        image = images.get(str(key).replace("/", "_"))
-        pictures.append(Picture(str(key), _data_uri(image) if image else None, truth, answers, marks))
+        kept = [_data_uri(path) for path in files.get(str(key).replace("/", "_"), [])]
+        image, sound = (
+            next((uri for uri in kept if uri.startswith(f"data:{kind}/")), None) for kind in ("image", "audio")
+        )
+        pictures.append(Picture(str(key), question, image, sound, truth, answers, marks))
     return pictures
 
 
@@ -346,11 +364,11 @@ def read_texts(path: Path, labels: Texts) -> list[Text]:
 
 
 def _data_uri(path: Path) -> str:
-    """An image as a data URI. The media type is detected from the bytes, not from the file name."""
+    """An image or a sound as a data URI. The media type is detected from the bytes, not from the file name."""
     content = path.read_bytes()
-    kind = next((kind for start, kind in IMAGE_TYPES.items() if content.startswith(start)), None)
+    kind = next((kind for start, kind in MEDIA_TYPES.items() if re.match(start, content, re.DOTALL)), None)
     if kind is None:
-        raise DataError(f"{path}: not a PNG, JPEG, GIF or WebP image; {REMEDY}")
+        raise DataError(f"{path}: not a PNG, JPEG, GIF or WebP image, nor a WAV, FLAC, Ogg or MP3 sound; {REMEDY}")
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 

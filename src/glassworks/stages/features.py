@@ -5,6 +5,7 @@ The features of a sample are a function of the sample, the encoder and the devic
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from glassworks.config import registry
 from glassworks.config.datasets import SPLITS
 from glassworks.config.encoder import Encoder
 from glassworks.data.reading.dataset import ShardDataset
-from glassworks.data.reading.features import INDEX, KEYS
+from glassworks.data.reading.features import INDEX, KEYS, PRESENT
 from glassworks.data.shards import link_or_copy
-from glassworks.encoders.protocol import stack
 from glassworks.encoders.tower import Tower, identity, load_tower
+from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
 from glassworks.progress import Progress
 from glassworks.runtime.launch import device_kind
@@ -54,14 +55,23 @@ def run(context: Context) -> dict[str, Any]:
     context.fingerprint["device"] = device_kind(context.params["device"])
     encode(context, blocks, context.stage.name)
     folder = context.work / "features"
-    listed = []
+    listed, missing = [], 0
     for block in blocks:
         link_or_copy(folder / block.file, context.output / block.file)
         entry = {"file": block.file, "split": block.listed["split"], "samples": len(block.rows)}
         sha256 = sha256_file(folder / block.file)
         listed.append({**entry, "sha256": sha256, "tar_sha256": block.listed["sha256"]})
-    with safe_open(folder / blocks[0].file, "pt") as file:
-        width = file.get_slice("features").get_shape()[-1]
+        with safe_open(folder / block.file, "pt") as opened:
+            width = opened.get_slice("features").get_shape()[-1]
+            if PRESENT in opened.keys():  # noqa: SIM118 (not a mapping)
+                missing += int((~opened.get_tensor(PRESENT)).sum())
+    total = sum(len(block.rows) for block in blocks)
+    if missing == total:
+        raise DataError(
+            f"{context.stage.name}: no sample of {context.stage.part!r} has what this encoder reads; look at the data"
+        )
+    if missing:
+        print(f"{context.stage.name}: {missing:,} of {total:,} samples lack what this encoder reads", file=sys.stderr)
     index = {
         "encoder": context.stage.subject,
         "identity": identity(_settings(context), context.inputs["weights"]),
@@ -72,7 +82,8 @@ def run(context: Context) -> dict[str, Any]:
     write_json(context.output / INDEX, index)
     samples = {split: sum(shard["samples"] for shard in listed if shard["split"] == split) for split in SPLITS}
     size = sum((context.output / block.file).stat().st_size for block in blocks)
-    return {"samples": samples, "shards": len(blocks), "bytes": size, "width": width}
+    counts = {"samples": samples, "shards": len(blocks), "bytes": size, "width": width}
+    return counts | ({"missing": missing} if missing else {})
 
 
 def list_blocks(context: Context) -> list[Block]:
@@ -103,11 +114,12 @@ def _write(tower: Tower, block: Block, path: Path, device: str, progress: Progre
     keys, parts = [], []
     for start in range(block.rows.start, block.rows.stop, step):
         samples = [block.dataset[index] for index in range(start, min(start + step, block.rows.stop))]
-        readings = stack([tower.read(sample) for sample in samples])
-        parts.append(tower.features({name: tensor.to(device) for name, tensor in readings.items()}))
+        parts.append(tower.features_of([tower.read(sample) for sample in samples], device))
         keys += [sample.key for sample in samples]
         progress.advance(len(samples), block.file)
     tensors = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+    if tensors[PRESENT].all():
+        del tensors[PRESENT]
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     # One entry of metadata only: safetensors writes several in random order.
     save_file(tensors, temporary, metadata={KEYS: json.dumps(keys, ensure_ascii=False)})

@@ -1,7 +1,7 @@
 """The stage `pack`: the texts and messages of an experiment as token ids, and the plan of their rows. Jobs tokenize shards in parallel.
 
 Each split has two folders of arrays, which all training workers map into memory. Packed conversations come with their chat template and, for the report,
-with the text of some rows.
+with the text of some rows. So do rows with images, which have no template.
 """
 
 import sys
@@ -13,12 +13,12 @@ import numpy as np
 from glassworks.artifacts.digests import write_json, write_text
 from glassworks.config.datasets import Split
 from glassworks.config.needs import roles
-from glassworks.config.packing import Packing
+from glassworks.config.packing import IMAGE_PATCH, Packing
 from glassworks.data.reading.chat import ChatTemplate, read_template
 from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.packing import PLAN, TOKENS, Plan, plan_rows, too_long
 from glassworks.data.reading.text import TEMPLATE, TextTokenizer
-from glassworks.data.reading.tokens import Tokens, join, tokenize
+from glassworks.data.reading.tokens import Tokens, image_chat, join, tokenize
 from glassworks.errors import ConfigError, DataError
 from glassworks.pipeline.execution import Context
 from glassworks.progress import Progress
@@ -61,13 +61,14 @@ def run(context: Context) -> dict[str, Any]:
         plan = plan_rows(shards[0].dataset, tokens, packing)
         plan.save(folder / PLAN)
         found = {"documents": len(tokens.ends), "tokens": len(tokens.ids), "rows": len(plan.starts) - 1}
-        if template:
+        if template or packing.images:
             found |= _count(context, f"the {split} split of {name!r}", tokens, packing)
             if split == "train":
                 shown[name] = _shown(tokens, plan, packing.row_tokens, tokenizer)
         counts.setdefault(name, {})[split] = found
     if template:
         write_text(context.output / TEMPLATE, template.source)
+    if template or packing.images:
         write_json(context.output / ROWS, shown)
     return counts
 
@@ -127,7 +128,16 @@ def _runs(tokens: Tokens, item: list[int], tokenizer: TextTokenizer) -> list[Run
         weights = [1.0] * (end - begin) if tokens.weights is None else tokens.weights[begin:end].tolist()
         pairs = zip(tokens.ids[begin:end].tolist(), weights, strict=True)
         cut = [(weight, [number for number, _ in some]) for weight, some in groupby(pairs, key=lambda pair: pair[1])]
-        found.append([(tokenizer.shown(ids), weight) for weight, ids in cut])
+        found.append([(_text(ids, tokenizer), weight) for weight, ids in cut])
+    return found
+
+
+def _text(ids: list[int], tokenizer: TextTokenizer) -> str:
+    """The text of ids with special tokens, and the number of tokens of each image."""
+    found = ""
+    for special, run in groupby(ids, key=lambda number: number < 0):
+        part = list(run)
+        found += f"[image: {part.count(IMAGE_PATCH)} tokens]" if special else tokenizer.shown(part)
     return found
 
 
@@ -152,8 +162,9 @@ def _tokenize(context: Context, shards: list[Shard], label: str) -> None:
     if not missing:
         return
     tokenizer = TextTokenizer(context.inputs["tokenizer"])
-    template = _template(context, Packing.model_validate(context.params["rows"]), tokenizer)
-    chat = template.document if template else None
+    packing = Packing.model_validate(context.params["rows"])
+    template = _template(context, packing, tokenizer)
+    chat = template.document if template else image_chat(tokenizer, packing.images)
     total, left = (sum(len(shard.samples) for shard in some) for some in (shards, missing))
     with Progress(label, total, "samples", initial=total - left) as progress:
         for shard in missing:

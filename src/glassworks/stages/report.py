@@ -56,11 +56,14 @@ def _section(run: Run, number: int, seed: int) -> Section:
     if run.curves and run.curves.steps:
         loss = figures.on_page(figures.loss_figure([run]), f"loss-{number}", "Loss and learning rate over steps")
     for index, scores in enumerate(run.evaluations):
-        figure = None
+        figure = curve = None
         if figures.drawn_columns(scores):
             drawn = figures.metrics_figure({scores.name: scores})
             figure = figures.on_page(drawn, f"scores-{number}-{index}", "Scores of systems and controls")
-        scored.append(Scored(scores, figure))
+        if scores.labels.curve:
+            drawn = figures.curve_figure(scores, scores.labels.curve)
+            curve = figures.on_page(drawn, f"curve-{number}-{index}", scores.labels.curve.title)
+        scored.append(Scored(scores, figure, curve))
     seeds, comparison = None, compare(run, seed)
     if comparison:
         drawn = figures.variants_figure(comparison)

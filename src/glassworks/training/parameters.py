@@ -3,6 +3,7 @@
 import fnmatch
 import inspect
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 from glassworks.config.base import nearest
 from glassworks.config.optimization import Optimization, ParameterGroup
 from glassworks.errors import ConfigError
+from glassworks.training.muon import Muon
 from glassworks.training.schedules import learning_rate
 
 DEFAULT = "default"
@@ -76,7 +78,7 @@ class ParameterGroups:
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """The configured optimizer, over two groups per parameter group: with and without weight decay."""
-        optimizer_class = getattr(torch.optim, self.config.optimizer)
+        optimizer_class: Any = Muon if self._orthogonal else getattr(torch.optim, self.config.optimizer)
         groups = [group for name in self.members for group in self._optimizer_groups(name)]
         known = inspect.signature(optimizer_class).parameters
         unknown = [name for name in self.config.options if name not in known]
@@ -118,9 +120,20 @@ class ParameterGroups:
             decay = settings.weight_decay
         decayed = [name for name in self.members[group] if _decays(name, self.parameters[name])]
         plain = [name for name in self.members[group] if not _decays(name, self.parameters[name])]
+        if self._orthogonal:
+            tables = {id(module.weight) for module in self.model.modules() if isinstance(module, nn.Embedding)}
+            matrices = [name for name in decayed if _is_matrix(name, self.parameters[name], tables)]
+            decayed = [name for name in decayed if name not in matrices]
+            if matrices:
+                members = [self.parameters[name] for name in matrices]
+                yield {"params": members, "weight_decay": decay, "group": group, "orthogonal": True}
         for names, value in ((decayed, decay), (plain, 0.0)):
             if names:
                 yield {"params": [self.parameters[name] for name in names], "weight_decay": value, "group": group}
+
+    @property
+    def _orthogonal(self) -> bool:
+        return self.config.optimizer == "Muon"
 
     def _group_of(self, name: str) -> str:
         for group, settings in self.config.groups.items():
@@ -147,6 +160,11 @@ class ParameterGroups:
 def _rests(module: nn.Module) -> bool:
     own = [parameter.requires_grad for parameter in module.parameters()]
     return (bool(own) and not any(own)) or getattr(module, "track_running_stats", False)
+
+
+def _is_matrix(name: str, parameter: nn.Parameter, tables: set[int]) -> bool:
+    """Whether Muon orthogonalises a parameter: the matrix of a linear map, but no embedding and no output layer."""
+    return parameter.ndim == 2 and id(parameter) not in tables and not name.endswith("head.weight")
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:

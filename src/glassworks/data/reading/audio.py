@@ -1,17 +1,12 @@
 """Audio: bytes to mono sound at a given rate."""
 
-import io
-
-import soundfile
 import torch
 import torchaudio
 from torch import Tensor
 
 from glassworks.data.reading.dataset import Sample
+from glassworks.data.reading.sounds import EXTENSIONS, read_sound
 from glassworks.errors import DataError
-
-EXTENSIONS = ("flac", "mp3", "ogg", "wav")
-"""Members of a sample that are audio."""
 
 
 def audio_of(sample: Sample, rate: int) -> Tensor:
@@ -27,11 +22,6 @@ def decode_audio(data: bytes | memoryview, rate: int, where: str) -> Tensor:
 
     Raises `DataError` beginning with `where` (shard and sample) when the bytes do not decode or hold no sound.
     """
-    try:
-        samples, found = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise DataError(f"{where}: the audio does not decode: {error.error_string}") from None
-    if not len(samples):
-        raise DataError(f"{where}: the audio is empty")
+    samples, found = read_sound(data, where)
     sound = torch.from_numpy(samples).mean(dim=1)
     return sound if found == rate else torchaudio.functional.resample(sound, found, rate)

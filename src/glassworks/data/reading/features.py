@@ -22,6 +22,8 @@ INDEX = "features.json"
 """The encoder, its identity, the data set, and the list of all files of features."""
 KEYS = "keys"
 """The metadata of a file that holds the keys of its samples as JSON."""
+PRESENT = "present"
+"""The tensor that is False at samples without the modality; a file in which all samples have it lacks the tensor."""
 REMEDY = "check the artefact with `glassworks verify`, or make the features again"
 FIELDS = {"encoder", "identity", "dataset", "width", "shards"}
 
@@ -55,6 +57,17 @@ class FeatureTable:
         self.width: int = index["width"]
         self.files: dict[str, dict[str, Any]] = {shard["tar_sha256"]: shard for shard in index["shards"]}
         """The entry of each file, by the sha256 of the shard that it was made from."""
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens of a sample; None for pooled features. Raises `ArtifactError` for a file that cannot be read."""
+        path = self.directory / next(iter(self.files.values()))["file"]
+        try:
+            with safe_open(path, "pt") as file:
+                shape = file.get_slice("features").get_shape()
+        except (OSError, SafetensorError) as error:
+            raise ArtifactError(f"{path}: cannot be read ({error}); {REMEDY}") from None
+        return int(shape[1]) if len(shape) == 3 else None
 
     def covers(self, samples: ListedShards) -> bool:
         """Whether these features were made from these shards."""

@@ -106,6 +106,10 @@ class PackedRows:
         """int64 [tokens]: the document of each target of a row."""
         return np.searchsorted(self.tokens.ends, self._places(self.plan.row(index))[0] + 1, side="right")
 
+    def samples(self, index: int) -> list[int]:
+        """The index of the sample of each document of a row."""
+        return [int(sample) for sample in self.plan.row(index)[:, 0]]
+
     def _places(self, items: np.ndarray) -> tuple[np.ndarray, list[list[int]]]:
         """int64 [tokens]: positions of the inputs of a row among all tokens; and the inputs of each segment, by document."""
         begins: list[int] = []
@@ -171,6 +175,9 @@ def plan_rows(dataset: Samples, tokens: Tokens, packing: Settings) -> Plan:
     if packing.documents_per_row is not None:
         limits["documents"] = packing.documents_per_row
         columns.append(np.ones_like(sizes))
+    if packing.images is not None and packing.images.per_row is not None:
+        limits["images"] = packing.images.per_row
+        columns.append(tokens.images())
     split = np.ones(len(sizes), bool) if tokens.texts is None else tokens.texts
     return plan(dataset.shard_sizes, np.stack(columns, axis=1), limits, split, name)
 

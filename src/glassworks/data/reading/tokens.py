@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from glassworks.data.messages import TOOLS, Message, Text, parse_messages
+from glassworks.config.packing import IMAGE_START, Images
+from glassworks.data.messages import TOOLS, Medium, Message, Text, parse_messages
 from glassworks.data.reading.arrays import load_arrays, save_arrays
 from glassworks.data.reading.captions import read_captions
 from glassworks.data.reading.dataset import Sample
@@ -59,6 +60,11 @@ class Tokens(NamedTuple):
             return lengths - 1
         return lengths - np.diff(np.searchsorted(self.segments, self.ends, side="right"), prepend=0)
 
+    def images(self) -> np.ndarray:
+        """int64 [documents]: the images of each document."""
+        ends = np.searchsorted(np.flatnonzero(self.ids == IMAGE_START), self.ends)
+        return np.diff(ends, prepend=0)
+
     def save(self, folder: Path) -> None:
         """Write one .npy file for each array."""
         save_arrays(folder, self._asdict())
@@ -79,6 +85,14 @@ class Document(NamedTuple):
 
 Chat = Callable[[Sequence[Message], list[Any] | None, str], Document]
 """Renders messages with the tools of their sample; the last argument names the sample in errors."""
+
+
+def image_chat(tokenizer: TextTokenizer, images: Images | None) -> Chat | None:
+    """Renders messages with images for `tokenize`; None where no images are read."""
+    if images is None:
+        return None
+    ids = images.ids
+    return lambda messages, tools, where: render(messages, tokenizer, where, ids)
 
 
 def tokenize(dataset: Samples, tokenizer: TextTokenizer, part: range | None = None, chat: Chat | None = None) -> Tokens:
@@ -105,13 +119,18 @@ def _document(sample: Sample, messages: Sequence[Message], tokenizer: TextTokeni
     return chat(messages, tools, sample.where)
 
 
-def render(messages: Sequence[Message], tokenizer: TextTokenizer, where: str) -> Document:
+def render(
+    messages: Sequence[Message], tokenizer: TextTokenizer, where: str, image: Sequence[int] | None = None
+) -> Document:
     """The tokens of a conversation or a message tree without a chat template: BOS, then the text of each message and EOS.
 
-    Raises `DataError` beginning with `where` for a medium, and for messages without any loss.
+    `image` holds the tokens of an image. Raises `DataError` beginning with `where` for another medium, and for messages without any loss.
     """
     runs: list[tuple[list[int], list[float]]] = [([tokenizer.bos], [0.0])]
-    contents = tokenizer.encode_parts([content_of(message, where) for message in messages])
+    if image is None:
+        contents = tokenizer.encode_parts([content_of(message, where) for message in messages])
+    else:
+        contents = _with_images(messages, tokenizer, where, image)
     for message, content in zip(messages, contents, strict=True):
         if message.branch == len(runs):
             runs.append(([runs[0][0][-1]], [0.0]))
@@ -119,6 +138,35 @@ def render(messages: Sequence[Message], tokenizer: TextTokenizer, where: str) ->
         ids += [*content, tokenizer.eos]
         weights += [message.loss_weight] * (len(content) + 1)
     return document_of(runs, where)
+
+
+def prompt_of(messages: Sequence[Message], tokenizer: TextTokenizer, where: str, image: Sequence[int]) -> list[int]:
+    """The tokens of messages that an answer follows, as `render` begins them. `image` holds the tokens of an image."""
+    contents = _with_images(messages, tokenizer, where, image)
+    return [tokenizer.bos, *(number for content in contents for number in (*content, tokenizer.eos))]
+
+
+def _with_images(
+    messages: Sequence[Message], tokenizer: TextTokenizer, where: str, image: Sequence[int]
+) -> list[list[int]]:
+    """The tokens of each message. A sample has at most one image, in its context: a branch does not see the others."""
+    media = [(message.branch, part) for message in messages for part in message.parts if isinstance(part, Medium)]
+    for branch, medium in media:
+        if medium.type != "image":
+            raise DataError(f"{where}: holds the {medium.type} {medium.media!r}, and this task reads images")
+        if branch:
+            raise DataError(
+                f"{where}: branch {branch} holds the image {medium.media!r}; put it into the context (branch 0)"
+            )
+    if len(media) > 1:
+        raise DataError(f"{where}: holds {len(media)} images, and this task reads one a sample")
+    texts = iter(
+        tokenizer.encode_parts([part.text for message in messages for part in message.parts if isinstance(part, Text)])
+    )
+    return [
+        [number for part in message.parts for number in (next(texts) if isinstance(part, Text) else image)]
+        for message in messages
+    ]
 
 
 def document_of(segments: Sequence[tuple[list[int], list[float]]], where: str) -> Document:

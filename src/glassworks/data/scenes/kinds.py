@@ -4,9 +4,9 @@ A kind is an emoji named by one everyday, countable noun, so that descriptions a
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 
 from glassworks.config.datasets import SPLITS, Split
 from glassworks.data.records import Record
@@ -49,8 +49,10 @@ class Kind:
     name: str
 
 
-def choose_kinds(sprites: Iterable[Record], count: int, seed: int, dataset: str) -> list[Kind]:
-    """`count` kinds from the training split of the sprites, spread over the subcategories.
+def choose_kinds(
+    sprites: Iterable[Record], count: int, seed: int, dataset: str, fits: Callable[[Kind], bool] = lambda kind: True
+) -> list[Kind]:
+    """`count` kinds from the training split of the sprites that are fit, spread over the subcategories.
 
     A smaller count gives a subset. Raises `ConfigError` when the sprites have fewer than `count` kinds.
     """
@@ -62,12 +64,13 @@ def choose_kinds(sprites: Iterable[Record], count: int, seed: int, dataset: str)
     for kinds in shelves.values():
         kinds.sort(key=lambda kind: share(seed, "kind", kind.key))
         ranked += [(place, share(seed, "kind", kind.key), kind) for place, kind in enumerate(kinds)]
-    if len(ranked) < count:
+    chosen = list(islice((kind for *_, kind in sorted(ranked, key=lambda row: row[:2]) if fits(kind)), count))
+    if len(chosen) < count:
         raise ConfigError(
             f"datasets.{dataset}.kinds: {count} kinds are asked for, and the training split of the sprites has "
-            f"{len(ranked)} that a plain noun names; ask for fewer"
+            f"{len(chosen)} suitable ones that a plain noun names; ask for fewer"
         )
-    return [kind for *_, kind in sorted(ranked, key=lambda row: row[:2])[:count]]
+    return chosen
 
 
 class Meetings:

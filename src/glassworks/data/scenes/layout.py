@@ -27,8 +27,10 @@ SIZES = (10, 12, 14, 16, 18, 20, 22, 25, 28, 32)
 """Sizes of a sprite. They are few, to scale each drawing few times. The rank of a sprite is an index into SIZES."""
 SMALL = SIZES.index(16)
 """Lower ranks are used only if space is short."""
-GRIDS = {1: [(1, 1)], 2: [(2, 1), (1, 2)], 3: [(3, 1), (1, 3), (2, 2)]}
+GRIDS = {1: [(1, 1)], 2: [(2, 1), (1, 2)], 3: [(3, 1), (1, 3), (2, 2)], 4: [(4, 1), (1, 4), (2, 2)]}
 """Possible columns and rows of the objects of one kind, by their number."""
+ROOMY = 5
+"""Up to this many objects, the space of a kind grows with its number beyond two. With more, a slender single sprite would not fit."""
 MARGIN, GAP, CLOSE = 2, 5, 1
 """Distances: of things to the edge, of two kinds (at least), and of things of one kind."""
 VARIANTS = 4
@@ -57,6 +59,10 @@ class Dice:
         """A new list in random order."""
         rest = list(items)
         return [rest.pop(self.below(len(rest))) for _ in items]
+
+
+Numbers = Callable[[Dice, int], list[int]]
+"""The numbers of objects, one to four of each kind, given the number of kinds."""
 
 
 @dataclass(frozen=True)
@@ -88,18 +94,34 @@ class Scene:
     """The order in which captions name the things."""
 
 
+def few(dice: Dice, kinds: int) -> list[int]:
+    """One to three objects of each kind, at most five in total."""
+    while True:
+        counts = [1 + dice.below(3) for _ in range(kinds)]
+        if sum(counts) <= ROOMY:
+            return counts
+
+
 def compose(
-    kinds: list[Kind], meetings: Meetings, canvas: int, measure: Measure, seed: int, split: Split, index: int
+    kinds: list[Kind],
+    meetings: Meetings,
+    canvas: int,
+    measure: Measure,
+    seed: int,
+    split: Split,
+    index: int,
+    numbers: Numbers = few,
 ) -> Scene:
     """Scene number `index` of a split, on a square canvas with a side of `canvas` pixels."""
     dice = Dice(seed, "scene", split, index)
     chosen = dice.shuffled(_who(dice, len(kinds), meetings, split))
-    counts = _counts(dice, len(chosen))
+    counts = numbers(dice, len(chosen))
     axis = dice.choose(("left of", "above"))
     lone = ""
     if len(chosen) == 3 and dice.below(3) < 2:
         lone = dice.choose(("left of", "right of") if axis == "above" else ("above", "below"))
-    cells = _cells(dice, counts, axis, lone, canvas)
+    weights = counts if sum(counts) <= ROOMY else [min(count, 2) for count in counts]
+    cells = _cells(dice, weights, axis, lone, canvas)
     groups = [
         _place(dice, kinds[who], *task, canvas, measure) for who, *task in zip(chosen, counts, cells, strict=True)
     ]
@@ -133,27 +155,20 @@ def _who(dice: Dice, kinds: int, meetings: Meetings, split: Split) -> list[int]:
     return [*pair, dice.choose(meetings.third(split, pair))]
 
 
-def _counts(dice: Dice, kinds: int) -> list[int]:
-    """One to three objects of each kind, at most five in total."""
-    while True:
-        counts = [1 + dice.below(3) for _ in range(kinds)]
-        if sum(counts) <= 5:
-            return counts
-
-
-def _cells(dice: Dice, counts: list[int], axis: str, lone: str, canvas: int) -> list[Box]:
-    """A part of the canvas for each kind."""
+def _cells(dice: Dice, weights: list[int], axis: str, lone: str, canvas: int) -> list[Box]:
+    """A part of the canvas for each kind, by their weights."""
     edge, gap = round(MARGIN * canvas / GRID), round(GAP * canvas / GRID)
     whole = (edge, edge, canvas - edge, canvas - edge)
     if not lone:
-        return _cut(dice, whole, counts, axis == "left of", gap)
+        return _cut(dice, whole, weights, axis == "left of", gap)
     sideways = axis == "above"
-    weights = [counts[0], max(counts[1:])]
+    first, *others = weights
+    pair = [first, max(others)]
     if lone in ("left of", "above"):
-        alone, rest = _cut(dice, whole, weights, sideways, gap)
+        alone, rest = _cut(dice, whole, pair, sideways, gap)
     else:
-        rest, alone = _cut(dice, whole, weights[::-1], sideways, gap)
-    return [alone, *_cut(dice, rest, counts[1:], not sideways, gap)]
+        rest, alone = _cut(dice, whole, pair[::-1], sideways, gap)
+    return [alone, *_cut(dice, rest, others, not sideways, gap)]
 
 
 def _cut(dice: Dice, box: Box, weights: list[int], along_x: bool, gap: int) -> list[Box]:
@@ -183,7 +198,8 @@ def _place(dice: Dice, kind: Kind, count: int, cell: Box, canvas: int, measure: 
         return fitting[-1] if fitting else -1
 
     ranks = {grid: largest(grid) for grid in GRIDS[count]}
-    roomy = [grid for grid in GRIDS[count] if ranks[grid] >= max(ranks.values()) - 1]
+    best = max(ranks.values())
+    roomy = [grid for grid in GRIDS[count] if ranks[grid] >= max(best - 1, min(best, 0))]
     grid = dice.choose(roomy)
     rank = _shrunk(max(ranks[grid], 0), dice.below(2))
     wide, high = sizes[rank]

@@ -9,6 +9,7 @@ from torch import Tensor
 from glassworks.data.reading.dataset import Sample
 from glassworks.data.reading.images import image_of, normalise
 from glassworks.encoders.clip_image.settings import ClipImage
+from glassworks.encoders.protocol import check_layer
 from glassworks.models.pretrained.vision import load_vision_transformer
 from glassworks.models.vision_transformer import VisionTransformer
 
@@ -41,4 +42,6 @@ class ClipImageEncoder:
 
 def load(settings: ClipImage, directory: Path) -> ClipImageEncoder:
     """The encoder with the weights in a directory in transformers' layout."""
-    return ClipImageEncoder(load_vision_transformer(directory), settings.layer)
+    network = load_vision_transformer(directory)
+    check_layer(settings.layer, len(network.blocks))
+    return ClipImageEncoder(network, settings.layer)

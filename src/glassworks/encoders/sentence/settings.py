@@ -8,9 +8,13 @@ from glassworks.config.encoder import Encoder
 
 
 class Sentence(Encoder):
-    """A sentence encoder such as all-MiniLM-L6-v2: one unit vector for the first text of a sample."""
+    """A sentence encoder such as all-MiniLM-L6-v2: one vector for each of the first texts of a sample."""
 
     encoder: Literal["sentence"] = "sentence"
     """The folder under encoders/."""
     max_tokens: Annotated[int, Field(ge=2)] = 128
     """Maximum tokens of a text; longer texts are truncated."""
+    texts: Annotated[int, Field(ge=1)] = 1
+    """Texts of a sample that are encoded, such as a name and its aliases. With `pooling: none`, training draws one of them."""
+    layer: int = -1
+    """Block that gives the tokens before they are pooled."""

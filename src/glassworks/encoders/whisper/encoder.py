@@ -8,6 +8,7 @@ from torch import Tensor
 
 from glassworks.data.reading.audio import audio_of
 from glassworks.data.reading.dataset import Sample
+from glassworks.encoders.protocol import check_layer
 from glassworks.encoders.whisper.settings import Whisper
 from glassworks.models.log_mel import HOP, RATE, LogMel
 from glassworks.models.pretrained.whisper import load_whisper_encoder
@@ -19,8 +20,8 @@ class WhisperFeatures:
 
     modality = "audio"
 
-    def __init__(self, network: WhisperEncoder) -> None:
-        self.network = network.eval().requires_grad_(False)
+    def __init__(self, network: WhisperEncoder, layer: int) -> None:
+        self.network, self.layer = network.eval().requires_grad_(False), layer
         self.log_mel = LogMel(network.config.mels, network.config.frames)
         self.tokens, self.width = network.config.frames // 2, network.config.width
 
@@ -36,7 +37,7 @@ class WhisperFeatures:
     @torch.no_grad()
     def encode(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Frames [B, M, F] to features [B, F / 2, C]."""
-        values = self.network(batch["frames"])
+        values = self.network(batch["frames"], self.layer)
         return values, torch.arange(self.tokens, device=values.device) < batch["length"][:, None]
 
     def to(self, device: torch.device) -> "WhisperFeatures":
@@ -47,4 +48,7 @@ class WhisperFeatures:
 
 def load(settings: Whisper, directory: Path) -> WhisperFeatures:
     """The encoder with the weights in a directory in transformers' layout."""
-    return WhisperFeatures(load_whisper_encoder(directory))
+    network = load_whisper_encoder(directory)
+    network.shorten(settings.seconds * RATE // HOP)
+    check_layer(settings.layer, len(network.blocks))
+    return WhisperFeatures(network, settings.layer)

@@ -1,12 +1,18 @@
 """The encoder `whisper`."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from glassworks.config.encoder import Encoder
 
 
 class Whisper(Encoder):
-    """The encoder of Whisper: one token for every 20 ms of the first 30 s."""
+    """The encoder of Whisper: one token for every 20 ms of the first `seconds`."""
 
     encoder: Literal["whisper"] = "whisper"
     """The folder under encoders/."""
+    seconds: Annotated[int, Field(ge=1, le=30)] = 30
+    """Length of the window; longer sounds are cut. A window of 4 s costs a tenth of one of 30 s and gives other features."""
+    layer: int = -1
+    """Block that gives the tokens; -1 is followed by the final norm."""

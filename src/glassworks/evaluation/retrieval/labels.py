@@ -2,53 +2,41 @@
 
 from typing import Any
 
-from glassworks.evaluation.labels import Column, Gallery, Labels, Row, Table, Tile, pointer
+from glassworks.evaluation.labels import Column, Curve, Gallery, Labels, Row, Table, Tile, pointer
 from glassworks.evaluation.retrieval.settings import RetrievalEvaluation
 
+GAIN = "ndcg@10"
 SYSTEMS = [
     ("model", "the model", "similarity of the vectors of its heads", False),
     ("shuffled", "shuffled pairs", "the same similarities; every sample looks for the partner of another one", True),
+    ("ridge", "ridge regression", "from the features of one encoder to those of the other, in closed form", True),
     ("chance", "chance", "the expectation of a random order", True),
 ]
 """Name, title, explanation, and whether the system is a control."""
-FOUND = "found"
-"""The field of an item that holds the text nearest to its image."""
+SPOKEN = {"audio": "speech"}
+"""Words for modalities."""
 
 
-def labels(metrics: dict[str, Any], config: RetrievalEvaluation, pictured: bool) -> Labels:
-    """Labels for the metrics of one evaluation; with a gallery if images with texts were `pictured`."""
+def found_by(modality: str) -> str:
+    """The field of an item that holds the text nearest to its image or its speech."""
+    return f"found_by_{modality}"
+
+
+def labels(metrics: dict[str, Any], config: RetrievalEvaluation, widths: list[int], finders: list[str]) -> Labels:
+    """Labels for the metrics of one evaluation at these widths; with a gallery if items hold the text nearest to these `finders`."""
     columns, cells = [], {}
-    for direction, scores in metrics["systems"]["model"].items():
-        words = direction.replace("_", " ")
-        for name in scores:
-            k = name.removeprefix("recall@")
+    for direction in metrics["systems"]["model"]:
+        words = " ".join(SPOKEN.get(word, word) for word in direction.split("_"))
+        group = f"{words} (emergent)" if direction in metrics["emergent"] else words
+        for name in metrics["systems"]["model"][direction]:
             column = f"{direction}_{name.replace('@', '_')}"
             cells[column] = (direction, name)
-            if name == "median_rank":
-                columns.append(
-                    Column(
-                        name=column,
-                        title="Median rank",
-                        explanation="median over the queries",
-                        group=words,
-                        lower_is_better=True,
-                        digits=1,
-                    )
-                )
-                continue
-            columns.append(
-                Column(
-                    name=column,
-                    title=f"R@{k}",
-                    explanation=f"queries whose partner is among the first {k}, in percent",
-                    group=words,
-                    phrase=f"recall@{k}, {words}",
-                    scale=100,
-                    digits=1,
-                    unit="%",
-                    drawn=k != "10",
-                )
-            )
+            columns.append(_column(name, column, group, words))
+    if len(metrics["systems"]["model"]) > 2:  # six directions: the figure has a panel for one recall of each
+        columns = [column.model_copy(update={"drawn": column.title == "R@5"}) for column in columns]
+    narrow = [
+        (f"width_{width}", f"its first {width} numbers", "the prefix, normalised again", False) for width in widths[1:]
+    ]
     rows = [
         Row(
             name=name,
@@ -57,18 +45,14 @@ def labels(metrics: dict[str, Any], config: RetrievalEvaluation, pictured: bool)
             control=control,
             cells={column: pointer("systems", name, *where) for column, where in cells.items()},
         )
-        for name, title, explanation, control in SYSTEMS
+        for name, title, explanation, control in [SYSTEMS[0], *narrow, *SYSTEMS[1:]]
+        if name in metrics["systems"]
     ]
     fifth = [column for column in columns if column.title == "R@5"]
-    gallery = Gallery(
-        title="Held-out images and the text nearest to each",
-        truth="references",
-        answers=[(FOUND, "nearest text")],
-        marks_in="hits",
-        marks=["in the first 1", "in the first 5", "in the first 10"],
-        counted="in the first 1",
-        counted_for=FOUND,
-        counted_as="are the image's own",
+    emergent = (
+        ["A pair of modalities that training never brought together is marked as emergent."]
+        if metrics["emergent"]
+        else []
     )
     return Labels(
         unit="samples",
@@ -83,11 +67,55 @@ def labels(metrics: dict[str, Any], config: RetrievalEvaluation, pictured: bool)
             first="model",
             verdict=[column.name for column in fifth[:1]],
             notes=[
-                f"Each query is ranked against all {metrics['samples']:,} candidates of the {config.split} split. Candidates as "
-                "similar as the partner count as better.",
+                f"Each query is ranked against all {metrics['samples']:,} candidates of the {config.split} split that have "
+                "both modalities. Candidates as similar as the partner count as better.",
                 f"Below each recall its 95 % interval ({config.bootstrap:,} bootstrap resamples of the queries). It covers the "
                 "choice of queries, not other training runs.",
+                *emergent,
             ],
         ),
-        items=gallery if pictured else None,
+        curve=Curve(
+            title="Recall against width",
+            x_title="numbers of the vectors",
+            rows={name: width for width, name in zip(widths, ["model", *(one[0] for one in narrow)], strict=True)},
+            columns=[column.name for column in fifth],
+        )
+        if narrow
+        else None,
+        items=Gallery(
+            title="Held-out samples and the text nearest to each",
+            truth="references",
+            answers=[(found_by(name), f"nearest to its {SPOKEN.get(name, name)}") for name in finders],
+            marks_in="hits",
+            marks=["in the first 1", "in the first 5", "in the first 10"],
+            counted="in the first 1",
+            counted_for=found_by(finders[0]),
+            counted_as="are the sample's own",
+        )
+        if finders
+        else None,
+    )
+
+
+def _column(name: str, column: str, group: str, words: str) -> Column:
+    """The column of a metric in one direction."""
+    if name == "median_rank":
+        explanation = "median over the queries"
+        return Column(
+            name=column, title="Median rank", explanation=explanation, group=group, lower_is_better=True, digits=1
+        )
+    if name == GAIN:
+        explanation = "mean of 1 / log2(1 + rank) within the first ten: what MTEB reports"
+        return Column(name=column, title="nDCG@10", explanation=explanation, group=group, digits=3)
+    k = name.removeprefix("recall@")
+    return Column(
+        name=column,
+        title=f"R@{k}",
+        explanation=f"queries whose partner is among the first {k}, in percent",
+        group=group,
+        phrase=f"recall@{k}, {words}",
+        scale=100,
+        digits=1,
+        unit="%",
+        drawn=k != "10",
     )

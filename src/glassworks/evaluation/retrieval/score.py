@@ -1,9 +1,11 @@
-"""The evaluation `retrieval`: each sample looks for its partner among all samples of a held-out split, in both directions.
+"""The evaluation `retrieval`: each sample looks for its partner among all samples of a held-out split, between all modalities in both directions.
 
-The controls are the same similarities with partners exchanged, and chance.
+A direction counts the samples that have both modalities. One whose pair was not trained is emergent. Matryoshka embeddings are scored at every width.
+The controls are the same similarities with partners exchanged, ridge regression between the features, and chance.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import permutations
 from typing import Any, Protocol
 
@@ -11,29 +13,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glassworks.config.datasets import Split
 from glassworks.data.reading.captions import read_captions
 from glassworks.data.reading.dataset import ShardDataset
-from glassworks.data.reading.pixels import EXTENSIONS
 from glassworks.data.reading.rows import Keyed, Rows
-from glassworks.data.splits import share
+from glassworks.encoders.protocol import EXTENSIONS
 from glassworks.errors import DataError
 from glassworks.evaluation.bootstrap import mean_interval
-from glassworks.evaluation.retrieval.labels import FOUND, labels
+from glassworks.evaluation.retrieval.labels import GAIN, found_by, labels
+from glassworks.evaluation.retrieval.ridge import Ridge, unit
 from glassworks.evaluation.retrieval.settings import RetrievalEvaluation
-from glassworks.evaluation.scoring import Item, Scoring
+from glassworks.evaluation.scoring import Item, Scoring, exchanged
 from glassworks.models.alignment import Alignment
 from glassworks.training.objective import to_device
 
 RANKS = (1, 5, 10)
 """The k of recall@k."""
 GALLERY_SIZE = 60
-"""Images kept for the report's gallery."""
+"""Samples whose images and sounds are kept for the report's gallery."""
+READ = 256
+"""Samples whose features are read at a time."""
 DIGITS = 6
 """Decimal digits of a similarity. Rounding makes equal vectors tie on every CPU."""
 
 
 class RetrievalTask(Protocol):
     """A task whose models this evaluation can score."""
+
+    towers: Mapping[str, dict[str, Any]]
+    """The features of each modality, with their `width`."""
 
     def arrange(self, dataset: ShardDataset) -> Rows[Keyed]:
         """The rows of a split, one for each sample."""
@@ -44,17 +52,20 @@ class RetrievalTask(Protocol):
     def collate(self, examples: list[Any]) -> Any:
         """Examples as a batch."""
 
+    def inputs(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Features [B, C] by modality, and whether a sample has it [B]."""
+
     def embed(self, model: Alignment, batch: Any) -> dict[str, Tensor]:
-        """Unit vectors [B, D] by modality."""
+        """Unit vectors [B, D] by modality, zero where a sample lacks it."""
 
 
 def run(scoring: Scoring, config: RetrievalEvaluation, task: RetrievalTask, model: Alignment) -> int:
     """Rank all partners of every sample of the split; returns the number of samples."""
     dataset, count = scoring.scored(config)
-    rows = task.arrange(dataset)
     chosen = _first_of_groups(dataset, count) if config.one_per_group else list(range(count))
     if len(chosen) < 2:
         raise DataError(f"{dataset.directory}: the {config.split} split has one group; retrieval needs at least 2")
+    rows = task.arrange(dataset)
 
     @torch.inference_mode()
     def embed(batch: range) -> list[Item]:
@@ -71,35 +82,151 @@ def run(scoring: Scoring, config: RetrievalEvaluation, task: RetrievalTask, mode
         return len(chosen)
     keys = [item["key"] for item in embedded]
     vectors = {name: np.array([item["vectors"][name] for item in embedded]) for name in embedded[0]["vectors"]}
+    pairs = _pairs(vectors, dataset)
+    directions = {f"{one}_to_{other}": (one, other) for one, other in pairs}
+    both = {
+        name: np.flatnonzero(vectors[one].any(1) & vectors[other].any(1)) for name, (one, other) in directions.items()
+    }
     similarities = {
-        f"{query}_to_{answer}": (vectors[query] @ vectors[answer].T).round(DIGITS)
-        for query, answer in permutations(vectors, 2)
+        width: {
+            name: _similarities(*(unit(vectors[side][both[name]][:, :width]) for side in sides))
+            for name, sides in directions.items()
+        }
+        for width in model.config.prefixes
     }
-    other = exchanged(keys, scoring.seed)
+    full, *narrow = similarities
     ranks = {
-        "model": {name: ranks_of(found, np.arange(len(keys))) for name, found in similarities.items()},
-        "shuffled": {name: ranks_of(found, other) for name, found in similarities.items()},
+        "model": {name: ranks_of(found, np.arange(len(found))) for name, found in similarities[full].items()},
+        **{
+            f"width_{width}": {
+                name: ranks_of(found, np.arange(len(found))) for name, found in similarities[width].items()
+            }
+            for width in narrow
+        },
+        "shuffled": {
+            name: ranks_of(found, exchanged([keys[index] for index in both[name]], scoring.seed, "shuffled pairs"))
+            for name, found in similarities[full].items()
+        },
     }
-
-    def scores(found: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        return {name: summary(own, resamples=config.bootstrap, seed=scoring.seed) for name, own in found.items()}
-
+    predicted = _ridge(scoring, config, task, model, chosen, directions, both)
+    if predicted:
+        ranks["ridge"] = {name: ranks_of(found, np.arange(len(found))) for name, found in predicted.items()}
     metrics = {
         "samples": len(keys),
         "split": config.split,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "temperature": round(1 / model.scale().item(), DIGITS),
+        "queries": {name: len(found) for name, found in both.items()},
+        "emergent": [name for name, pair in directions.items() if not _is_trained(model, pair)],
         "systems": {
-            **{system: scores(found) for system, found in ranks.items()},
-            "chance": {name: chance(len(keys)) for name in similarities},
+            **{
+                system: {
+                    name: summary(own, resamples=config.bootstrap, seed=scoring.seed) for name, own in found.items()
+                }
+                for system, found in ranks.items()
+            },
+            "chance": {name: chance(len(found)) for name, found in both.items()},
         },
     }
     captions = _captions(dataset, chosen)
-    pictured = {"image", "text"} <= vectors.keys() and all(captions)
-    items = _items(keys, captions, ranks["model"], similarities if pictured else {})
-    gallery = _images(dataset, chosen[:GALLERY_SIZE]) if pictured else ()
-    scoring.write(metrics, labels(metrics, config, pictured), items, gallery)
+    texts = {
+        name: both[f"{name}_to_text"][similarities[full][f"{name}_to_text"].argmax(axis=1)]
+        for name in vectors
+        if f"{name}_to_text" in directions and all(captions)
+    }
+    places = {name: {int(index): place for place, index in enumerate(found)} for name, found in both.items()}
+    items = _items(keys, captions, ranks["model"], places, texts)
+    gallery = _media(dataset, chosen[:GALLERY_SIZE]) if texts else ()
+    scoring.write(metrics, labels(metrics, config, list(model.config.prefixes), list(texts)), items, gallery)
     return len(keys)
+
+
+def _pairs(vectors: Mapping[str, np.ndarray], dataset: ShardDataset) -> list[tuple[str, str]]:
+    """The ordered pairs of modalities that at least two samples have. Raises `DataError` if there are none."""
+    found = [
+        pair for pair in permutations(vectors, 2) if (vectors[pair[0]].any(1) & vectors[pair[1]].any(1)).sum() >= 2
+    ]
+    if not found:
+        raise DataError(f"{dataset.directory}: fewer than 2 samples have two of the modalities {', '.join(vectors)}")
+    return found
+
+
+def _similarities(queries: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    found: np.ndarray = (queries @ answers.T).round(DIGITS)
+    return found
+
+
+def _is_trained(model: Alignment, pair: tuple[str, str]) -> bool:
+    return any(set(pair) == set(trained) for trained in model.pairs)
+
+
+def _ridge(
+    scoring: Scoring,
+    config: RetrievalEvaluation,
+    task: RetrievalTask,
+    model: Alignment,
+    chosen: Sequence[int],
+    directions: Mapping[str, tuple[str, str]],
+    both: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    """The similarities of each direction by ridge regression between features; empty without a training split or with `ridge: 0`.
+
+    A trained pair is compared in the features of its second tower. An emergent pair is compared in those of a tower to which both have a trained pair, so
+    that its control has not seen the pair either.
+    """
+    folder = scoring.inputs["shards"]
+    held_out: Split = (
+        "test" if config.split == "validation" else "validation"
+    )  # the penalty is not chosen on scored samples
+    splits = {"train": ShardDataset(folder, "train", verify="first_touch")}
+    splits["validation"] = ShardDataset(folder, held_out, verify="first_touch")
+    rows = {split: range(min(len(samples), config.ridge)) for split, samples in splits.items()}
+    if len(rows["train"]) < 2:
+        return {}
+    known = {split: _features(scoring, task, splits[split], rows[split]) for split in splits}
+    scored = _features(scoring, task, ShardDataset(folder, config.split, verify="first_touch"), chosen)
+
+    @cache
+    def into(source: str, target: str) -> np.ndarray | None:
+        """The features of the scored samples in the space of `target`, centred; None without samples to fit."""
+        have = {split: some[source].any(1) & some[target].any(1) for split, some in known.items()}
+        if have["train"].sum() < 2:
+            return None
+        if source == target:
+            return scored[source] - known["train"][source][have["train"]].mean(0)
+        pairs = {split: (some[source][have[split]], some[target][have[split]]) for split, some in known.items()}
+        fitted = Ridge(*pairs["train"])
+        fitted.choose(*pairs["validation"])
+        return fitted.predict(scored[source])
+
+    found = {}
+    for name, pair in directions.items():
+        first, second = sorted(pair, key=list(model.towers).index)
+        space = next((one[1] for one in model.pairs if set(one) == {first, second}), None)
+        if space is None:
+            hubs = [
+                hub for hub in model.towers if _is_trained(model, (first, hub)) and _is_trained(model, (second, hub))
+            ]
+            space = hubs[0] if hubs else second
+        sides = [into(side, space) for side in pair]
+        if sides[0] is not None and sides[1] is not None:
+            found[name] = _similarities(*(unit(side[both[name]]) for side in sides if side is not None))
+    return found
+
+
+@torch.inference_mode()
+def _features(
+    scoring: Scoring, task: RetrievalTask, dataset: ShardDataset, chosen: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """The features [N, C] of these samples in float64, by tower; zero where a sample lacks the modality."""
+    rows, parts = task.arrange(dataset), []
+    for start in range(0, len(chosen), READ):
+        examples = [task.example(rows[index], scoring.part, 0) for index in chosen[start : start + READ]]
+        values, present = task.inputs(to_device(task.collate(examples), scoring.workers.device))
+        parts.append({name: (value * present[name][:, None]).double().cpu().numpy() for name, value in values.items()})
+    if not parts:
+        return {name: np.zeros((0, int(tower["width"]))) for name, tower in task.towers.items()}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def ranks_of(similarities: np.ndarray, partners: np.ndarray) -> np.ndarray:
@@ -113,22 +240,23 @@ def ranks_of(similarities: np.ndarray, partners: np.ndarray) -> np.ndarray:
 
 
 def summary(ranks: np.ndarray, *, resamples: int, seed: int) -> dict[str, Any]:
-    """Recall@k with 95 % intervals over the queries, and the median rank."""
+    """Recall@k and nDCG@10 with 95 % intervals over the queries, and the median rank."""
     recalls = {f"recall@{k}": mean_interval(ranks <= k, resamples=resamples, seed=seed) for k in RANKS}
-    return {**recalls, "median_rank": float(np.median(ranks))}
+    gain = mean_interval(gains(ranks), resamples=resamples, seed=seed)
+    return {**recalls, GAIN: gain, "median_rank": float(np.median(ranks))}
+
+
+def gains(ranks: np.ndarray) -> np.ndarray:
+    """nDCG@10 [N] of queries with one right answer: 1 / log2(1 + rank) within the first ten, else 0."""
+    found: np.ndarray = np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0.0)
+    return found
 
 
 def chance(count: int) -> dict[str, Any]:
     """The expected scores of a random order of `count` candidates."""
-    return {**{f"recall@{k}": round(min(k / count, 1), DIGITS) for k in RANKS}, "median_rank": (count + 1) / 2}
-
-
-def exchanged(keys: Sequence[str], seed: int) -> np.ndarray:
-    """For each sample the index of another one: its neighbour in a hash order."""
-    order = sorted(range(len(keys)), key=lambda index: share(seed, "shuffled pairs", keys[index]))
-    others = np.empty(len(keys), dtype=np.int64)
-    others[order] = np.roll(order, 1)
-    return others
+    recalls = {f"recall@{k}": round(min(k / count, 1), DIGITS) for k in RANKS}
+    gain = round(float(gains(np.arange(1, count + 1)).mean()), DIGITS)
+    return {**recalls, GAIN: gain, "median_rank": (count + 1) / 2}
 
 
 def _first_of_groups(dataset: ShardDataset, count: int) -> list[int]:
@@ -148,25 +276,30 @@ def _items(
     keys: Sequence[str],
     captions: Sequence[list[str]],
     ranks: Mapping[str, np.ndarray],
-    similarities: Mapping[str, np.ndarray],
+    places: Mapping[str, Mapping[int, int]],
+    texts: Mapping[str, np.ndarray],
 ) -> Iterator[Item]:
-    """The ranks of each sample, its captions, and the nearest text of another or the same sample."""
-    nearest = similarities["image_to_text"].argmax(axis=1) if similarities else None
+    """The ranks of each sample, its captions, and the text nearest to its image or its speech.
+
+    `places` maps samples to their rank in each direction, `texts` holds the sample of the nearest text of each query.
+    """
     for index, key in enumerate(keys):
-        item: Item = {"key": key, "ranks": {name: int(found[index]) for name, found in ranks.items()}}
-        if nearest is not None:
-            hits = {f"in the first {k}": item["ranks"]["image_to_text"] <= k for k in RANKS}
-            item |= {
-                "references": captions[index],
-                FOUND: captions[nearest[index]][0],
-                "hits": {FOUND: hits},
-            }
+        own = {name: int(found[places[name][index]]) for name, found in ranks.items() if index in places[name]}
+        item: Item = {"key": key, "ranks": own}
+        if texts:
+            item |= {"references": captions[index], "hits": {}}
+            for name, nearest in texts.items():
+                direction = f"{name}_to_text"
+                if index in places[direction]:
+                    item[found_by(name)] = captions[nearest[places[direction][index]]][0]
+                    item["hits"][found_by(name)] = {f"in the first {k}": own[direction] <= k for k in RANKS}
         yield item
 
 
-def _images(dataset: ShardDataset, chosen: Sequence[int]) -> Iterator[tuple[str, bytes]]:
-    """File name and content of each image."""
+def _media(dataset: ShardDataset, chosen: Sequence[int]) -> Iterator[tuple[str, bytes]]:
+    """File name and content of each image and each sound."""
     for sample in (dataset[index] for index in chosen):
-        extension = next((name for name in EXTENSIONS if name in sample.members), None)
-        if extension:
-            yield f"{sample.key.replace('/', '_')}.{extension}", bytes(sample.members[extension])
+        for extensions in EXTENSIONS.values():
+            extension = next((name for name in extensions if name in sample.members), None)
+            if extension:
+                yield f"{sample.key.replace('/', '_')}.{extension}", bytes(sample.members[extension])

@@ -10,7 +10,7 @@ from glassworks.config.needs import Need
 
 
 class RetrievalEvaluation(Evaluation):
-    """Finds the partner of each sample among all samples of a held-out split, in both directions. Scores recall and median rank, beside controls."""
+    """Finds the partner of each sample among all samples of a held-out split, between all modalities in both directions. Scores recall, nDCG and median rank, beside controls."""
 
     scores: ClassVar[tuple[str, ...]] = ("alignment",)
 
@@ -20,6 +20,9 @@ class RetrievalEvaluation(Evaluation):
     """Samples embedded at a time."""
     one_per_group: bool = False
     """Score only the first sample of each group, such as one drawing for each concept of OpenMoji."""
+
+    ridge: Annotated[int, Field(ge=0)] = 20_000
+    """Training samples of the control by ridge regression; 0 leaves it out."""
 
     def needs(self, name: str, data: Data) -> dict[str, Need]:
         return {"shards": super().needs(name, data)["shards"]}

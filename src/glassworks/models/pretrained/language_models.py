@@ -67,6 +67,15 @@ def load_language_model(directory: Path, base: Path | None = None, merged: bool 
     return model
 
 
+def load_base(directory: Path, base: Path) -> LanguageModel:
+    """The model in the artefact `base` with which the training of a model in `directory` began: for an adapter, in the precision in which training held it."""
+    model = load_language_model(base)
+    if (directory / adapters.CONFIG).is_file():
+        record = adapters.read_base(directory)
+        saving.round_weights(model, record.get("dtype", "fp32"), record.get("quantisation"))
+    return model
+
+
 def _load_adapted(directory: Path, base: Path, merged: bool) -> LanguageModel:
     """The base with the adapter, or with the adapter merged into it. Base weights that training held in half precision or quantised are rounded as there."""
     config, vocabulary = saving.read_settings(directory, KIND, Config)

@@ -1,11 +1,8 @@
 """Settings of the source `scenes`."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
-from glassworks.config.datasets import Credit, Dataset, Split, Splits
-from glassworks.config.needs import Records
+from glassworks.config.datasets import ComposedDataset, Credit
 
 CREDIT = Credit(
     title="Scenes composed from OpenMoji drawings",
@@ -17,20 +14,7 @@ CREDIT = Credit(
 )
 
 
-class Scenes(Dataset):
+class Scenes(ComposedDataset):
     """Scenes composed from OpenMoji sprites: a pure function of the sprites and a seed, with exact captions and labels."""
 
     source: Literal["scenes"]
-    sprites: str
-    """Name of the `openmoji` dataset whose sprites are used (those of its training split)."""
-    size: Annotated[int, Field(ge=32, le=1024)] = 72
-    """Side of the square canvas in pixels."""
-    kinds: Annotated[int, Field(ge=6, le=500)] = 60
-    """Number of kinds of object in the whole data set."""
-    samples: dict[Split, Annotated[int, Field(ge=1)]]
-    """Scenes in each split."""
-    held_out_pairs: Splits = Splits(validation=0.15, test=0.15)
-    """Shares of the pairs of kinds that appear together in validation or test only."""
-
-    def needs(self) -> dict[str, Records]:
-        return {"sprites": Records("sprites", self.sprites, source="openmoji")}

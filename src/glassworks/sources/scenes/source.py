@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from glassworks.config.datasets import SPLITS
+from glassworks.config.datasets import SPLITS, Split
 from glassworks.data.records import Record, read_table
-from glassworks.data.scenes.kinds import Meetings, choose_kinds
+from glassworks.data.scenes.kinds import Kind, Meetings, choose_kinds
 from glassworks.data.scenes.language import COLORS, describe
-from glassworks.data.scenes.layout import GRID, SIZES, Scene, compose, relations
+from glassworks.data.scenes.layout import GRID, SIZES, Numbers, Scene, compose, few, relations
 from glassworks.errors import ConfigError
 from glassworks.pipeline.execution import Context
 from glassworks.progress import track
@@ -29,23 +29,48 @@ FAINT = 24
 
 def records(context: Context) -> Iterator[Record]:
     """Every scene of every split. Scene number i of a split does not depend on the number of scenes."""
-    params, name = context.params, context.stage.subject
-    seed, size = params["seed"], params["size"]
-    kinds = choose_kinds(read_table(context.inputs["sprites"]), params["kinds"], seed, name)
-    meetings = Meetings(kinds, params["held_out_pairs"], seed)
-    sprites = Sprites(Drawings(context.inputs["raw"]), size)
-    wanted = {split: params["samples"].get(split, 0) for split in SPLITS}
-    for split in SPLITS:
-        if wanted[split] and not meetings.pairs[split]:
-            raise ConfigError(
-                f"datasets.{name}.samples.{split}: none of the pairs of {len(kinds)} kinds falls to {split}; "
-                "raise `kinds` or change `held_out_pairs`"
-            )
-    numbers = [(split, index) for split in SPLITS for index in range(wanted[split])]
-    for split, index in track(numbers, "composing", len(numbers), "scenes"):
-        scene = compose(kinds, meetings, size, sprites.measure, seed, split, index)
+    stage = Composition(context)
+    for split, index in stage.numbers("scenes"):
+        scene = stage.compose(split, index)
         key = f"{split}-{index:06d}"
-        yield Record(key, split, key, describe(scene.view, scene.order), _labels(scene), _media(scene))
+        yield Record(key, split, key, describe(scene.view, scene.order), scene_labels(scene), scene_media(scene))
+
+
+class Composition:
+    """The kinds, the pairs of kinds of each split and the sprites of a composed data set.
+
+    Raises `ConfigError` when a split is asked for to which no pair of kinds belongs.
+    """
+
+    def __init__(self, context: Context, fits: "Callable[[Sprites, Kind], bool]" = lambda sprites, kind: True) -> None:
+        """`fits` says whether a kind may be chosen, given the sprites."""
+        params, name = context.params, context.stage.subject
+        self.seed, self.size = params["seed"], params["size"]
+        self.sprites = Sprites(Drawings(context.inputs["raw"]), self.size)
+        self.kinds = choose_kinds(
+            read_table(context.inputs["sprites"]),
+            params["kinds"],
+            self.seed,
+            name,
+            lambda kind: fits(self.sprites, kind),
+        )
+        self.meetings = Meetings(self.kinds, params["held_out_pairs"], self.seed)
+        self.wanted: dict[Split, int] = {split: params["samples"].get(split, 0) for split in SPLITS}
+        for split in SPLITS:
+            if self.wanted[split] and not self.meetings.pairs[split]:
+                raise ConfigError(
+                    f"datasets.{name}.samples.{split}: none of the pairs of {len(self.kinds)} kinds falls to {split}; "
+                    "raise `kinds` or change `held_out_pairs`"
+                )
+
+    def numbers(self, unit: str) -> Iterator[tuple[Split, int]]:
+        """Split and number of every sample, with progress."""
+        found = [(split, index) for split in SPLITS for index in range(self.wanted[split])]
+        yield from track(found, "composing", len(found), unit)
+
+    def compose(self, split: Split, index: int, numbers: Numbers = few) -> Scene:
+        """Scene number `index` of a split."""
+        return compose(self.kinds, self.meetings, self.size, self.sprites.measure, self.seed, split, index, numbers)
 
 
 def media(context: Context) -> Callable[[Record], dict[str, bytes]]:
@@ -67,7 +92,8 @@ def media(context: Context) -> Callable[[Record], dict[str, bytes]]:
     return draw
 
 
-def _labels(scene: Scene) -> dict[str, Any]:
+def scene_labels(scene: Scene) -> dict[str, Any]:
+    """The exact labels of a scene, as the module's docstring describes them."""
     texture, color, variant = scene.ground
     return {
         "objects": [
@@ -79,28 +105,31 @@ def _labels(scene: Scene) -> dict[str, Any]:
     }
 
 
-def _media(scene: Scene) -> dict[str, Any]:
+def scene_media(scene: Scene) -> dict[str, Any]:
+    """The sizes of its sprites, for `media`."""
     return {"ranks": [group.ranks for group in scene.groups]}
 
 
 class Sprites:
-    """Drawings as sprites: cropped to visible pixels, scaled to every size in SIZES, and cached."""
+    """Drawings as sprites: cropped to visible pixels, turned, scaled to every size in SIZES, and cached."""
 
     def __init__(self, drawings: Drawings, canvas: int) -> None:
         self.drawings, self.canvas = drawings, canvas
-        self.drawn: dict[str, list[Image.Image]] = {}
+        self.drawn: dict[tuple[str, int], list[Image.Image]] = {}
 
-    def draw(self, key: str) -> list[Image.Image]:
-        """A drawing as RGBA in each of SIZES, with about the area of that square.
+    def draw(self, key: str, degrees: int = 0) -> list[Image.Image]:
+        """A drawing as RGBA in each of SIZES, with about the area of that square, turned counterclockwise.
 
         A slender sprite is at most 1.4 times as long.
         """
-        if key not in self.drawn:
+        if (key, degrees) not in self.drawn:
             whole = render(self.drawings.svg(key.upper()), 2 * self.canvas)
             large = whole.crop(whole.getbbox())
             stretch = min((max(large.size) / min(large.size)) ** 0.5, 1.4) / max(large.size)
-            self.drawn[key] = [_scaled(large, size * self.canvas / GRID * stretch) for size in SIZES]
-        return self.drawn[key]
+            if degrees:
+                large = large.rotate(degrees, Image.Resampling.BICUBIC, expand=True)
+            self.drawn[key, degrees] = [_scaled(large, size * self.canvas / GRID * stretch) for size in SIZES]
+        return self.drawn[key, degrees]
 
     def measure(self, key: str) -> list[tuple[int, int]]:
         """Width and height of a sprite in pixels, in each of SIZES."""

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from glassworks.config.base import Name, Settings
+from glassworks.config.base import Name, Settings, nearest
 from glassworks.config.data import Data
 from glassworks.config.experiment import Experiment
 from glassworks.config.needs import EncoderWeights, Features, Need, roles
@@ -24,11 +24,11 @@ class Network(Heads):
     """The heads and the encoders that they read."""
 
     towers: dict[Name, Tower] = Field(default={})
-    """Two encoders by modality: `image` and `text`."""
+    """At least two encoders by modality: `image`, `audio`, `text`."""
 
 
 class Alignment(Experiment):
-    """Heads that map images and texts to one space."""
+    """Heads that map the features of several encoders to one space."""
 
     scored_by: ClassVar[str] = "retrieval"
 
@@ -40,9 +40,22 @@ class Alignment(Experiment):
     """The heads and their towers."""
 
     @model_validator(mode="after")
-    def _two_towers(self) -> "Alignment":
-        if len(self.model.towers) != 2:
-            raise ValueError(f"model.towers: name two encoders, by modality; there are {len(self.model.towers)}")
+    def _pairs_of_towers(self) -> "Alignment":
+        model, names = self.model, list(self.model.towers)
+        if len(names) < 2:
+            raise ValueError(f"model.towers: name at least two encoders, by modality; there are {len(names)}")
+        for key, used in (("pairs", [name for pair in model.pairs for name in pair]), ("equal", [model.equal])):
+            for name in used:
+                if name is not None and name not in names:
+                    raise ValueError(f"model.{key}: there is no tower {name!r}{nearest(name, names)}")
+        if twice := [pair for pair in model.pairs if pair[0] == pair[1]]:
+            raise ValueError(f"model.pairs: {twice[0]} names one tower twice")
+        kinds = [frozenset(pair) for pair in model.pairs]
+        if repeated := [pair for pair in model.pairs if kinds.count(frozenset(pair)) > 1]:
+            raise ValueError(f"model.pairs: {repeated[0]} is there twice")
+        alone = [name for name in names if model.pairs and not any(name in pair for pair in model.pairs)]
+        if alone:
+            raise ValueError(f"model.pairs: no pair has the tower {alone[0]!r}; add one, or remove the tower")
         return self
 
     def needs(self) -> dict[str, Need]:

@@ -1,12 +1,12 @@
-"""Alignment: features of two frozen encoders, trained heads, and the symmetric InfoNCE loss over the global batch.
+"""Alignment: features of frozen encoders, trained heads, and a contrastive loss of pairs of modalities over the global batch.
 
-Features are stored by the stage `features`, or computed in the training step. Both give the same bits.
+Features are stored by the stage `features`, or computed in the training step. Both give the same bits. A sample may lack modalities: a pair counts the
+samples that have both.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from glassworks.config.data import Options
 from glassworks.data.reading.features import (
+    PRESENT,
     FeatureRow,
     FeatureRows,
     FeatureTable,
@@ -24,12 +25,17 @@ from glassworks.data.reading.features import (
 from glassworks.encoders.protocol import Reading, stack
 from glassworks.encoders.tower import Tower, identity, load_tower
 from glassworks.errors import ArtifactError, ConfigError
-from glassworks.models.alignment import Alignment
-from glassworks.models.losses import info_nce
+from glassworks.models.alignment import Alignment, prefix
+from glassworks.models.contrastive import equal_rows
 from glassworks.models.settings.alignment import Alignment as Heads
 from glassworks.tasks.alignment.settings import Alignment as Experiment
 from glassworks.tasks.alignment.settings import features_role, weights_role
 from glassworks.training.task import Loss
+
+EQUAL = "#equal"
+"""The entry of the embeddings that holds the features of the tower `model.equal`."""
+DRAWS = 1 << 24
+"""Values of the draw among the texts of a sample."""
 
 
 @dataclass(frozen=True)
@@ -37,28 +43,35 @@ class Example:
     """One sample."""
 
     key: str
-    features: dict[str, Tensor]
-    """Stored features [C], by modality."""
-    readings: dict[str, Reading]
-    """The decoded sample for encoders in the loop, by modality."""
+    features: dict[str, dict[str, Tensor]]
+    """Stored features [C], or [T, C] with their mask [T], by modality; and whether the sample has the modality."""
+    readings: dict[str, Reading | None]
+    """The decoded sample for encoders in the loop, by modality; None if it lacks the modality."""
+    draw: float
+    """Chooses one of several texts: 0 <= draw < 1."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch."""
+    """A micro-batch of B samples."""
 
     keys: list[str]
-    features: dict[str, Tensor]
-    """[B, C] by modality. Those of encoders in the loop are added by the first of the two passes, and used again by the second."""
+    features: dict[str, dict[str, Tensor]]
+    """`features` [B, C], or [B, T, C] with `mask` [B, T], and `present` [B], by modality. Those of encoders in the loop are added by the first of the
+    two passes, and used again by the second."""
     readings: dict[str, Reading]
-    """The input of encoders in the loop, by modality."""
+    """The input of encoders in the loop, by modality, of the samples that have it."""
+    present: dict[str, Tensor]
+    """bool [B]: the samples with an input of encoders in the loop, by modality."""
+    draws: Tensor
+    """float32 [B]."""
 
 
 class AlignmentTask:
     """Alignment as a coupled `Task[Alignment, Example, Batch, FeatureRow]`."""
 
     metrics = ("loss", "accuracy")
-    """Per sample: the loss within a micro-batch, and the share of samples that are closest to their partner there."""
+    """The loss within a micro-batch, and the share of samples that are closest to their partner there."""
     passes = 1
 
     def __init__(
@@ -86,47 +99,121 @@ class AlignmentTask:
 
     def example(self, row: FeatureRow, part: Options, seed: int) -> Example:
         """The stored features of a sample, and its decoded inputs of encoders in the loop."""
-        features = {name: tensors["features"] for name, tensors in row.features.items()}
         readings = {name: tower.read(row.sample) for name, tower in self.in_loop.items() if row.sample is not None}
-        return Example(row.key, features, readings)
+        return Example(row.key, row.features, readings, seed % DRAWS / DRAWS)
 
     def collate(self, examples: list[Example]) -> Batch:
         """The examples as one batch."""
         first = examples[0]
+        found = {name: [example.readings[name] for example in examples] for name in first.readings}
+        decoded = {name: [reading for reading in some if reading is not None] for name, some in found.items()}
         return Batch(
             [example.key for example in examples],
-            {name: torch.stack([example.features[name] for example in examples]) for name in first.features},
-            {name: stack([example.readings[name] for example in examples]) for name in first.readings},
+            {name: _stacked([example.features[name] for example in examples]) for name in first.features},
+            {name: stack(some) if some else {} for name, some in decoded.items()},
+            {name: torch.tensor([reading is not None for reading in some]) for name, some in found.items()},
+            torch.tensor([example.draw for example in examples]),
         )
 
-    def embed(self, model: Alignment, batch: Batch) -> dict[str, Tensor]:
-        """Unit vectors [B, D] by modality."""
+    def inputs(self, batch: Batch, drawn: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The features [B, C] of each modality, and whether each sample has it [B].
+
+        Of several texts it takes the first, or the one that is `drawn`.
+        """
         for name, tower in self.in_loop.items():
             if name not in batch.features:
-                batch.features[name] = tower.features(batch.readings[name])["features"]
-        return model({name: batch.features[name] for name in self.towers})
+                found = tower.spread(batch.readings[name], batch.present[name])
+                batch.features[name] = {**found, PRESENT: batch.present[name]}
+        features = {name: batch.features[name] for name in self.towers}
+        values = {name: _chosen(some, batch.draws if drawn else None) for name, some in features.items()}
+        return values, {name: some[PRESENT] for name, some in features.items()}
+
+    def embed(self, model: Alignment, batch: Batch) -> dict[str, Tensor]:
+        """Unit vectors [B, D] by modality, zero where a sample lacks it; in training also the features that tell equal samples, as `EQUAL`."""
+        values, present = self.inputs(batch, drawn=model.training)
+        vectors = model(values, present)
+        if model.training and self.config.equal is not None:
+            vectors[EQUAL] = values[self.config.equal].float()
+        return vectors
 
     def coupled_loss(self, model: Alignment, embeddings: dict[str, Tensor]) -> Loss:
-        """The mean InfoNCE loss of all pairs of modalities, summed over samples."""
-        pairs = list(combinations(embeddings.values(), 2))
-        total = torch.stack([info_nce(left, right, model.scale()) for left, right in pairs]).sum() / len(pairs)
-        return Loss(total, len(pairs[0][0]))
+        """The mean over the trained pairs of modalities of their mean losses, over the samples that have both.
+
+        The weight is the number of samples, or 0 if none has a pair. Of several pairs and widths the parts are logged.
+        """
+        count = len(next(iter(embeddings.values())))
+        present = {name: values.any(1) for name, values in embeddings.items()}
+        equal = (
+            equal_rows(embeddings[EQUAL]) & (present[EQUAL] & present[EQUAL][:, None]) if EQUAL in embeddings else None
+        )
+        widths = self.config.prefixes
+        zero = torch.zeros((), device=next(iter(present.values())).device)
+        by_pair: dict[str, tuple[Tensor, float]] = {}
+        means: list[Tensor] = []
+        by_width: dict[int, list[Tensor]] = {width: [] for width in widths}
+        for left, right in model.pairs:
+            both = present[left] & present[right]
+            pairs = int(both.sum())
+            if not pairs:
+                by_pair[f"{left}_{right}"] = (zero, 0.0)
+                continue
+            vectors = [embeddings[name][both] for name in (left, right)]
+            same = equal[both][:, both] if equal is not None else None
+            losses = [
+                model.loss(prefix(vectors[0], width), prefix(vectors[1], width), same) / pairs for width in widths
+            ]
+            for width, loss in zip(widths, losses, strict=True):
+                by_width[width].append(loss.detach())
+            by_pair[f"{left}_{right}"] = (losses[0].detach() * pairs, pairs)
+            means.append(sum(weight * loss for weight, loss in zip(widths.values(), losses, strict=True)) + zero)
+        weight = count if means else 0
+        total = (
+            torch.stack(means).mean() * weight
+            if means
+            else sum(values.sum() for values in embeddings.values()) * 0 + zero
+        )
+        parts = by_pair if len(by_pair) > 1 else {}
+        if len(widths) > 1:
+            parts |= {
+                f"width_{width}": (torch.stack(some).mean() * weight if some else zero, weight)
+                for width, some in by_width.items()
+            }
+        return Loss(total, weight, parts)
 
     def loss(self, model: Alignment, batch: Batch, carry: tuple[Tensor, ...] = ()) -> Loss:
         """The loss within a micro-batch."""
         return self.coupled_loss(model, self.embed(model, batch))
 
-    def validate(self, model: Alignment, batch: Batch) -> dict[str, tuple[float, int]]:
-        """Loss and accuracy within a micro-batch, over both directions."""
+    def validate(self, model: Alignment, batch: Batch) -> dict[str, tuple[float, float]]:
+        """Loss and accuracy within a micro-batch, over both directions of the trained pairs."""
         embeddings = self.embed(model, batch)
-        count = len(batch.keys)
-        pairs = [pair for one, other in combinations(embeddings.values(), 2) for pair in ((one, other), (other, one))]
-        own = torch.arange(count, device=pairs[0][0].device)
-        hits = sum(int(((left @ right.T).argmax(1) == own).sum()) for left, right in pairs)
-        return {
-            "loss": (self.coupled_loss(model, embeddings).total.item(), count),
-            "accuracy": (hits / len(pairs), count),
-        }
+        loss = self.coupled_loss(model, embeddings)
+        hits = queries = 0
+        for pair in model.pairs:
+            both = embeddings[pair[0]].any(1) & embeddings[pair[1]].any(1)
+            similarities = embeddings[pair[0]][both] @ embeddings[pair[1]][both].T
+            own = torch.arange(len(similarities), device=similarities.device)
+            if len(own):
+                hits += int((similarities.argmax(1) == own).sum() + (similarities.argmax(0) == own).sum())
+                queries += 2 * len(own)
+        return {"loss": (loss.total.item(), loss.weight), "accuracy": (hits, queries)}
+
+
+def _stacked(features: Sequence[dict[str, Tensor]]) -> Reading:
+    """Stored features of B samples. A file in which all samples have the modality lacks `PRESENT`."""
+    found = {name: torch.stack([one[name] for one in features]) for name in features[0] if name != PRESENT}
+    return {**found, PRESENT: torch.stack([one.get(PRESENT, torch.tensor(True)) for one in features])}
+
+
+def _chosen(features: Reading, draws: Tensor | None) -> Tensor:
+    """[B, C]: the features, or of several vectors [B, T, C] the first, or the one that `draws` [B] choose among those of the mask."""
+    values = features["features"]
+    if "mask" not in features:
+        return values
+    if draws is None:
+        return values[:, 0]
+    place = (draws * features["mask"].sum(1)).long()  # the masked ones are last
+    return values[torch.arange(len(values), device=values.device), place]
 
 
 def make(experiment: Experiment, inputs: Mapping[str, Path], fingerprint: dict[str, object]) -> AlignmentTask:
@@ -152,7 +239,7 @@ def make(experiment: Experiment, inputs: Mapping[str, Path], fingerprint: dict[s
             in_loop[name] = load_tower(tower.encoder, settings, weights)
             found, width = identity(settings, weights), in_loop[name].width
             fingerprint["timm"], fingerprint["transformers"] = version("timm"), version("transformers")
-        if found["settings"]["pooling"] == "none":
+        if found["settings"]["pooling"] == "none" and "texts" not in found["settings"]:
             raise ConfigError(f"encoders.{tower.encoder}.pooling: a head reads one vector per sample; set it to mean")
         towers[name] = {"encoder": tower.encoder, "width": width, **found}
     return AlignmentTask(

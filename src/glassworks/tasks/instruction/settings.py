@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
+from glassworks.config.needs import Need
 from glassworks.config.packing import Chat, Packing
 from glassworks.tasks.language_modelling.settings import LanguageModelling, PackedData
 
@@ -19,13 +20,16 @@ class InstructionData(Chat, PackedData):
 class Instruction(LanguageModelling):
     """Instruction tuning: a decoder trained on the answers of conversations, which its chat template renders."""
 
-    scored_by: ClassVar[str | None] = None
+    scored_by: ClassVar[str | None] = "answers"
     continues: ClassVar[tuple[str, ...]] = ("language_modelling",)
 
     task: Literal["instruction"]  # type: ignore[assignment]  # language modelling under another name
     """The objective."""
     data: InstructionData
     """Training data."""
+
+    def evaluation_needs(self, dataset: str) -> dict[str, Need]:
+        return self._weights_needs() or self.start_needs()  # to compare the model with its base
 
     @model_validator(mode="after")
     def _starts_with_a_model(self) -> "Instruction":

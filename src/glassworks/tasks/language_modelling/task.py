@@ -144,38 +144,14 @@ class LanguageModellingTask:
 
     def collate(self, rows: list[Row]) -> Batch:
         """The rows padded to max_tokens: every batch has one shape."""
-        shape = (len(rows), self.model.max_tokens)
-        inputs, targets = torch.full(shape, self.tokenizer.pad), torch.full(shape, IGNORED)
-        noise = torch.zeros(shape) if self.neftune else None
-        documents, weights = torch.full(shape, -1), torch.ones(shape)
+        batch = collate(rows, self.model.max_tokens, self.tokenizer.pad, self.packing.packing == "stream")
+        if not self.neftune:
+            return batch
+        noise = torch.zeros(batch.inputs.shape)
         for index, row in enumerate(rows):
-            here = (index, slice(len(row.inputs)))
-            inputs[here], targets[here] = torch.from_numpy(row.inputs), torch.from_numpy(row.targets)
-            documents[here] = torch.from_numpy(row.documents)
-            if row.weights is not None:
-                weights[here] = torch.from_numpy(row.weights)
-            if noise is not None:
-                noise[here] = self.neftune * (self._document_lengths(row) * self.model.width) ** -0.5
-        targets[weights == 0] = IGNORED
-        branches = positions = None
-        if any(row.branches is not None for row in rows):
-            branches, positions = torch.zeros_like(documents), document_positions(documents)
-            for index, row in enumerate(rows):
-                if row.branches is not None and row.positions is not None:
-                    here = (index, slice(len(row.inputs)))
-                    branches[here], positions[here] = torch.from_numpy(row.branches), torch.from_numpy(row.positions)
-        return Batch(
-            [row.key for row in rows],
-            inputs,
-            targets,
-            None if self.packing.packing == "stream" else documents,
-            loss_weights([row.loss_weight for row in rows]),
-            weights if ((weights != 0) & (weights != 1)).any() else None,
-            branches,
-            positions,
-            tuple(row.seed for row in rows) if self.neftune else (),
-            noise,
-        )
+            scale = self.neftune * (self._document_lengths(row) * self.model.width) ** -0.5
+            noise[index, : len(row.inputs)] = scale
+        return replace(batch, seeds=tuple(row.seed for row in rows), noise=noise)
 
     def _document_lengths(self, row: Row) -> Tensor:
         """float32 [T]: the number of inputs in the document of every token; a stream is one document."""
@@ -185,11 +161,7 @@ class LanguageModellingTask:
 
     def loss(self, model: LanguageModel, batch: Batch, carry: tuple[Tensor, ...] = ()) -> Loss:
         """The loss of all target tokens, and the sum of their weights."""
-        weights = per_target(batch.loss_weights, batch.targets)
-        total: float = count_targets(batch.targets)
-        if batch.token_weights is not None:
-            weights = batch.token_weights if weights is None else weights * batch.token_weights
-            total = float(batch.token_weights[batch.targets != IGNORED].sum(dtype=torch.float64))
+        weights, total = target_weights(batch)
         noise = None
         if batch.noise is not None and model.training:
             noise = batch.noise[..., None] * uniform_rows(batch.seeds, batch.inputs.shape[1], self.model.width).to(
@@ -198,18 +170,68 @@ class LanguageModellingTask:
         found: LinearLoss = model(
             batch.inputs, *batch.layout, targets=batch.targets, token_weights=weights, z_loss=self.z_loss, noise=noise
         )
-        if not self.z_loss:
-            return Loss(found.total, total)
-        entropy = found.total.detach() - found.z_term
-        return Loss(found.total, total, {"cross_entropy": (entropy, total), "z_loss": (found.z_term, total)})
+        return token_loss(found, total, self.z_loss)
 
     def validate(self, model: LanguageModel, batch: Batch) -> dict[str, tuple[float, int]]:
         """Cross-entropy, accuracy and z-loss of the next token, summed over target tokens, without their weights."""
         found = model(batch.inputs, *batch.layout, targets=batch.targets, z_loss=self.z_loss)
-        metrics = linear_metrics(found, batch.targets)
-        if self.z_loss:
-            metrics["z_loss"] = (found.z_term.item(), metrics["loss"][1])
-        return metrics
+        return token_metrics(found, batch.targets, self.z_loss)
+
+
+def collate(rows: Sequence[Row], length: int, pad: int, stream: bool = False) -> Batch:
+    """The rows padded to `length`. `stream` leaves the documents out."""
+    shape = (len(rows), length)
+    inputs, targets = torch.full(shape, pad), torch.full(shape, IGNORED)
+    documents, weights = torch.full(shape, -1), torch.ones(shape)
+    for index, row in enumerate(rows):
+        here = (index, slice(len(row.inputs)))
+        inputs[here], targets[here] = torch.from_numpy(row.inputs), torch.from_numpy(row.targets)
+        documents[here] = torch.from_numpy(row.documents)
+        if row.weights is not None:
+            weights[here] = torch.from_numpy(row.weights)
+    targets[weights == 0] = IGNORED
+    branches = positions = None
+    if any(row.branches is not None for row in rows):
+        branches, positions = torch.zeros_like(documents), document_positions(documents)
+        for index, row in enumerate(rows):
+            if row.branches is not None and row.positions is not None:
+                here = (index, slice(len(row.inputs)))
+                branches[here], positions[here] = torch.from_numpy(row.branches), torch.from_numpy(row.positions)
+    return Batch(
+        [row.key for row in rows],
+        inputs,
+        targets,
+        None if stream else documents,
+        loss_weights([row.loss_weight for row in rows]),
+        weights if ((weights != 0) & (weights != 1)).any() else None,
+        branches,
+        positions,
+    )
+
+
+def target_weights(batch: Batch) -> tuple[Tensor | None, float]:
+    """The factor of the loss of each target [B, T], None for 1, and the sum of the weights of all targets."""
+    weights = per_target(batch.loss_weights, batch.targets)
+    if batch.token_weights is None:
+        return weights, count_targets(batch.targets)
+    total = float(batch.token_weights[batch.targets != IGNORED].sum(dtype=torch.float64))
+    return batch.token_weights if weights is None else weights * batch.token_weights, total
+
+
+def token_loss(found: LinearLoss, total: float, z_loss: float) -> Loss:
+    """The loss of targets with the sum `total` of their weights, and its terms with a `z_loss`."""
+    if not z_loss:
+        return Loss(found.total, total)
+    entropy = found.total.detach() - found.z_term
+    return Loss(found.total, total, {"cross_entropy": (entropy, total), "z_loss": (found.z_term, total)})
+
+
+def token_metrics(found: LinearLoss, targets: Tensor, z_loss: float) -> dict[str, tuple[float, int]]:
+    """Cross-entropy and accuracy of the targets, and the z-loss with a `z_loss`."""
+    metrics = linear_metrics(found, targets)
+    if z_loss:
+        metrics["z_loss"] = (found.z_term.item(), metrics["loss"][1])
+    return metrics
 
 
 def uniform_rows(seeds: Sequence[int], tokens: int, width: int) -> Tensor:

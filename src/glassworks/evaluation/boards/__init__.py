@@ -1,0 +1,1 @@
+"""Boards solved by a recursive model."""

@@ -1,0 +1,86 @@
+"""Report labels for the scores of questions."""
+
+from typing import Any
+
+from glassworks.evaluation.labels import Column, Gallery, Labels, Row, Table, Tile, pointer
+from glassworks.evaluation.questions.settings import QuestionsEvaluation
+
+SYSTEMS = [
+    ("model", "the model", "greedy answers", False),
+    ("shuffled", "shuffled images", "the model sees another image of the split", True),
+    ("no_image", "question only", "the features of the image are zero", True),
+    ("majority", "majority", "the most frequent answer to this kind of question in training", True),
+]
+"""Name, title, explanation, and whether the system is a control."""
+DISTANCE, RIGHT = "distance", "right"
+
+
+def labels(metrics: dict[str, Any], config: QuestionsEvaluation) -> Labels:
+    """Labels for the metrics of one evaluation."""
+    pointing = metrics["pointing"]
+    columns, cells = [], {}
+    for kind, count in metrics["questions"].items():
+        name = kind.replace(" ", "_")
+        cells[name] = kind
+        columns.append(
+            Column(
+                name=name,
+                title=kind,
+                explanation=f"{count:,} questions; "
+                + ("points inside an object of their own" if kind in pointing else "right answers")
+                + ", in percent",
+                phrase=f"answers to {kind!r}",
+                scale=100,
+                digits=1,
+                unit="%",
+                drawn=True,
+            )
+        )
+    if pointing:
+        cells[DISTANCE] = DISTANCE
+        columns.append(
+            Column(
+                name=DISTANCE,
+                title="distance",
+                explanation="from the middle of an object to the nearest point, in percent of the side of the image",
+                digits=1,
+                lower_is_better=True,
+            )
+        )
+    rows = [
+        Row(
+            name=name,
+            title=title,
+            explanation=explanation,
+            control=control,
+            cells={column: pointer("systems", name, where) for column, where in cells.items()},
+        )
+        for name, title, explanation, control in SYSTEMS
+    ]
+    kinds = [column for column in columns if column.name != DISTANCE]
+    return Labels(
+        unit="images",
+        tiles=[Tile(value=rows[0].cells[column.name], **column.model_dump()) for column in kinds],
+        table=Table(
+            title="Questions",
+            columns=columns,
+            rows=rows,
+            first="model",
+            verdict=[column.name for column in kinds],
+            notes=[
+                f"Below each score its 95 % interval ({config.bootstrap:,} bootstrap resamples of the images). It covers the choice of images, not other "
+                "training runs.",
+            ],
+        ),
+        items=Gallery(
+            title="Held-out images, one question of each",
+            question="question",
+            truth="truth",
+            answers=[(name, title) for name, title, _, _ in SYSTEMS[:2]],
+            marks_in="marks",
+            marks=[RIGHT],
+            counted=RIGHT,
+            counted_for="model",
+            counted_as="are right",
+        ),
+    )

@@ -1,0 +1,205 @@
+"""The evaluation `questions`: answers to questions about the images of a held-out split, by kind of question.
+
+The controls are the same model with another image and without any, and the most frequent answer in training.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+
+from glassworks.config.packing import Packing
+from glassworks.data.points import parse_points
+from glassworks.data.reading.captions import labels_of
+from glassworks.data.reading.dataset import Sample, ShardDataset
+from glassworks.data.reading.features import FeatureRows
+from glassworks.data.reading.image_rows import features_of
+from glassworks.data.reading.pixels import image_member, read_image
+from glassworks.data.reading.rows import Samples
+from glassworks.data.reading.text import TextTokenizer
+from glassworks.data.reading.tokens import prompt_of
+from glassworks.data.scenes.parser import SceneParser, names_in
+from glassworks.errors import DataError
+from glassworks.evaluation.bootstrap import ratio_interval
+from glassworks.evaluation.captions.facts import describes_scene
+from glassworks.evaluation.questions.asked import Verdict, asked_of, verdict
+from glassworks.evaluation.questions.drawing import draw_points
+from glassworks.evaluation.questions.labels import DISTANCE, RIGHT, labels
+from glassworks.evaluation.questions.settings import QuestionsEvaluation
+from glassworks.evaluation.scoring import Item, Scoring, exchanged
+from glassworks.generation.decoding import answer
+from glassworks.generation.settings import Decoding
+from glassworks.models.vision_language import VisionLanguageModel
+
+GALLERY_SIZE = 60
+"""Images kept for the report's gallery."""
+SEEN = ("model", "shuffled", "no_image")
+"""Systems that run the model."""
+
+
+class QuestionTask(Protocol):
+    """A task whose models this evaluation can score."""
+
+    tokenizer: TextTokenizer
+    packing: Packing
+
+    def features_of(self, dataset: ShardDataset) -> FeatureRows | None:
+        """The stored features of a split."""
+
+
+def run(scoring: Scoring, config: QuestionsEvaluation, task: QuestionTask, model: VisionLanguageModel) -> int:
+    """Answer every question of the split with its own image, another one and none; returns the number of images."""
+    dataset, count = scoring.scored(config)
+    features, device = task.features_of(dataset), scoring.workers.device
+    assert features is not None and task.packing.images is not None
+    image = task.packing.images.ids
+    others = exchanged([features[index][0] for index in range(count)], scoring.seed, "shuffled images")
+    decoding = Decoding(max_new_tokens=config.max_new_tokens)
+
+    def score(batch: range) -> list[Item]:
+        """The answers of all systems to the questions of some images, one item for each question."""
+        samples = [dataset[index] for index in batch]
+        asked = [(place, one) for place, sample in enumerate(samples) for one in asked_of(sample)]
+        if not asked:
+            return []
+        own = [features_of(features, index, sample) for index, sample in zip(batch, samples, strict=True)]
+        other = [features[int(others[index])][1]["features"] for index in batch]
+        prompts = [prompt_of(one.messages, task.tokenizer, samples[place].where, image) for place, one in asked]
+        found: dict[str, list[str]] = {}
+        for system in SEEN:
+            seen = torch.stack([(other if system == "shuffled" else own)[place] for place, _ in asked]).to(device)
+            seen = torch.zeros_like(seen) if system == "no_image" else seen
+            ids = answer(model, prompts, seen, decoding, task.tokenizer.ends)
+            found[system] = [task.tokenizer.decode(one) for one in ids]
+        return [
+            {
+                "key": samples[place].key,
+                "index": batch[place],
+                "kind": one.kind,
+                "question": one.text,
+                "truth": [one.answer],
+                "label": dict(one.truth),
+                **{system: texts[number] for system, texts in found.items()},
+            }
+            for number, (place, one) in enumerate(asked)
+        ]
+
+    items = scoring.in_batches(count, config.batch_size, score, "images")
+    if not scoring.workers.first:
+        return count
+    if not items:
+        raise DataError(f"{dataset.directory}: no question in the {config.split} split; it has no supervised message")
+    majority = _majority(scoring.training())
+    for item in items:
+        item["majority"] = majority.get(item["kind"], "")
+    verdicts = _verdicts(dataset, items)
+    metrics = {
+        "samples": count,
+        "split": config.split,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "questions": dict(sorted(Counter(item["kind"] for item in items).items())),
+        "pointing": sorted({item["kind"] for item in items if "boxes" in item["label"]}),
+        "systems": {
+            system: _scores(items, [one[system] for one in verdicts], count, config.bootstrap, scoring.seed)
+            for system in (*SEEN, "majority")
+        },
+    }
+    for item, found in zip(items, verdicts, strict=True):
+        item["marks"] = {system: {RIGHT: one.score == 1} for system, one in found.items()}
+    chosen = _one_of_each(items)
+    shown = {id(item) for item in chosen}
+    scoring.write(
+        metrics,
+        labels(metrics, config),
+        (
+            {name: value for name, value in item.items() if name not in ("label", "index")}
+            for item in [*chosen, *(one for one in items if id(one) not in shown)]
+        ),
+        _gallery(dataset, chosen[:GALLERY_SIZE]),
+    )
+    return count
+
+
+def _majority(training: Samples) -> dict[str, str]:
+    """The most frequent answer of each kind; of several, the first in alphabetical order."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for index in range(len(training)):
+        for one in asked_of(training[index]):
+            counts[one.kind][one.answer] += 1
+    return {kind: min(found, key=lambda text: (-found[text], text)) for kind, found in counts.items()}
+
+
+def _verdicts(dataset: ShardDataset, items: list[Item]) -> list[dict[str, Verdict]]:
+    """The verdict on the answer of each system, for each item."""
+    known = {item["index"]: labels_of(dataset[item["index"]]) for item in items}
+    parser = SceneParser(names_in(one for one in known.values() if describes_scene(one)))
+    sizes = {index: _size(dataset[index]) for index in known}
+    return [
+        {
+            system: verdict(
+                item[system], item["truth"][0], item["label"], sizes[item["index"]], known[item["index"]], parser
+            )
+            for system in (*SEEN, "majority")
+        }
+        for item in items
+    ]
+
+
+def _size(sample: Sample) -> tuple[int, int]:
+    """Width and height of the image of a sample, from its sizes or its header."""
+    for size in (sample.json().get("sizes") or {}).values():
+        if size.get("kind") == "image" and {"width", "height"} <= size.keys():
+            return int(size["width"]), int(size["height"])
+    return _image(sample).size
+
+
+def _scores(
+    items: list[Item], verdicts: list[Verdict], images: int, resamples: int, seed: int
+) -> dict[str, Mapping[str, float | None]]:
+    """The mean score of each kind, and the distance of points, with 95 % intervals over the images."""
+    sums: dict[str, list[list[float]]] = defaultdict(lambda: [[0.0] * images, [0.0] * images])
+    for item, found in zip(items, verdicts, strict=True):
+        values = [(item["kind"], found.score)]
+        if found.points is not None and found.points.distance is not None:
+            values.append((DISTANCE, found.points.distance))
+        for name, value in values:
+            sums[name][0][item["index"]] += value
+            sums[name][1][item["index"]] += 1
+    return {name: ratio_interval(*found, resamples=resamples, seed=seed) for name, found in sorted(sums.items())}
+
+
+def _one_of_each(items: list[Item]) -> list[Item]:
+    """One question of each image: the n-th image shows its n-th, counted round."""
+    by_image: dict[int, list[Item]] = defaultdict(list)
+    for item in items:
+        by_image[item["index"]].append(item)
+    return [found[number % len(found)] for number, found in enumerate(by_image.values())]
+
+
+def _gallery(dataset: ShardDataset, items: list[Item]) -> Iterator[tuple[str, bytes]]:
+    """File name and content of each image. The points of an answer and the true boxes are drawn."""
+    for item in items:
+        sample = dataset[item["index"]]
+        boxes = item["label"].get("boxes")
+        if boxes:
+            yield f"{_stem(item)}.png", draw_points(_image(sample), _points(item["model"]), boxes)
+        else:
+            extension = image_member(sample.members, sample.where)
+            yield f"{_stem(item)}.{extension.rpartition('.')[2]}", bytes(sample.members[extension])
+
+
+def _stem(item: Item) -> str:
+    return str(item["key"]).replace("/", "_")
+
+
+def _points(text: str) -> Any:
+    try:
+        return parse_points(text)
+    except DataError:
+        return []
+
+
+def _image(sample: Sample) -> Any:
+    member = image_member(sample.members, sample.where)
+    return read_image(bytes(sample.members[member]), sample.where, 1 << 30)

@@ -1,0 +1,104 @@
+"""From the patches of a frozen vision tower to image tokens: attention pooling of windows (Molmo), or a linear map (LLaVA, nanoVLM).
+
+Shapes: N images, T patches, M image tokens, P patches of a window, C width of the tower, D width of the decoder, H heads.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glassworks.errors import ConfigError
+from glassworks.models.settings.connector import Connector as Config
+
+STD = 0.02
+"""Standard deviation of new weights."""
+
+
+def windows(grid: int, side: int) -> Tensor:
+    """int64 [M, P]: the patches of each window of `side` by `side` patches, row by row; -1 beyond the edge of the grid."""
+    across = -(-grid // side)
+    numbers = F.pad(torch.arange(grid * grid, device="cpu").view(grid, grid), [0, across * side - grid] * 2, value=-1)
+    return numbers.view(across, side, across, side).transpose(1, 2).reshape(across**2, side**2)
+
+
+class AttentionPooling(nn.Module):
+    """One vector for each window. The query is the mean of the window, keys and values are its patches; those beyond the edge count nowhere."""
+
+    def __init__(self, width: int, heads: int, places: Tensor) -> None:
+        """`places` [M, P] is that of `windows`."""
+        super().__init__()
+        if width % heads:
+            raise ConfigError(f"model.connector.heads: {heads} does not divide the width {width} of the tower")
+        self.heads = heads
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.register_buffer("places", places.clamp(min=0), persistent=False)
+        self.register_buffer("real", places >= 0, persistent=False)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Patches [N, T, C] to [N, M, C]. The softmax is float32 at least."""
+        gathered = patches[:, self.places]  # [N, M, P, C]
+        real = self.real[:, :, None].to(patches.dtype)
+        mean = (gathered * real).sum(2) / real.sum(1)  # [N, M, C]
+        query = self._heads(self.query(mean))  # [N, M, H, C / H]
+        key, value = (
+            self._heads(map(patches))[:, self.places] for map in (self.key, self.value)
+        )  # [N, M, P, H, C / H]
+        scores = torch.einsum("nmhd,nmphd->nmhp", query, key) * key.shape[-1] ** -0.5
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        weights = scores.masked_fill(~self.real[:, None], -torch.inf).softmax(-1).to(value.dtype)
+        return self.out(torch.einsum("nmhp,nmphd->nmhd", weights, value).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1))
+
+
+class SwiGlu(nn.Module):
+    """w2(silu(w1 x) * w3 x), without biases."""
+
+    def __init__(self, width: int, inner: int, out: int) -> None:
+        super().__init__()
+        self.w1, self.w3 = (nn.Linear(width, inner, bias=False) for _ in range(2))
+        self.w2 = nn.Linear(inner, out, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+class Connector(nn.Module):
+    """Features [N, T, C] of `grid` by `grid` patches to image tokens [N, M, D]. New weights are N(0, 0.02)."""
+
+    def __init__(self, config: Config, grid: int, width: int, out: int, inner: int) -> None:
+        """`width` is that of the tower, `out` that of the decoder, `inner` the default of `inner_width`. Raises `ConfigError`."""
+        super().__init__()
+        try:
+            self.tokens = config.tokens(grid)
+        except ValueError as error:
+            raise ConfigError(f"model.{error}") from None
+        self.norm = nn.LayerNorm(width) if config.norm else None
+        self.pooling: AttentionPooling | None = None
+        places = windows(grid, config.side)
+        if config.kind == "attention":
+            self.pooling = AttentionPooling(width, config.heads, places)
+            self.project: nn.Module = SwiGlu(width, config.inner_width or inner, out)
+        else:
+            self.register_buffer("places", places, persistent=False)
+            self.project = nn.Linear(width * places.shape[1], out, bias=False)
+        self.positions = nn.Parameter(torch.zeros(self.tokens, out)) if config.positions else None
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif not name.startswith("norm."):
+                nn.init.normal_(parameter, std=STD)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Image tokens [N, M, D] of patches [N, T, C] in any floating type."""
+        patches = patches.to(self._dtype)
+        if self.norm is not None:
+            patches = self.norm(patches)
+        pooled = patches[:, self.places].flatten(2) if self.pooling is None else self.pooling(patches)
+        tokens = self.project(pooled)
+        return tokens if self.positions is None else tokens + self.positions.to(tokens.dtype)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype

@@ -1,0 +1,38 @@
+"""Shape of the connector of a vision-language model."""
+
+from typing import Literal
+
+from glassworks.config.base import Settings
+from glassworks.models.settings.numbers import Count
+
+
+class Connector(Settings):
+    """From the patches of a frozen tower to the image tokens of a decoder."""
+
+    kind: Literal["attention", "linear", "pixel_shuffle"] = "attention"
+    """`attention`: each window of patches is pooled by attention, then projected by SwiGLU (Molmo). `linear`: one token for each patch (LLaVA).
+    `pixel_shuffle`: the patches of a window are joined, then projected linearly (nanoVLM).
+    """
+    window: Count = 2
+    """Side of a window in patches (attention, pixel_shuffle). At the edges, windows of `attention` may be part empty."""
+    heads: Count = 4
+    """Attention heads; divides the width of the tower (attention)."""
+    inner_width: Count | None = None
+    """Inner features of SwiGLU (attention); null is that of the decoder."""
+    norm: bool = False
+    """Whether the features of every patch are normalised first. For towers whose features have another scale than a transformer's."""
+    positions: bool = False
+    """Whether every image token gets a learned position. For towers that hardly encode positions, such as convolutional ones."""
+
+    @property
+    def side(self) -> int:
+        """Side of a window in patches."""
+        return 1 if self.kind == "linear" else self.window
+
+    def tokens(self, grid: int) -> int:
+        """Image tokens of a square of `grid` by `grid` patches. Raises `ValueError` where pixel_shuffle does not divide it."""
+        if self.kind == "pixel_shuffle" and grid % self.window:
+            raise ValueError(
+                f"connector.window: {self.window} does not divide the {grid} patches of a side, as pixel_shuffle needs; use attention or another window"
+            )
+        return (-(-grid // self.side)) ** 2

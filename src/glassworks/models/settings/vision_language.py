@@ -1,0 +1,49 @@
+"""Shape of a vision-language model, and its trained decoder."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from glassworks.config.base import Settings
+from glassworks.models.settings.connector import Connector
+from glassworks.models.settings.numbers import Count
+from glassworks.models.settings.text_decoder import TextDecoder
+
+
+class VisionLanguage(Settings):
+    """A text decoder that reads the features of a frozen vision tower as tokens: `decoder` or `language_model`."""
+
+    grid: Count = 14
+    """Patches of the tower on each side of an image, so that image tokens are counted without opening an image."""
+    connector: Connector = Connector()
+    """From patches to image tokens."""
+    decoder: TextDecoder | None = None
+    """A text decoder trained from scratch."""
+    language_model: str | None = None
+    """Instead of `decoder`: a trained text decoder, from an experiment of the task language_modelling or an entry under `weights` in params.yaml."""
+    image_attention: Literal["bidirectional", "causal"] = "bidirectional"
+    """Whether the image tokens of a document attend to each other in both directions, or to earlier ones only."""
+    max_tokens: Annotated[int, Field(ge=4)] | None = None
+    """Tokens of a row, image tokens included; null uses the decoder's limit."""
+
+    @model_validator(mode="after")
+    def _one_decoder(self) -> "VisionLanguage":
+        if self.decoder is not None and self.language_model is not None:
+            raise ValueError("give either decoder or language_model, not both")
+        self.connector.tokens(self.grid)
+        return self
+
+    @property
+    def text(self) -> TextDecoder:
+        """The shape of the decoder. The shape of a `language_model` is in its own config."""
+        return self.decoder or TextDecoder()
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of a row."""
+        return self.max_tokens or self.text.max_tokens
+
+    @property
+    def image_tokens(self) -> int:
+        """Patches of the decoder for each image."""
+        return self.connector.tokens(self.grid)

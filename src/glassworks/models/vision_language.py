@@ -1,0 +1,139 @@
+"""A vision-language model: a text decoder that reads the features of a frozen vision tower among its tokens.
+
+The tower is no part of the model. Its features are stored, or computed by the task. The features of an image pass the connector and are added to the
+embeddings of the patch tokens of that image (Molmo). Special tokens have negative ids (`config.packing.SPECIAL`) and a small embedding of their own.
+
+Shapes: B rows, T tokens, N images of the rows, P patches of an image, M tokens of an image, C width of the tower, D width of the decoder, V vocabulary.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from glassworks.config.packing import IMAGE_PATCH, SPECIAL
+from glassworks.errors import ArtifactError, DataError
+from glassworks.models import saving
+from glassworks.models.attention import initialise, shrink_residual_outputs
+from glassworks.models.connector import STD, Connector
+from glassworks.models.losses import LinearLoss, linear_cross_entropy
+from glassworks.models.settings.vision_language import VisionLanguage as Config
+from glassworks.models.text_decoder import TextDecoder
+
+KIND = "vision_language"
+
+
+class VisionLanguageModel(nn.Module):
+    """Token ids [B, T] and features [N, P, C] to logits [B, T, V], or to their loss."""
+
+    def __init__(self, config: Config, vocabulary: int, tower: dict[str, Any]) -> None:
+        """`tower` describes the features: `width`, `tokens`, and what identifies the encoder. It is saved with the model.
+
+        Raises `ArtifactError` for features of another number of patches than `config.grid`.
+        """
+        super().__init__()
+        self.config, self.vocabulary, self.tower = config, vocabulary, dict(tower)
+        text, patches = config.text, config.grid**2
+        self.class_tokens = tower["tokens"] - patches
+        """Tokens before the patches, which are dropped."""
+        if self.class_tokens not in (0, 1):
+            side = round(tower["tokens"] ** 0.5)
+            raise ArtifactError(
+                f"model.grid: the tower gives {tower['tokens']:,} tokens an image, and a grid of {config.grid} by {config.grid} patches has "
+                f"{patches:,}; set it to {side}"
+            )
+        self.decoder = TextDecoder(text, vocabulary)
+        self.decoder.apply(initialise)
+        shrink_residual_outputs(self.decoder, 2 * text.depth)
+        self.connector = Connector(config.connector, config.grid, tower["width"], text.width, text.inner_width)
+        self.special = nn.Embedding(len(SPECIAL), text.width)
+        nn.init.normal_(self.special.weight, std=STD)
+
+    def forward(
+        self,
+        ids: Tensor,
+        documents: Tensor,
+        branches: Tensor | None = None,
+        positions: Tensor | None = None,
+        features: Tensor | None = None,
+        places: Tensor | None = None,
+        targets: Tensor | None = None,
+        token_weights: Tensor | None = None,
+        z_loss: float = 0.0,
+    ) -> Tensor | LinearLoss:
+        """With `targets` [B, T], their loss (`linear_cross_entropy`), without the logits of other positions."""
+        hidden = self.hidden(ids, documents, branches, positions, features, places)
+        if targets is None:
+            return self.decoder.logits(hidden)
+        return linear_cross_entropy(
+            hidden, self.decoder.head_weight, targets, token_weights=token_weights, z_loss=z_loss
+        )
+
+    def hidden(
+        self,
+        ids: Tensor,
+        documents: Tensor,
+        branches: Tensor | None = None,
+        positions: Tensor | None = None,
+        features: Tensor | None = None,
+        places: Tensor | None = None,
+    ) -> Tensor:
+        """Normalised features [B, T, D] of packed rows. The other arguments are those of `inputs` and of `TextDecoder.hidden`."""
+        return self.decoder.hidden(
+            ids,
+            documents=documents,
+            branches=branches,
+            positions=positions,
+            **self.inputs(ids, features, places),
+        )
+
+    def inputs(self, ids: Tensor, features: Tensor | None = None, places: Tensor | None = None) -> dict[str, Any]:
+        """The arguments `inputs` and `mutual` of `TextDecoder.hidden`.
+
+        `features` [N, P, C] are those of all images, row after row. `places` [N * M] are the positions of the patch tokens in the flattened `ids`; by
+        default they are looked up. Raises `DataError` where their number does not fit the images.
+        """
+        special = ids < 0
+        x = torch.where(
+            special[..., None],
+            self.special((-1 - ids).clamp(min=0)),
+            self.decoder.embed(ids.clamp(min=0)),
+        )
+        if places is None:
+            places = (ids.flatten() == IMAGE_PATCH).nonzero()[:, 0]
+        images = 0 if features is None else len(features)
+        if len(places) != images * self.connector.tokens:
+            raise DataError(
+                f"{len(places):,} patch tokens in the rows, but {images:,} images of {self.connector.tokens} tokens each; pack the data again"
+            )
+        if features is not None:
+            tokens = self.connector(features[:, self.class_tokens :])
+            x = x.flatten(0, 1).index_add(0, places, tokens.flatten(0, 1).to(x.dtype)).view_as(x)
+        mutual = self.config.image_attention == "bidirectional" and images
+        return {"inputs": x, "mutual": special if mutual else None}
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """The transformer blocks, which hold nearly all activations (for gradient checkpointing)."""
+        yield from self.decoder.blocks
+
+    def shards(self) -> Iterator[nn.Module]:
+        """Modules used only through `forward`, so FSDP2 can gather their weights when they run."""
+        yield from self.decoder.blocks
+
+    def save(self, directory: Path) -> None:
+        """Write config.json and model.safetensors."""
+        config = {"model": KIND, "vocabulary": self.vocabulary, "tower": self.tower}
+        saving.save(self, directory, config | self.config.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, directory: Path) -> "VisionLanguageModel":
+        """The model written by `save`. Raises `ArtifactError` listing missing, extra and misshapen tensors."""
+        config, vocabulary = saving.read_settings(directory, KIND, Config)
+        tower = saving.read_config(directory, "a saved vision-language model")["tower"]
+        tensors = saving.read_tensors(directory / saving.WEIGHTS)
+        with saving.without_weights():
+            model = cls(config, vocabulary, tower)
+        saving.assign(model, tensors, directory / saving.WEIGHTS, for_decoding=True)
+        return model

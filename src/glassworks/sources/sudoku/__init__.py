@@ -1,0 +1,1 @@
+"""Sudoku puzzles on 6x6 boards, split by symmetry class."""

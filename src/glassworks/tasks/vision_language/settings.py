@@ -1,0 +1,109 @@
+"""experiments/NAME.yaml of the task `vision_language`."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from glassworks.config.base import Name, Settings
+from glassworks.config.data import LossOptions, TextData
+from glassworks.config.experiment import Experiment, Start
+from glassworks.config.needs import EncoderWeights, Features, Model, Need, roles
+from glassworks.config.packing import Images, Packing
+from glassworks.models.settings.vision_language import VisionLanguage as Shape
+from glassworks.tasks.language_modelling.settings import TokenTraining
+
+FEATURES, WEIGHTS = "features", "tower"
+"""Roles of the stored features, that of one of several datasets is this, a dot and its name; and of the weights of a tower in the training step."""
+
+
+class VisionOptions(LossOptions):
+    """Options of a dataset."""
+
+    images: bool = True
+    """Whether samples hold images. A dataset of texts and conversations only has no features."""
+    answer_weights: Literal["roots", "flat"] = "roots"
+    """Weights of the loss. `roots`: 2 / sqrt(n) for a token of an answer of n tokens, times 1 / sqrt(m) in a tree of m branches. `flat`: 1."""
+    kinds: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default={})
+    """Weights of the tokens of some kinds of questions, in place of the roots, such as `{where: 0.2}`."""
+
+
+class VisionData(TextData[VisionOptions]):
+    """Training data: message trees and conversations with images, and texts."""
+
+    images_per_row: Annotated[int | None, Field(ge=1, exclude_if=lambda most: most is None)] = None
+    """Most images in a row; null for no limit."""
+    documents_per_row: Annotated[int | None, Field(ge=1, exclude_if=lambda most: most is None)] = None
+    """Most texts, conversations or message trees in a row; null for no limit."""
+
+    def rows(self, shape: Shape) -> Packing:
+        """The settings of the stage `pack`."""
+        images = Images(tokens=shape.image_tokens, per_row=self.images_per_row)
+        return Packing(row_tokens=shape.row_tokens, documents_per_row=self.documents_per_row, images=images)
+
+
+class Tower(Settings):
+    """A frozen encoder of images."""
+
+    encoder: Name
+    """An entry under `encoders` in params.yaml, with `pooling: none`."""
+    features: Literal["stored", "loop"] = "stored"
+    """`stored`: read the features that the stage `features` has computed once. `loop`: run the encoder in every training step, for the same result."""
+
+
+class Network(Shape, Start):
+    """The network, its tower and its initial weights."""
+
+    tower: Tower
+    """The frozen encoder whose features are the image tokens."""
+
+
+class VisionLanguage(Experiment):
+    """A vision-language model: a decoder that answers questions about images."""
+
+    validated: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+    scored_by: ClassVar[str] = "questions"
+    packed_by: ClassVar[tuple[str, ...]] = ("data", "model")
+
+    task: Literal["vision_language"]
+    """The objective."""
+    data: VisionData
+    """Training data."""
+    model: Network
+    """The network."""
+    training: TokenTraining
+    """Steps, global batch, precision, validation, selection of the weights and the loss."""
+
+    @model_validator(mode="after")
+    def _same_tokens(self) -> "VisionLanguage":
+        if not any(self.data.options_of(name).images for name in self.data.datasets):
+            raise ValueError("data: no dataset has images; use the task language_modelling, or set images: true")
+        started = self.model.language_model
+        if started and self.model.from_:
+            raise ValueError("model.language_model: `from` replaces its weights; remove this key")
+        if started is not None and self.data.tokenizer.of != started:
+            raise ValueError(
+                f"data.tokenizer: a decoder that begins as {started} reads its tokens; write {{of: {started}}}"
+            )
+        if started is not None and self.model.max_tokens is None:
+            raise ValueError("model.max_tokens: published weights allow long rows; write the length of a row in tokens")
+        return self
+
+    def packing(self) -> Packing:
+        return self.data.rows(self.model)
+
+    def needs(self) -> dict[str, Need]:
+        found, tower = super().needs(), self.model.tower
+        if self.model.language_model:
+            name = self.model.language_model
+            found["language_model"] = Model("model.language_model", name, task="language_modelling")
+        if tower.features == "loop":
+            found[WEIGHTS] = EncoderWeights("model.tower.encoder", tower.encoder)
+        else:
+            datasets = [*self.data.datasets, *self.data.held_out_splits]
+            pictured = [name for name in datasets if self.data.options_of(name).images]
+            own = roles(FEATURES, pictured)
+            found |= {role: Features("model.tower.encoder", tower.encoder, name) for name, role in own.items()}
+        return found
+
+    def evaluation_needs(self, dataset: str) -> dict[str, Need]:
+        return {FEATURES: Features("model.tower.encoder", self.model.tower.encoder, dataset)}

@@ -1,0 +1,250 @@
+"""Vision-language modelling: the next token of a text, given the previous tokens and the images among them.
+
+A row holds packed message trees, conversations and texts. The frozen tower is no part of the model: its features are stored, or computed before each
+step. A row without images never runs it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from glassworks.config.continuation import OWN, merge_shapes
+from glassworks.config.experiment import data_of
+from glassworks.config.packing import IMAGE_PATCH, Packing
+from glassworks.data.reading.features import FeatureRows, FeatureTable, ListedShards, covering
+from glassworks.data.reading.image_rows import ImageRow, ImageRows, answer_weights
+from glassworks.data.reading.packing import arrange
+from glassworks.data.reading.text import TextTokenizer, check_vocabulary
+from glassworks.data.reading.tokens import image_chat
+from glassworks.encoders.protocol import Reading, stack
+from glassworks.encoders.tower import Tower, identity, load_tower
+from glassworks.errors import ArtifactError, ConfigError, DataError
+from glassworks.models import saving
+from glassworks.models.losses import LinearLoss
+from glassworks.models.pretrained.language_models import load_language_model, read_decoder
+from glassworks.models.saving import Matches
+from glassworks.models.settings.vision_language import VisionLanguage as Shape
+from glassworks.models.vision_language import KIND, VisionLanguageModel
+from glassworks.tasks.language_modelling.task import Batch as TextBatch
+from glassworks.tasks.language_modelling.task import collate, target_weights, token_loss, token_metrics
+from glassworks.tasks.vision_language.settings import FEATURES, WEIGHTS, VisionData, VisionLanguage, VisionOptions
+from glassworks.training.task import Loss
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row."""
+
+    row: ImageRow
+    readings: list[Reading]
+    """The decoded images of a tower in the training step."""
+
+
+@dataclass(frozen=True)
+class Batch(TextBatch):
+    """A micro-batch of B rows with T inputs each, and N images in all."""
+
+    places: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    """[N * M] positions of the patch tokens in the flattened inputs."""
+    features: Tensor | None = None
+    """[N, P, C] stored features of the images in the order of the rows; None for a tower in the training step."""
+    readings: Reading = field(default_factory=dict)
+    """The images of a tower in the training step; empty without any."""
+
+
+class VisionLanguageTask:
+    """Vision-language modelling as a `Task[VisionLanguageModel, Example, Batch, ImageRow, VisionOptions]`."""
+
+    passes = 1
+
+    def __init__(
+        self,
+        shape: Shape,
+        tokenizer: TextTokenizer,
+        packing: Packing,
+        tower: dict[str, Any],
+        stored: Sequence[FeatureTable] | None = None,
+        in_loop: Tower | None = None,
+        z_loss: float = 0.0,
+        vocabulary: int | None = None,
+        begin: Path | None = None,
+    ) -> None:
+        """`tower` describes the features, which are `stored` or computed `in_loop`. `begin` is the artefact of a model to continue, or of a language
+        model, with its `vocabulary`.
+        """
+        self.shape, self.tokenizer, self.packing, self.tower = shape, tokenizer, packing, tower
+        self.stored, self.in_loop, self.z_loss, self.begin = stored, in_loop, z_loss, begin
+        self.vocabulary = vocabulary or tokenizer.size
+        self.metrics = ("loss", "accuracy", *(["z_loss"] if z_loss else []))
+        """Per target token. The loss is the cross-entropy alone."""
+
+    def build(self) -> VisionLanguageModel:
+        """The model with random weights from torch's generator."""
+        return VisionLanguageModel(self.shape, self.vocabulary, self.tower)
+
+    def start(self, model: VisionLanguageModel, seed: int) -> Matches | None:
+        """Continue another model, or begin with the decoder of a language model."""
+        if self.begin is None:
+            return None
+        if saving.read_config(self.begin, "a model").get("model") == KIND:
+            file = self.begin / saving.WEIGHTS
+            return saving.fill(model, saving.read_tensors(file), f"model.from: {file}")
+        tensors = load_language_model(self.begin).decoder.state_dict()
+        matches = saving.fill(model.decoder, tensors, self.begin)
+        return matches._replace(new=[name for name in model.state_dict() if not name.startswith("decoder.")])
+
+    def save(self, model: VisionLanguageModel, folder: Path) -> None:
+        """Write the model and its tokenizer. The frozen tower is no part of them."""
+        model.save(folder)
+        self.tokenizer.save(folder)
+
+    def arrange(self, dataset: ListedShards, folder: Path | None = None) -> ImageRows:
+        """The documents of a split in packed rows, with their images. `folder` holds their tokens and the plan."""
+        rows = arrange(dataset, self.tokenizer, self.packing, folder, image_chat(self.tokenizer, self.packing.images))
+        return ImageRows(rows, self.features_of(dataset) if rows.tokens.images().any() else None)
+
+    def features_of(self, dataset: ListedShards) -> FeatureRows | None:
+        """The stored features of a split; None for a tower in the training step."""
+        if self.stored is None:
+            return None
+        return FeatureRows(covering(self.stored, dataset, "model.tower"), dataset)
+
+    def example(self, row: ImageRow, part: VisionOptions, seed: int) -> Example:
+        """The row with the weights of its answers, and its decoded images for a tower in the training step: nothing is random."""
+        weights = answer_weights(row, part.answer_weights == "roots", part.kinds)
+        pictured = [row.samples[document] for document in row.pictured] if self.in_loop else []
+        read = [self.in_loop.read(sample) for sample in pictured] if self.in_loop else []
+        readings = [reading for reading in read if reading is not None]
+        return Example(replace(row, weights=weights, loss_weight=part.loss_weight, samples=()), readings)
+
+    def collate(self, examples: list[Example]) -> Batch:
+        """The rows padded to the length of a row, with their images in one list. Raises `DataError` where tokens and images do not fit."""
+        tokens = self.shape.image_tokens
+        for row in (example.row for example in examples):
+            patches = int((row.inputs == IMAGE_PATCH).sum())
+            if patches != tokens * len(row.pictured):
+                raise DataError(
+                    f"the row of {row.key!r} has {patches:,} patch tokens for {len(row.pictured)} images of {tokens}; pack the data again"
+                )
+        text = collate([example.row for example in examples], self.packing.row_tokens, self.tokenizer.pad)
+        places = (text.inputs.flatten() == IMAGE_PATCH).nonzero()[:, 0]
+        features = None
+        readings: Reading = {}
+        if self.in_loop is None or not len(places):
+            found = [one for example in examples for one in example.row.features]
+            features = torch.stack(found) if found else torch.zeros(0, self.tower["tokens"], self.tower["width"])
+        else:
+            readings = stack([one for example in examples for one in example.readings])
+        return Batch(**vars(text), places=places, features=features, readings=readings)
+
+    def loss(self, model: VisionLanguageModel, batch: Batch, carry: tuple[Tensor, ...] = ()) -> Loss:
+        """The loss of all target tokens, and the sum of their weights."""
+        weights, total = target_weights(batch)
+        return token_loss(self._found(model, batch, weights), total, self.z_loss)
+
+    def validate(self, model: VisionLanguageModel, batch: Batch) -> dict[str, tuple[float, int]]:
+        """Cross-entropy, accuracy and z-loss of the next token, summed over target tokens, without their weights."""
+        return token_metrics(self._found(model, batch, None), batch.targets, self.z_loss)
+
+    def _found(self, model: VisionLanguageModel, batch: Batch, weights: Tensor | None) -> LinearLoss:
+        features = batch.features
+        if features is None and self.in_loop is not None:
+            features = self.in_loop.features(batch.readings)["features"]
+        found: LinearLoss = model(
+            batch.inputs,
+            *batch.layout,
+            features,
+            batch.places,
+            targets=batch.targets,
+            token_weights=weights,
+            z_loss=self.z_loss,
+        )
+        return found
+
+
+def make(experiment: VisionLanguage, inputs: Mapping[str, Path], fingerprint: dict[str, object]) -> VisionLanguageTask:
+    """The task of an experiment, given the directories of its inputs.
+
+    Raises `ArtifactError` for features of another encoder than the experiment names, and `ConfigError` for features without tokens.
+    """
+    model, tokenizer = experiment.model, TextTokenizer(inputs["tokenizer"])
+    shape, vocabulary = model.plain(Shape), tokenizer.size
+    begin = inputs.get("start", inputs.get("language_model"))
+    if "start" in inputs:
+        saved, vocabulary = saving.read_settings(inputs["start"], KIND, Shape)
+        own = {key: value for key, value in model.model_dump(mode="json").items() if key not in OWN | {"tower"}}
+        merged = merge_shapes(saved.model_dump(mode="json"), own, inputs["start"].name)
+        shape = Shape.model_validate(merged)
+    elif "language_model" in inputs:
+        decoder, vocabulary = read_decoder(inputs["language_model"])
+        shape = shape.model_copy(update={"decoder": decoder, "language_model": None})
+    if begin is not None:
+        check_vocabulary(tokenizer, vocabulary, begin)
+    stored, in_loop = None, None
+    name = model.tower.encoder
+    if model.tower.features == "stored":
+        stored = _tables(inputs)
+        for table in stored:
+            if table.encoder != name:
+                raise ArtifactError(
+                    f"{table.directory}: features of the encoder {table.encoder!r}, but model.tower.encoder is {name!r}; make "
+                    f"features-{name}-{table.dataset}"
+                )
+        tower = described(stored[0])
+    else:
+        settings = experiment.encoders[name]
+        in_loop = load_tower(name, settings, inputs[WEIGHTS])
+        tower = {"encoder": name, "width": in_loop.width, "tokens": in_loop.encoder.tokens}
+        tower |= identity(settings, inputs[WEIGHTS])
+        fingerprint["timm"], fingerprint["transformers"] = version("timm"), version("transformers")
+    if tower["settings"]["pooling"] != "none":
+        raise ConfigError(
+            f"encoders.{name}.pooling: a vision-language model reads the tokens of an image; set it to none"
+        )
+    return VisionLanguageTask(
+        shape,
+        tokenizer,
+        experiment.packing(),
+        tower,
+        stored,
+        in_loop,
+        experiment.training.z_loss,
+        vocabulary,
+        begin,
+    )
+
+
+def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[VisionLanguageTask, VisionLanguageModel]:
+    """The task of a trained model, which reads stored features, and the model in eval mode.
+
+    Raises `ArtifactError` for features of another encoder than the model was trained on.
+    """
+    model = VisionLanguageModel.load(inputs["model"]).eval()
+    stored = _tables(inputs)
+    for table in stored:
+        if table.identity != {key: model.tower[key] for key in table.identity}:
+            raise ArtifactError(
+                f"{table.directory}: features of the encoder {table.encoder!r} as it is now, but the model was trained on others of "
+                f"{model.tower['encoder']!r}; train it again"
+            )
+    packing = cast(VisionData, data_of("vision_language", dict(data))).rows(model.config)
+    task = VisionLanguageTask(
+        model.config, TextTokenizer(inputs["tokenizer"]), packing, model.tower, stored, vocabulary=model.vocabulary
+    )
+    return task, model
+
+
+def described(table: FeatureTable) -> dict[str, Any]:
+    """The description of stored features that is saved with a model."""
+    return {"encoder": table.encoder, "width": table.width, "tokens": table.tokens, **table.identity}
+
+
+def _tables(inputs: Mapping[str, Path]) -> list[FeatureTable]:
+    return [
+        FeatureTable(folder) for role, folder in inputs.items() if role == FEATURES or role.startswith(f"{FEATURES}.")
+    ]

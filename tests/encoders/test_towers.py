@@ -1,0 +1,118 @@
+"""Frozen encoders as towers: missing modalities, several texts, other layers, shorter windows."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import transformers
+from PIL import Image
+
+from glassworks.data.reading.dataset import Sample
+from glassworks.encoders.protocol import load_encoder, stack
+from glassworks.encoders.sentence.settings import Sentence
+from glassworks.encoders.timm_image.settings import TimmImage
+from glassworks.encoders.tower import Tower
+from glassworks.encoders.whisper.settings import Whisper
+from glassworks.errors import ConfigError
+
+from ..tiny_towers import image_tower, text_tower
+
+
+def sample(texts=None, color=None, sound=None):
+    members, file = {}, io.BytesIO()
+    if texts:
+        members["json"] = json.dumps({"captions": texts}).encode()
+    if color is not None:
+        Image.new("RGB", (32, 32), color).save(file, "PNG")
+        members["png"] = file.getvalue()
+    if sound is not None:
+        soundfile.write(file, sound, 16_000, format="FLAC")
+        members["flac"] = file.getvalue()
+    return Sample("a", {name: memoryview(content) for name, content in members.items()}, "train-0.tar: sample 'a'")
+
+
+def tower(settings, directory):
+    return Tower(load_encoder(settings, directory), settings, "some")
+
+
+@pytest.mark.parametrize("pooling", ["mean", "none"])
+def test_a_sample_without_the_modality_has_zeros_and_leaves_the_others_as_they_are(tmp_path, pooling):
+    settings = TimmImage(weights="some", image_size=32, batch_size=2, pooling=pooling)
+    found = tower(settings, image_tower(tmp_path / "cnn"))
+    samples = [sample(["red"]), sample(color="red"), sample(color="blue"), sample(["blue"])]
+    features = found.features_of([found.read(one) for one in samples])
+    assert features["present"].tolist() == [False, True, True, False]
+    alone = found.features_of([found.read(one) for one in samples[1:3]])
+    assert torch.equal(features["features"][1:3], alone["features"]) and not features["features"][[0, 3]].any()
+    nothing = found.features_of([None, None])
+    assert nothing["features"].shape == (2, *alone["features"].shape[1:]) and not nothing["features"].any()
+    if pooling == "none":
+        assert not features["mask"][0].any() and features["mask"][1].all()
+
+
+def test_several_texts_have_a_vector_each_and_missing_ones_are_masked(tmp_path):
+    directory = text_tower(tmp_path / "bert")
+    several = tower(Sentence(weights="some", max_tokens=8, texts=3, pooling="none", batch_size=2), directory)
+    first = tower(Sentence(weights="some", max_tokens=8, batch_size=2), directory)
+    samples = [sample(["a red square", "the square is red", "red", "grey"]), sample(["blue"])]
+    features = several.features_of([several.read(one) for one in samples])
+    assert features["mask"].tolist() == [[True, True, True], [True, False, False]]
+    expected = first.features_of([first.read(sample([text])) for text in ("the square is red", "blue")])["features"]
+    torch.testing.assert_close(torch.stack([features["features"][0, 1], features["features"][1, 0]]), expected)
+    assert not features["features"][1, 1:].any() and features["features"].isfinite().all()
+
+
+def test_a_layer_of_a_sentence_encoder_is_that_of_transformers(tmp_path):
+    directory = text_tower(tmp_path / "bert")
+    found = load_encoder(Sentence(weights="some", max_tokens=8, layer=0), directory)
+    values, _ = found.encode(stack([found.read(sample(["a red square"]))]))
+    network = transformers.BertModel.from_pretrained(directory).eval()
+    ids = found.network.tokenizer("a red square", return_tensors="pt")
+    states = network(**ids, output_hidden_states=True).hidden_states[1].mean(1)
+    torch.testing.assert_close(values[0], torch.nn.functional.normalize(states, dim=-1).detach())
+    with pytest.raises(ConfigError, match=r"^layer: 2 is not a block of this encoder; it has 2: 0 … 1 or -2 … -1$"):
+        load_encoder(Sentence(weights="some", layer=2), directory)
+
+
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory):
+    torch.manual_seed(0)
+    config = transformers.WhisperConfig(
+        d_model=32, encoder_layers=2, encoder_attention_heads=4, encoder_ffn_dim=64, decoder_layers=1,
+        decoder_attention_heads=4, decoder_ffn_dim=64, vocab_size=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=1,
+    )  # fmt: skip
+    directory = tmp_path_factory.mktemp("whisper")
+    transformers.WhisperModel(config).save_pretrained(directory)
+    return directory
+
+
+SOUND = np.sin(np.arange(16_000) / 20) * np.linspace(0.1, 0.5, 16_000)
+
+
+@pytest.mark.parametrize("layer", [-1, 0])
+def test_a_short_window_is_the_encoder_with_its_first_positions(whisper, layer):
+    found = load_encoder(Whisper(weights="some", seconds=2, layer=layer), whisper)
+    values, mask = found.encode(stack([found.read(sample(sound=SOUND))]))
+    assert values.shape == (1, 100, 32) and mask.sum() == 50
+    theirs = transformers.WhisperModel.from_pretrained(whisper).encoder.eval()
+    theirs.config.max_source_positions = 100
+    theirs.max_source_positions = 100
+    theirs.embed_positions = torch.nn.Embedding.from_pretrained(theirs.embed_positions.weight[:100].detach())
+    frames = found.read(sample(sound=SOUND))["frames"][None]
+    with torch.no_grad():
+        states = theirs(frames, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(values, states[-1] if layer == -1 else states[layer + 1], atol=1e-5, rtol=1e-5)
+
+
+def test_what_follows_the_end_of_a_sound_is_left_out_of_the_mean(whisper):
+    settings = Whisper(weights="some", seconds=2, batch_size=1)
+    found = tower(settings, whisper)
+    reading = found.read(sample(sound=SOUND))
+    values, mask = found.encoder.encode(stack([reading]))
+    torch.testing.assert_close(found.features_of([reading])["features"][0], values[0][mask[0]].mean(0))
+    silent = found.features_of([found.read(sample(sound=np.zeros(16_000)))])["features"]
+    assert silent.isfinite().all()

@@ -1,0 +1,84 @@
+"""The connector against its formulas, written out by hand, and the number of its tokens."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from glassworks.errors import ConfigError
+from glassworks.models.connector import Connector, windows
+from glassworks.models.settings.connector import Connector as Config
+
+
+def made(grid, width=8, out=6, inner=10, seed=0, **settings):
+    torch.manual_seed(seed)
+    return Connector(Config(**settings), grid, width, out, inner)
+
+
+def test_windows_are_read_row_by_row_and_end_at_the_edge():
+    assert windows(3, 2).tolist() == [[0, 1, 3, 4], [2, -1, 5, -1], [6, 7, -1, -1], [8, -1, -1, -1]]
+    assert windows(4, 2).tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    assert windows(2, 1).tolist() == [[0], [1], [2], [3]]
+
+
+@pytest.mark.parametrize("grid", [4, 3])
+def test_attention_pooling_is_its_formula(grid):
+    """Window by window and head by head, in float64; biases are set, since they begin at 0."""
+    connector = made(grid, heads=2).double()
+    for parameter in connector.parameters():
+        parameter.data += torch.randn_like(parameter) / 3
+    pooling, project = connector.pooling, connector.project
+    patches = torch.randn(2, grid * grid, 8, dtype=torch.float64)
+    found = connector(patches)
+    expected = torch.zeros_like(found)
+    for image in range(2):
+        for number, window in enumerate(windows(grid, 2).tolist()):
+            x = torch.stack([patches[image, place] for place in window if place >= 0])
+            query = x.mean(0) @ pooling.query.weight.T + pooling.query.bias
+            key, value = (x @ m.weight.T + m.bias for m in (pooling.key, pooling.value))
+            heads = []
+            for head in (slice(0, 4), slice(4, 8)):
+                weights = (key[:, head] @ query[head] / math.sqrt(4)).softmax(0)
+                heads.append(weights @ value[:, head])
+            pooled = torch.cat(heads) @ pooling.out.weight.T + pooling.out.bias
+            gate, up = project.w1.weight @ pooled, project.w3.weight @ pooled
+            expected[image, number] = project.w2.weight @ (gate * torch.sigmoid(gate) * up)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    assert found.shape[1] == connector.tokens == 4
+
+
+def test_a_patch_beyond_the_edge_counts_nowhere():
+    """Pooling of 3 x 3 patches: the last window is the last patch alone, which is its own mean and has all the attention."""
+    pooling = made(3, heads=2).pooling
+    patches = torch.randn(1, 9, 8)
+    alone = pooling.out(pooling.value(patches[:, 8]))
+    torch.testing.assert_close(pooling(patches)[:, 3], alone)
+
+
+def test_linear_keeps_every_patch_and_pixel_shuffle_joins_those_of_a_window():
+    patches = torch.randn(1, 16, 8)
+    linear = made(4, kind="linear")
+    torch.testing.assert_close(linear(patches), patches @ linear.project.weight.T)
+    shuffle = made(4, kind="pixel_shuffle")
+    joined = torch.cat([patches[0, place] for place in (2, 3, 6, 7)])
+    torch.testing.assert_close(shuffle(patches)[0, 1], joined @ shuffle.project.weight.T)
+    assert (linear.tokens, shuffle.tokens) == (16, 4)
+    assert linear.project.bias is None and shuffle.project.bias is None
+
+
+def test_new_weights_are_small_and_norm_and_positions_are_optional():
+    connector = made(4, width=64, out=64, inner=256, norm=True, positions=True)
+    for name, parameter in connector.named_parameters():
+        if "norm" not in name and not name.endswith("bias"):
+            assert abs(parameter.std().item() - 0.02) < 0.003, name
+    patches = torch.randn(1, 16, 64)
+    plain = connector.project(connector.pooling(F.layer_norm(patches, [64])))
+    torch.testing.assert_close(connector(patches), plain + connector.positions)
+
+
+def test_what_does_not_divide_is_one_line():
+    with pytest.raises(ConfigError, match=r"^model\.connector\.window: 2 does not divide the 9 patches of a side"):
+        made(9, kind="pixel_shuffle")
+    with pytest.raises(ConfigError, match=r"^model\.connector\.heads: 3 does not divide the width 8 of the tower$"):
+        made(4, heads=3)

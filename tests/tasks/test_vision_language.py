@@ -1,0 +1,328 @@
+"""Vision-language modelling from messages with images to loss, gradients and answers: packed rows are the samples alone, and images are only where they belong."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glassworks.config.packing import IMAGE_PATCH, Images, Packing
+from glassworks.data.messages import Medium, Message
+from glassworks.data.reading.dataset import Sample
+from glassworks.data.reading.image_rows import ImageRows, answer_weights
+from glassworks.data.reading.packing import arrange
+from glassworks.data.reading.tokens import image_chat, prompt_of, render
+from glassworks.errors import ArtifactError, DataError
+from glassworks.generation.decoding import answer
+from glassworks.generation.settings import Decoding
+from glassworks.models.losses import next_token_losses
+from glassworks.models.settings.connector import Connector
+from glassworks.models.settings.text_decoder import TextDecoder
+from glassworks.models.settings.vision_language import VisionLanguage
+from glassworks.tasks.vision_language.settings import VisionOptions
+from glassworks.tasks.vision_language.task import VisionLanguageTask
+
+from .test_packed_documents import ROW, Letters, Samples, apart, conversation
+
+GRID, WIDTH = 3, 6
+DECODER = {"width": 32, "depth": 2, "heads": 4, "max_tokens": ROW}
+LLAMA = {"position": "rotary", "norm": "rms", "feed_forward": "swiglu", "kv_heads": 2, "biases": "qkv"}
+SHAPES = {
+    "attention": VisionLanguage(
+        grid=GRID, decoder=TextDecoder(**DECODER, **LLAMA), connector=Connector(heads=2, positions=True, norm=True)
+    ),
+    "linear, causal": VisionLanguage(
+        grid=GRID, decoder=TextDecoder(**DECODER), connector=Connector(kind="linear"), image_attention="causal"
+    ),
+    "windowed decoder": VisionLanguage(
+        grid=GRID, decoder=TextDecoder(**DECODER, **LLAMA, window=9), connector=Connector(heads=2)
+    ),
+}
+LIMITS = {torch.float32: 1e-6, torch.float64: 1e-13}
+FLAT = VisionOptions(answer_weights="flat")
+
+
+class Stored:
+    """Features of the samples of `contents`: a function of the number of the picture."""
+
+    def __init__(self, numbers):
+        self.numbers = numbers
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(self.numbers[index])
+        return f"k{index}", {"features": torch.randn(GRID**2, WIDTH, generator=generator)}
+
+
+def picture(message="png"):
+    return Message(role="user", content=[Medium(type="image", media=message)])
+
+
+def pictured(messages):
+    return [picture(), *messages]
+
+
+def task_of(shape, **packing):
+    found = Packing(row_tokens=ROW, images=Images(tokens=shape.image_tokens), **packing)
+    return VisionLanguageTask(shape, Letters(), found, {"width": WIDTH, "tokens": GRID**2})
+
+
+def rows_of(task, contents, numbers=None):
+    rows = arrange(
+        Samples(contents), task.tokenizer, task.packing, chat=image_chat(task.tokenizer, task.packing.images)
+    )
+    return ImageRows(rows, Stored(list(range(len(contents))) if numbers is None else numbers))
+
+
+def built(task, dtype=torch.float32):
+    torch.manual_seed(0)
+    model = task.build()
+    for module in model.modules():  # the scale of a trained model
+        if isinstance(module, torch.nn.Embedding):
+            module.weight.data.mul_(25)
+    for parameter in model.connector.parameters():
+        parameter.data.mul_(6)
+    return model.to(dtype).eval()
+
+
+def loss_and_gradients(task, model, contents, numbers=None, options=FLAT):
+    rows = rows_of(task, contents, numbers)
+    model.zero_grad()
+    total = weight = 0.0
+    for start in range(0, len(rows), 2):
+        examples = [task.example(rows[index], options, 0) for index in range(start, min(start + 2, len(rows)))]
+        loss = task.loss(model, task.collate(examples))
+        loss.total.backward()
+        total, weight = total + loss.total.item(), weight + loss.weight
+    return total, weight, {name: parameter.grad.clone() for name, parameter in model.named_parameters()}, len(rows)
+
+
+trees = conversation().map(pictured)
+
+
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+@pytest.mark.parametrize("name", SHAPES)
+@given(
+    contents=st.lists(st.one_of(st.text("abcdefgh", min_size=1, max_size=30), trees), min_size=6, max_size=8),
+    most=st.sampled_from([None, 2]),
+)
+@settings(max_examples=5, derandomize=True)
+def test_packed_rows_with_images_have_the_loss_and_the_gradients_of_the_samples_alone(name, dtype, contents, most):
+    torch.set_num_threads(1)
+    task, single = task_of(SHAPES[name], documents_per_row=most), task_of(SHAPES[name], documents_per_row=1)
+    model = built(task, dtype)
+    parts = [list(apart([content])) for content in contents]
+    numbers = [number for number, part in enumerate(parts) for _ in part]
+    packed = loss_and_gradients(task, model, contents)
+    alone = loss_and_gradients(single, model, [one for part in parts for one in part], numbers)
+    assert packed[3] < alone[3] and packed[1] == alone[1]
+    assert abs(packed[0] - alone[0]) <= LIMITS[dtype] * abs(alone[0])
+    if any(not isinstance(content, str) for content in contents):
+        assert (
+            alone[2]["connector.project.w2.weight" if "linear" not in name else "connector.project.weight"].norm() > 0
+        )
+    whole = torch.cat([gradient.flatten() for gradient in alone[2].values()]).norm()
+    for parameter, gradient in alone[2].items():
+        difference = (packed[2][parameter] - gradient).norm()  # the gradient of a bias of keys is 0 but for rounding
+        assert difference <= LIMITS[dtype] * max(gradient.norm(), whole / 30), (parameter, difference, whole)
+
+
+def asked(*branches, context=()):
+    """A picture with a question and an answer in each branch."""
+    found = [picture(), *context]
+    for number, (question, reply) in enumerate(branches, start=1):
+        found.append(Message(role="user", content=question, branch=number))
+        found.append(Message(role="assistant", content=reply, branch=number))
+    return found
+
+
+def batch_of(task, contents, numbers=None):
+    rows = rows_of(task, contents, numbers)
+    return task.collate([task.example(rows[index], FLAT, 0) for index in range(len(rows))])
+
+
+@torch.no_grad()
+def test_exchanged_images_change_the_loss_and_only_that_of_their_own_documents():
+    task = task_of(SHAPES["attention"])
+    model, contents = built(task), [asked(("ab", "cd")), asked(("ab", "ef")), "sometext"]
+    losses = []
+    for numbers in ([0, 1, 2], [1, 0, 2], [0, 5, 2]):
+        batch = batch_of(task, contents, numbers)
+        logits = model(batch.inputs, *batch.layout, batch.features, batch.places)
+        found = next_token_losses(logits, batch.targets)[0]
+        losses.append([found[batch.documents[0] == number].sum().item() for number in range(3)])
+    assert losses[0][0] != losses[1][0] and losses[0][1] != losses[1][1], "exchanged"
+    assert losses[0][0] == losses[2][0] and losses[0][1] != losses[2][1], "only the second picture is another"
+    assert losses[0][2] == losses[1][2] == losses[2][2]
+
+
+def test_features_are_added_to_the_embedding_of_the_patch_token():
+    task = task_of(SHAPES["attention"])
+    model = built(task)
+    batch = batch_of(task, [asked(("ab", "c"))])
+    x = model.inputs(batch.inputs, batch.features, batch.places)["inputs"]
+    tokens = model.connector(batch.features)[0]
+    patches = batch.inputs[0] == IMAGE_PATCH
+    assert batch.inputs[0, :8].tolist() == [0, -1, -2, -2, -2, -2, -3, 1]
+    torch.testing.assert_close(x[0, patches], model.special.weight[1] + tokens)
+    torch.testing.assert_close(x[0, 1], model.special.weight[0])
+    torch.testing.assert_close(x[0, 7], model.decoder.tokens.weight[1])
+
+
+@torch.no_grad()
+def test_image_tokens_see_each_other_in_both_directions_unless_switched_off():
+    """The last patch changes the first token of the image with the switch on, and not with it off."""
+    for attention, changes in (("bidirectional", True), ("causal", False)):
+        task = task_of(SHAPES["attention"].model_copy(update={"image_attention": attention}))
+        model, batch = built(task), batch_of(task, [asked(("ab", "c"))])
+        other = batch.features.clone()
+        other[0, -1] = torch.randn(WIDTH)
+        first, second = (
+            model.hidden(batch.inputs, *batch.layout, features, batch.places)[0] for features in (batch.features, other)
+        )
+        assert (first[1] != second[1]).any() == changes
+        assert (first[0] == second[0]).all(), "BOS is no image token"
+
+
+@torch.no_grad()
+def test_class_tokens_are_dropped():
+    shape = SHAPES["attention"]
+    model = built(task_of(shape))
+    tower = {"width": WIDTH, "tokens": GRID**2 + 1}
+    other = VisionLanguageTask(shape, Letters(), task_of(shape).packing, tower).build().eval()
+    other.load_state_dict(model.state_dict())
+    assert (model.class_tokens, other.class_tokens) == (0, 1)
+    batch = batch_of(task_of(shape), [asked(("ab", "c"))])
+    longer = torch.cat([torch.randn(1, 1, WIDTH), batch.features], dim=1)
+    one = model(batch.inputs, *batch.layout, batch.features, batch.places)
+    assert torch.equal(one, other(batch.inputs, *batch.layout, longer, batch.places))
+    with pytest.raises(
+        ArtifactError,
+        match=r"^model\.grid: the tower gives 16 tokens an image, and a grid of 3 by 3 patches has 9; set it to 4$",
+    ):
+        VisionLanguageTask(shape, Letters(), task_of(shape).packing, {"width": WIDTH, "tokens": 16}).build()
+
+
+def test_a_count_of_placeholders_that_does_not_fit_is_one_line():
+    task = task_of(SHAPES["attention"])
+    model, batch = built(task), batch_of(task, [asked(("ab", "c"))])
+    with pytest.raises(
+        DataError, match=r"^4 patch tokens in the rows, but 2 images of 4 tokens each; pack the data again$"
+    ):
+        model(batch.inputs, *batch.layout, batch.features.repeat(2, 1, 1), batch.places)
+    narrow = task_of(SHAPES["linear, causal"])
+    rows = rows_of(task, [asked(("ab", "c"))])
+    with pytest.raises(DataError, match=r"^the row of 'k0' has 4 patch tokens for 1 images of 9; pack the data again$"):
+        narrow.collate([narrow.example(rows[0], FLAT, 0)])
+
+
+def test_a_row_of_texts_never_runs_the_tower():
+    class Forbidden:
+        def read(self, sample):
+            raise AssertionError("the tower was run")
+
+        features = read
+
+    shape = SHAPES["attention"]
+    task = VisionLanguageTask(
+        shape, Letters(), task_of(shape).packing, {"width": WIDTH, "tokens": 9}, in_loop=Forbidden()
+    )
+    model = built(task)
+    rows = ImageRows(rows_of(task, ["text", "another"]).rows, None)
+    task.loss(model, task.collate([task.example(rows[0], FLAT, 0)])).total.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters()), (
+        "every parameter has a gradient, 0 at least"
+    )
+    assert not model.connector.project.w2.weight.grad.any()
+    pictures = ImageRows(rows_of(task, [asked(("ab", "c"))]).rows, None)
+    with pytest.raises(AssertionError, match="the tower was run"):
+        task.example(pictures[0], FLAT, 0)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@torch.no_grad()
+def test_answers_from_the_cache_are_those_of_the_full_forward_pass(name):
+    """Prompts of different lengths in one batch, one without an image."""
+    task = task_of(SHAPES[name])
+    model = built(task)
+    trees = [asked(("abc", "d")), asked(("abcdefgh", "d"))]
+    prompts = [prompt_of(tree[:-1], task.tokenizer, "", task.packing.images.ids) for tree in trees] + [[0, 5, 6]]
+    features = torch.stack([Stored([0, 1])[index][1]["features"] for index in range(2)])
+    found = answer(model, prompts, features, Decoding(max_new_tokens=12), None)
+    for number, (prompt, ids) in enumerate(zip(prompts, found, strict=True)):
+        assert len(ids) == 12
+        row = torch.tensor([prompt + ids])
+        own = features[number : number + 1] if number < 2 else features[:0]
+        logits = model(row, torch.zeros_like(row), features=own)[0]
+        assert logits[len(prompt) - 1 : -1].argmax(-1).tolist() == ids
+    alone = answer(model, prompts[:1], features[:1], Decoding(max_new_tokens=12), None)
+    assert alone[0] == found[0]
+
+
+@pytest.mark.parametrize(
+    ("messages", "line"),
+    [
+        ([*asked(("a", "b")), picture().model_copy(update={"branch": 1})], "where: branch 1 holds the image 'png'; put it into the context (branch 0)"),
+        ([picture(), picture("2.png"), *asked(("a", "b"))[1:]], "where: holds 2 images, and this task reads one a sample"),
+        ([Message(role="user", content=[Medium(type="video", media="mp4")])], "where: holds the video 'mp4', and this task reads images"),
+    ],
+)  # fmt: skip
+def test_media_that_do_not_fit_are_one_line(messages, line):
+    with pytest.raises(DataError) as refused:
+        render(messages, Letters(), "where", [-1, -2, -3])
+    assert str(refused.value) == line
+    with pytest.raises(DataError, match="a message holds media, and this task reads texts only"):
+        render(asked(("a", "b")), Letters(), "where")
+
+
+def test_a_prompt_is_the_beginning_of_its_row():
+    task, tree = task_of(SHAPES["attention"]), asked(("abc", "de"), ("f", "gh"))
+    row = rows_of(task, [tree])[0]
+    prompt = prompt_of([tree[0], tree[3]], task.tokenizer, "", task.packing.images.ids)
+    context = row.inputs[row.branches == 0].tolist()  # the last one predicts the first token of every branch
+    branch = row.targets[row.branches == 2].tolist()
+    assert [*context, row.inputs[row.branches == 1][0], *branch][: len(prompt)] == prompt
+
+
+def test_an_image_that_does_not_fit_into_a_row_is_one_line():
+    task = task_of(SHAPES["attention"])
+    task.packing = task.packing.model_copy(update={"row_tokens": 8})
+    with pytest.raises(
+        DataError, match=r"^sample 0, a context of 7 and branches of 6: 13 tokens, and a row has room for 8 tokens; "
+    ):
+        rows_of(task, [asked(("ab", "cd"))])
+
+
+def test_rows_have_limits_of_tokens_and_of_images():
+    contents = [asked(("ab", "cd")) for _ in range(3)] + ["text"] * 3
+    task = task_of(SHAPES["attention"])
+    assert len(rows_of(task, contents)) == 2  # shards of three
+    task.packing = task.packing.model_copy(update={"images": Images(tokens=4, per_row=2)})
+    rows = rows_of(task, contents)
+    assert sorted(len(rows[index].pictured) for index in range(len(rows))) == [0, 1, 2]
+
+
+def test_answers_weigh_by_the_root_of_their_length_and_of_the_number_of_branches():
+    """Answers of 1 + EOS and 8 + EOS tokens in a tree of two, a conversation, and a kind with a weight of its own."""
+    contents = [asked(("ab", "c"), ("ab", "cdefghij")), [picture(), *asked(("ab", "cde"))[1:]]]
+    task = task_of(SHAPES["attention"])
+    row = rows_of(task, contents)[0]
+    weights = answer_weights(row, roots=True, kinds={})
+    here = [weights[(row.documents == d) & (row.branches == b)] for d, b in ((0, 0), (0, 1), (0, 2), (1, 1))]
+    assert not here[0].any()
+    for found, count, branches in ((here[1], 2, 2), (here[2], 9, 2), (here[3], 4, 1)):
+        expected = 2 / np.sqrt(count) / np.sqrt(branches)
+        np.testing.assert_allclose(found[found > 0], [expected] * count, rtol=1e-6)
+    assert (answer_weights(row, roots=False, kinds={}) == row.weights).all()
+
+    questions = [[{"kind": "count"}, {"kind": "where"}], []]
+    samples = [
+        Sample(f"k{number}", {"json": memoryview(json.dumps({"labels": {"questions": found}}).encode())}, "")
+        for number, found in enumerate(questions)
+    ]
+    labelled = dataclasses.replace(row, samples=samples)
+    some = answer_weights(labelled, roots=True, kinds={"where": 0.2})
+    np.testing.assert_allclose(some[(row.documents == 0) & (row.branches == 2) & (row.weights > 0)], 0.2, rtol=1e-6)
+    np.testing.assert_array_equal(some[row.branches != 2], weights[row.branches != 2])
