@@ -3,8 +3,8 @@
     python benchmarks/adapters.py [--quick] [--layers 24]
 
 Both sides read the same bf16 weights from one folder, keep them in bf16, train float32 adapters of rank 16 of all linear layers of the blocks by AdamW
-under bf16 autocast, and see the same row of random tokens at every step; each token is a target. Our queries, keys and values share one adapter, as do gate and up;
-peft has one for each. B starts at 0, so the first losses must be equal up to rounding; the later ones are printed.
+under bf16 autocast, and see the same row of random tokens at every step; each token is a target. The initial matrices are drawn differently. B starts at 0, so the
+first losses must be equal up to rounding; the later ones are printed.
 
 Each run is a fresh process with one thread. Sides take turns, and who begins alternates. Peak memory is the peak resident set of the process, libraries included. The median
 of all rounds is printed. The time of a step is that of the steps after the first.
@@ -196,6 +196,7 @@ def compare(shape: dict[str, Any], length: int, steps: int, rounds: int) -> None
         print(
             f"{side:7} losses {' '.join(f'{loss:.4f}' for loss in some[0]['losses'])}, {some[0]['trained']:,} trained"
         )
+    assert found[0]["trained"] == other[0]["trained"], "both sides train the same parameters"
     assert difference < 1e-3, f"the first losses differ by {difference:.0e}"
     print(f"parity: first loss within {difference:.0e}")
     report(

@@ -8,6 +8,7 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 
 from glassworks.artifacts.digests import sha256_file, write_json
 from glassworks.artifacts.manifest import MANIFEST
@@ -20,6 +21,7 @@ from glassworks.inference.generate import Writer
 from glassworks.inference.language_models import open_language_model
 from glassworks.models.adapters import CONFIG, WEIGHTS, LoraLinear
 from glassworks.models.pretrained.language_models import load_language_model
+from glassworks.models.pretrained.published_adapters import publish_adapter
 
 from .instructed import BEGIN, END, STOP, TEMPLATE, write_adapter, write_base
 
@@ -93,7 +95,39 @@ def test_peft_loads_an_exported_adapter_onto_the_published_model_with_equal_logi
     assert tokenizer.chat_template == TEMPLATE
 
 
-@pytest.mark.parametrize("targets", [("*.attention.out",), ("*.1.attention.qkv", "*.0.feed_forward.inner")])
+@pytest.mark.parametrize(
+    ("base", "targets"), [("llama", None), ("qwen2", ("q_proj", "v_proj")), ("qwen2", ("up_proj",)), ("gpt2", None)]
+)
+@pytest.mark.parametrize("kind", ["lora", "rslora", "dora"])
+def test_logits_and_gradients_are_those_of_peft_on_the_published_model(project, tmp_path, base, kind, targets):
+    adapter, folder = project(base, kind=kind, targets=targets)
+    run(adapter, tmp_path / "out", tmp_path, "adapter")
+    theirs = PeftModel.from_pretrained(published(folder), tmp_path / "out", is_trainable=True).eval()
+    ours = open_language_model(adapter, tmp_path).model
+    found = [ours(IDS), theirs(IDS).logits]
+    assert_equal(*(one.detach() for one in found))
+    for one in found:
+        F.cross_entropy(one[:, :-1].flatten(0, 1), IDS[:, 1:].flatten()).backward()
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(parameter.grad)
+    ours.save_adapter(tmp_path / "gradients", folder)  # so the export names them
+    publish_adapter(tmp_path / "gradients", tmp_path / "named", "base")
+    gradients = load_file(tmp_path / "named" / WEIGHTS)
+    twins = {
+        name.replace(".default", "").replace("vector.weight", "vector"): one.grad
+        for name, one in theirs.named_parameters()
+        if one.requires_grad
+    }
+    assert gradients.keys() == twins.keys()
+    for name, twin in twins.items():
+        assert_equal(gradients[name], twin)
+
+
+@pytest.mark.parametrize(
+    "targets", [("*.attention.out",), ("k_proj", "up_proj"), ("*.1.attention.qkv", "*.0.feed_forward.inner")]
+)
 def test_an_exported_adapter_names_its_own_layers_and_no_others(project, tmp_path, targets):
     adapter, folder = project(targets=targets)
     run(adapter, tmp_path / "out", tmp_path, "adapter")

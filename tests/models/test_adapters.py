@@ -28,6 +28,7 @@ from glassworks.models.adapters import (
     save_adapter,
 )
 from glassworks.models.captioner import Captioner
+from glassworks.models.feed_forward import FeedForward
 from glassworks.models.language_model import LanguageModel
 from glassworks.models.settings.adapter import Adapter
 from glassworks.models.settings.captioner import Captioner as CaptionerConfig
@@ -100,6 +101,19 @@ def trained(model: nn.Module) -> nn.Module:
 
 
 MODELS = {"language model": language_model, "captioner": captioner, "transformers": qwen, "plain": plain}
+UNFUSED = {name: MODELS[name] for name in ("transformers", "plain")}
+"""Models whose layers peft adapts as we do; `test_exported_adapters` compares our fused layers with those of the published model."""
+QV = ["q_proj", "v_proj"]
+
+
+def projections(model: nn.Module) -> dict[str, dict[str, torch.Tensor]]:
+    """The tensors of every adapted projection."""
+    return {
+        f"{name}.{part}" if part else name: own
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLinear)
+        for part, own in module.tensors().items()
+    }
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND)
@@ -133,7 +147,7 @@ def test_only_the_adapter_is_trained(kind, build):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("build", UNFUSED.values(), ids=UNFUSED)
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("alpha", [8, 6])
@@ -185,23 +199,21 @@ def test_initial_matrices_depend_on_seed_and_name_alone():
         before = torch.get_rng_state()
         attach(model, Adapter(rank=rank, targets=targets), seed)
         assert torch.equal(torch.get_rng_state(), before)
-        return {name: one for name, one in adapter_tensors(model).items() if "lora_A" in name}
+        return {name: own["lora_A.weight"] for name, own in projections(model).items()}
 
     whole = matrices(["*.qkv", "*.out", "*.inner"])
     for other in (matrices(None), matrices(["*.inner", "*.qkv", "*.out"], draws=5)):
         assert whole.keys() == other.keys() and all(torch.equal(whole[name], other[name]) for name in whole)
-    part = matrices(["decoder.blocks.1.attention.out"])
-    assert list(part) == ["decoder.blocks.1.attention.out.lora_A.weight"]
-    assert torch.equal(
-        part["decoder.blocks.1.attention.out.lora_A.weight"], whole["decoder.blocks.1.attention.out.lora_A.weight"]
-    )
+    for target in ("decoder.blocks.1.attention.out", "decoder.blocks.1.attention.qkv.v_proj"):
+        part = matrices([target])
+        assert list(part) == [target] and torch.equal(part[target], whole[target])
 
     flat = {
         name: tuple(one.flatten()[:4].tolist())
         for name, one in (whole | {f"{n} 2": t for n, t in matrices(None, seed=2).items()}).items()
     }
     assert len(set(flat.values())) == 2 * len(whole)
-    many = matrices(["*.qkv"], rank=500)["decoder.blocks.0.attention.qkv.lora_A.weight"] * 32**0.5
+    many = matrices(["*.qkv"], rank=500)["decoder.blocks.0.attention.qkv.k_proj"] * 32**0.5
     assert many.abs().max() <= 1 and abs(many.mean()) < 0.02 and abs(many.std() - 3**-0.5) < 0.01
 
 
@@ -230,18 +242,21 @@ def test_a_merge_into_half_precision_rounds_once():
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND)
-@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
-def test_peft_loads_a_saved_adapter(kind, build, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "targets"), [*((name, None) for name in MODELS), ("language model", QV), ("language model", ["up_proj"])]
+)
+def test_a_saved_adapter_loads_with_the_same_bits(kind, name, targets, tmp_path):
+    build = MODELS[name]
     model = build().eval()
     base = output(model)
-    names = attach(model, Adapter(kind=kind, rank=4, alpha=7.5, dropout=0.1), seed=1)
+    names = attach(model, Adapter(kind=kind, rank=4, alpha=7.5, dropout=0.1, targets=targets), seed=1)
     expected = output(trained(model))
     save_adapter(model, tmp_path, BASE)
     assert read_base(tmp_path) == BASE | ({"kind": "pissa"} if kind == "pissa" else {})
-
-    theirs = PeftModel.from_pretrained(build(), tmp_path).eval()
-    torch.testing.assert_close(output(theirs), expected, rtol=1e-5, atol=1e-5)
     assert (base - expected).abs().max() > 0.01
+    if name in UNFUSED:
+        theirs = PeftModel.from_pretrained(build(), tmp_path).eval()
+        torch.testing.assert_close(output(theirs), expected, rtol=1e-5, atol=1e-5)
 
     ours = build().eval()
     assert load_adapter(ours, tmp_path, BASE["manifest"]) == names
@@ -270,19 +285,20 @@ def test_an_adapter_saved_by_peft_loads(kind, tmp_path):
 @pytest.mark.parametrize(
     ("targets", "saved"),
     [
-        (None, ["inner", "out", "qkv"]),
-        (["*.1.attention.qkv"], ["decoder.blocks.1.attention.qkv"]),
+        (None, ["gate_proj", "k_proj", "out", "q_proj", "up_proj", "v_proj"]),
+        (QV, QV),
+        (["*.1.attention.qkv"], [f"decoder.blocks.1.attention.qkv.{name}_proj" for name in "qkv"]),
         (["*.feed_forward.out"], ["decoder.blocks.0.feed_forward.out", "decoder.blocks.1.feed_forward.out"]),
     ],
 )
-def test_target_modules_select_exactly_the_adapted_layers(targets, saved, tmp_path):
+def test_target_modules_select_exactly_the_adapted_projections(targets, saved, tmp_path):
     model = language_model()
     names = attach(model, Adapter(rank=2, targets=targets), seed=1)
     save_adapter(model, tmp_path, BASE)
     assert json.loads((tmp_path / CONFIG).read_text())["target_modules"] == saved
-    theirs = PeftModel.from_pretrained(language_model(), tmp_path)
-    adapted = {name for name, one in theirs.base_model.model.named_modules() if hasattr(one, "lora_A")}
-    assert adapted == set(names)
+    again = language_model()
+    assert load_adapter(again, tmp_path) == names
+    assert projections(again).keys() == projections(model).keys()
 
 
 def test_a_name_that_ends_like_another_is_saved_exactly(tmp_path):
@@ -317,12 +333,12 @@ def refused(folder, error=ArtifactError, **options) -> str:
 def test_tensors_that_do_not_match_are_listed(saved):
     tensors = load_file(saved / WEIGHTS)
     prefix = "base_model.model.decoder.blocks.0.attention"
-    del tensors[f"{prefix}.qkv.lora_B.weight"]
+    del tensors[f"{prefix}.qkv.k_proj.lora_B.weight"]
     tensors[f"{prefix}.out.lora_A.weight"] = torch.zeros(5, 32)
     tensors[f"{prefix}.up.lora_A.weight"] = torch.zeros(4, 32)
     save_file(tensors, saved / WEIGHTS)
     assert refused(saved) == (
-        f"{saved / WEIGHTS}: missing {prefix}.qkv.lora_B.weight; extra {prefix}.up.lora_A.weight; "
+        f"{saved / WEIGHTS}: missing {prefix}.qkv.k_proj.lora_B.weight; extra {prefix}.up.lora_A.weight; "
         f"{prefix}.out.lora_A.weight is [5, 32], not [4, 32]"
     )
 
@@ -344,8 +360,8 @@ def test_an_adapter_of_another_base_is_refused(saved):
         ({"peft_type": "LOHA"}, "not the configuration of a LoRA adapter"),
         ({"r": 0}, "invalid number among r 0, lora_alpha 16, lora_dropout 0.0"),
         (
-            {"target_modules": ["q_proj"]},
-            r"name no linear layer of the model; allowed: decoder.blocks.\*.attention.out,",
+            {"target_modules": ["c_attn"]},
+            r"name no linear layer of the model; allowed: decoder.blocks.\*.attention.out, decoder.blocks.\*.attention.qkv.k_proj",
         ),
         ({"target_modules": None}, "target_modules is None, not a list of names"),
     ],
@@ -392,6 +408,21 @@ def test_pissa_trains_the_principal_components_that_peft_trains():
         torch.testing.assert_close(one.grad, twins[name].grad, rtol=1e-3, atol=1e-5)
 
 
+def test_pissa_trains_the_principal_components_of_each_projection():
+    model = language_model()
+    attach(model, Adapter(kind="pissa", rank=4, alpha=8, targets=("qkv",)), seed=1)
+    weight = model.decoder.blocks[1].attention.qkv.base_layer.weight.double()
+    for name, rows in zip("qkv", weight.split([32, 16, 16]), strict=True):
+        own = projections(model)[f"decoder.blocks.1.attention.qkv.{name}_proj"]
+        left, values, right = torch.linalg.svd(rows, full_matrices=False)
+        product = 2 * own["lora_B.weight"] @ own["lora_A.weight"]
+        torch.testing.assert_close(product.double(), (left[:, :4] * values[:4]) @ right[:4], rtol=0, atol=1e-6)
+    with pytest.raises(
+        ConfigError, match=r"17 is more than the smaller side of decoder.blocks.0.attention.qkv.k_proj;"
+    ):
+        attach(language_model(), Adapter(kind="pissa", rank=17, targets=("k_proj",)), seed=1)
+
+
 def test_principal_factors_do_not_depend_on_threads_and_a_rank_that_is_too_large_is_one_line():
     weight = torch.randn(300, 200, generator=torch.Generator().manual_seed(1))
     found = []
@@ -407,30 +438,49 @@ def test_principal_factors_do_not_depend_on_threads_and_a_rank_that_is_too_large
 @pytest.mark.parametrize(
     ("targets", "names"),
     [
-        ("all-linear", ["attention.qkv", "attention.out", "feed_forward.inner", "feed_forward.out"]),
-        (["q_proj", "k_proj", "v_proj", "o_proj"], ["attention.qkv", "attention.out"]),
-        (["up_proj", "gate_proj", "down_proj"], ["feed_forward.inner", "feed_forward.out"]),
-        (["qkv", "*.feed_forward.out"], ["attention.qkv", "feed_forward.out"]),
+        (
+            "all-linear",
+            [*(f"attention.qkv.{one}_proj" for one in "qkv"), "attention.out", *(f"feed_forward.inner.{one}_proj" for one in ("gate", "up")),
+             "feed_forward.out"],
+        ),
+        (QV, ["attention.qkv.q_proj", "attention.qkv.v_proj"]),
+        (["v_proj", "o_proj", "q_proj"], ["attention.qkv.q_proj", "attention.qkv.v_proj", "attention.out"]),
+        (["up_proj", "down_proj"], ["feed_forward.inner.up_proj", "feed_forward.out"]),
+        (["qkv", "*.feed_forward.out"], [*(f"attention.qkv.{one}_proj" for one in "qkv"), "feed_forward.out"]),
     ],
-)
+)  # fmt: skip
 def test_targets_by_short_names(targets, names):
-    adapter = Adapter.model_validate({"rank": 2, "targets": targets})
-    assert attach(language_model(), adapter, seed=1) == [
-        f"decoder.blocks.{i}.{name}" for i in range(2) for name in names
-    ]
+    model = language_model()
+    attach(model, Adapter.model_validate({"rank": 2, "targets": targets}), seed=1)
+    assert list(projections(model)) == [f"decoder.blocks.{i}.{name}" for i in range(2) for name in names]
 
 
-@pytest.mark.parametrize(
-    ("targets", "message"),
-    [
-        (["q_proj", "v_proj"], "our attention.qkv holds q_proj, k_proj, v_proj and takes one adapter; add k_proj"),
-        ("k_prj", "no linear layer is called 'k_prj'; did you mean 'k_proj'?"),
-    ],
-)
-def test_a_short_name_that_does_not_fit_is_one_line(targets, message):
+def test_a_short_name_that_does_not_fit_is_one_line():
     with pytest.raises(ConfigError) as raised:
-        attach(language_model(), Adapter.model_validate({"targets": targets}), seed=1)
-    assert str(raised.value) == f"model.adapter.targets: {message}"
+        attach(language_model(), Adapter.model_validate({"targets": "k_prj"}), seed=1)
+    assert str(raised.value) == "model.adapter.targets: no linear layer is called 'k_prj'; did you mean 'k_proj'?"
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_a_projection_without_an_update_is_that_of_the_base(kind):
+    """Its rows stay when the adapter is merged, and it gets no parameter."""
+    model = language_model()
+    before = {name: one.clone() for name, one in model.state_dict().items()}
+    attach(model, Adapter(kind=kind, rank=4, targets=QV), seed=1)
+    assert {tuple(one.shape) for one in adapter_tensors(trained(model)).values()} == {
+        *((8, 32), (48, 4)), *([(48,)] if kind == "dora" else [])
+    }  # fmt: skip
+    expected = output(model)
+    merge(model)
+    torch.testing.assert_close(output(model), expected, rtol=1e-5, atol=1e-5)
+    for name, weight in model.state_dict().items():
+        parts = (
+            zip(weight.split([32, 16, 16]), before[name].split([32, 16, 16]), strict=True)
+            if "qkv.weight" in name
+            else ()
+        )
+        assert [torch.equal(*part) for part in parts] == ([False, True, False] if parts else [])
+        assert parts or torch.equal(weight, before[name])
 
 
 def test_an_unknown_target_names_the_nearest_layers():
@@ -484,8 +534,8 @@ def test_blocks_recomputed_in_the_backward_pass_give_the_same_gradients(kind):
 @pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest.mark.parametrize("bf16", [False, True])
 def test_the_forward_pass_compiles_to_one_graph(kind, bf16):
-    model = nn.Sequential(nn.Linear(8, 24), nn.Linear(24, 8))
-    attach(model, Adapter(kind=kind, rank=4, dropout=0.3), seed=1)
+    model = FeedForward(8, 24, "swiglu")
+    attach(model, Adapter(kind=kind, rank=4, dropout=0.3, targets=("up_proj", "out")), seed=1)
     trained(model).train()
     x, found = torch.randn(4, 8), []
     for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
@@ -502,35 +552,33 @@ def test_the_forward_pass_compiles_to_one_graph(kind, bf16):
 QWEN = {
     "0.5B": (
         {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14},
+        2_162_688,
         8_798_208,
-        7_766_016,
     ),
     "1.5B": (
         {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12},
+        4_358_144,
         18_464_768,
-        16_400_384,
     ),
 }
-"""Shape of Qwen2.5, trained parameters at rank 16 of the published model and of ours, whose fused projections share one A."""
+"""Shape of Qwen2.5, and trained parameters at rank 16 of attention and of all linear layers, as published."""
 
 
 @pytest.mark.parametrize("size", QWEN)
 def test_parameters_of_qwen(size):
-    shape, published, fused = QWEN[size]
+    shape, attention, every = QWEN[size]
     config = Qwen2Config(vocab_size=151_936, num_key_value_heads=2, tie_word_embeddings=True, **shape)
-    with torch.device("meta"):
-        theirs = Qwen2ForCausalLM(config)
-        ours = LanguageModel(
-            TextDecoder(
-                width=shape["hidden_size"], depth=shape["num_hidden_layers"], heads=shape["num_attention_heads"],
-                kv_heads=2, feed_forward_width=shape["intermediate_size"], max_tokens=32_768, position="rotary",
-                norm="rms", feed_forward="swiglu", biases="qkv",
-            ),
-            151_936,
-        )  # fmt: skip
-    for model, expected in ((theirs, published), (ours, fused)):
-        attach(model, Adapter(rank=16), seed=1)
-        assert sum(one.numel() for one in model.parameters() if one.requires_grad) == expected
+    decoder = TextDecoder(
+        width=shape["hidden_size"], depth=shape["num_hidden_layers"], heads=shape["num_attention_heads"],
+        kv_heads=2, feed_forward_width=shape["intermediate_size"], max_tokens=32_768, position="rotary",
+        norm="rms", feed_forward="swiglu", biases="qkv",
+    )  # fmt: skip
+    for targets, expected in ((["q_proj", "k_proj", "v_proj", "o_proj"], attention), (None, every)):
+        with torch.device("meta"):
+            models = Qwen2ForCausalLM(config), LanguageModel(decoder, 151_936)
+        for model in models:
+            attach(model, Adapter(rank=16, targets=targets), seed=1)
+            assert sum(one.numel() for one in model.parameters() if one.requires_grad) == expected
 
 
 def test_the_import_loads_neither_peft_nor_transformers():

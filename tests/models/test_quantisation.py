@@ -6,17 +6,19 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import nn
+from transformers import Qwen2ForCausalLM
 
 from glassworks.generation.cpu_step import supports
 from glassworks.models import saving
-from glassworks.models.adapters import LoraLinear, adapter_tensors, attach, load_adapter, merge, save_adapter
+from glassworks.models.adapters import LoraLinear, adapter_tensors, attach, load_adapter, merge
 from glassworks.models.language_model import LanguageModel
 from glassworks.models.pretrained.begin_language_model import begin_language_model
 from glassworks.models.pretrained.language_models import export_language_model, load_language_model
+from glassworks.models.pretrained.published_adapters import publish_adapter
 from glassworks.models.quantisation import QuantisedLinear, count_parameters, quantise, restore
 from glassworks.models.settings.adapter import Adapter
 
-from .test_adapters import BASE, DECODER, EVERY_KIND, output, trained
+from .test_adapters import DECODER, EVERY_KIND, output, trained
 
 QUANTISED = ["nf4", "int8"]
 SHAPES = [(96, 192), (24, 10), (7, 9), (3, 5504), (1, 1)]
@@ -181,12 +183,15 @@ def test_a_quantised_layer_without_an_adapter_is_not_decoded_by_the_cpu_step(bas
     assert not supports(begun(base, quantisation="nf4").decoder)
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft calls it
 def test_peft_computes_an_adapter_on_the_restored_weights_as_we_do(base, tmp_path):
     model = trained(begun(base, Adapter(kind="pissa", rank=4), quantisation="nf4"))
-    save_adapter(model, tmp_path / "tuned", BASE)
+    model.save_adapter(tmp_path / "tuned", base)
+    publish_adapter(tmp_path / "tuned", tmp_path / "peft", "base")
     plain = begun(base)
     saving.round_weights(plain, "fp32", "nf4")
-    theirs = PeftModel.from_pretrained(plain, tmp_path / "tuned").eval()
+    export_language_model(plain, tmp_path / "plain")
+    theirs = PeftModel.from_pretrained(Qwen2ForCausalLM.from_pretrained(tmp_path / "plain"), tmp_path / "peft").eval()
     torch.testing.assert_close(output(theirs), output(model), rtol=1e-5, atol=1e-5)
 
 

@@ -27,6 +27,8 @@ MODEL = {
     "decoder": {"width": 16, "depth": 2, "heads": 2, "max_tokens": 14, "dropout": 0.1},
 }
 LANGUAGE = {**MODEL["decoder"], "max_tokens": 24}
+ADAPTED = {**LANGUAGE, "position": "rotary", "norm": "rms", "feed_forward": "swiglu", "biases": "qkv"}
+"""A base with fused projections."""
 STEPS = 6
 
 
@@ -104,7 +106,7 @@ def save_base(folder: Path) -> Path:
         {
             "task": "language_modelling",
             "data": {"dataset": "pictures"},
-            "model": LANGUAGE,
+            "model": ADAPTED,
             "training": {"steps": 1},
         },
         "base",
@@ -136,7 +138,7 @@ def picture_run(
     settings = {
         "task": "language_modelling" if language else "captioning",
         "data": {"train": MIXTURE} if task == "mixture" else {"dataset": "pictures"},
-        "model": LANGUAGE if language else MODEL,
+        "model": ADAPTED if task == "adapter" else LANGUAGE if language else MODEL,
         "training": training,
         "optimization": {"warmup_steps": 2},
         "execution": {"checkpoint_every": 2, "loader_workers": loader_workers},

@@ -14,7 +14,7 @@ Shapes: C input features, C' output features, R rank, P adapted projections of a
 import fnmatch
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,17 +100,18 @@ class LoraLinear(nn.Module):
         base_layer: Linear,
         settings: Adapter,
         fused_rows: Mapping[str, int] | None = None,
-        adapted: Sequence[str] = ("",),
+        adapted: Collection[str] = ("",),
     ) -> None:
         """The update starts as zero, with A uninitialised, for PiSSA A0 and B0 too. Draws nothing from the global generator.
 
-        `fused_rows` has the rows of the projections of a fused layer, and `adapted` names those with an update, in the same order.
+        `fused_rows` has the rows of the projections of a fused layer, and `adapted` names those with an update.
         """
         super().__init__()
         self.base_layer, self.settings = base_layer, settings
         self.scale, self.dropout = settings.scale, settings.dropout
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
-        self.fused_rows, self.adapted = dict(fused_rows or {"": self.out_features}), tuple(adapted)
+        self.fused_rows = dict(fused_rows or {"": self.out_features})
+        self.adapted = tuple(part for part in self.fused_rows if part in adapted)
         self.rows = [self.fused_rows[part] for part in self.adapted]
         device = next(iter(base_layer.state_dict().values())).device
         options: dict[str, Any] = {"bias": False, "device": device, "dtype": torch.float32}
