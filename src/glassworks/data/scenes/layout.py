@@ -198,7 +198,8 @@ def _place(dice: Dice, kind: Kind, count: int, cell: Box, canvas: int, measure: 
         return fitting[-1] if fitting else -1
 
     ranks = {grid: largest(grid) for grid in GRIDS[count]}
-    roomy = [grid for grid in GRIDS[count] if ranks[grid] >= max(ranks.values()) - 1]
+    best = max(ranks.values())
+    roomy = [grid for grid in GRIDS[count] if ranks[grid] >= max(best - 1, min(best, 0))]
     grid = dice.choose(roomy)
     rank = _shrunk(max(ranks[grid], 0), dice.below(2))
     wide, high = sizes[rank]

@@ -114,7 +114,7 @@ def ask_block(
     `size` is the side of the canvas in pixels, `shares` the mean number of questions of each kind. A scene has fewer
     when it allows fewer: with a single kind it has no `relation`.
     """
-    block = _Block(scenes, {kind.key: place for place, kind in enumerate(kinds)}, meetings, split)
+    block = _Block(scenes, kinds, {kind.key: place for place, kind in enumerate(kinds)}, meetings, split)
     asked: list[list[Question]] = [[] for _ in scenes]
     for place, counted in enumerate(scenes):
         scene = counted.scene
@@ -142,7 +142,9 @@ class _Block:
     """Scenes of a block, and the kinds that each lacks and may be asked for."""
 
     scenes: Sequence[Counted]
+    kinds: Sequence[Kind]
     places: dict[str, int]
+    """Number of each kind by its key."""
     meetings: Meetings
     split: Split
 
@@ -179,9 +181,10 @@ def _how_many(group: Group, absent: Kind | None, dice: Dice) -> Question:
 
 
 def _absent(block: _Block, place: int, dice: Dice) -> Kind | None:
-    """A kind of another scene of the block that this one lacks, so that kinds are as frequent for 0 as for 1 to 4."""
-    kinds = [kind for other, one in enumerate(block.scenes) if other != place for kind in one.kinds]
-    return next((kind for kind in dice.shuffled(kinds) if block.lacks(place, kind)), None)
+    """A kind that a scene lacks, of another scene of the block if possible, so that kinds are as frequent for 0 as for 1 to 4."""
+    near = [kind for other, one in enumerate(block.scenes) if other != place for kind in one.kinds]
+    candidates = [*dice.shuffled(near), *dice.shuffled(block.kinds)]
+    return next((kind for kind in candidates if block.lacks(place, kind)), None)
 
 
 def _is_there(block: _Block, place: int, number: int, dice: Dice) -> list[tuple[int, Question]]:
