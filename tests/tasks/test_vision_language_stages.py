@@ -349,3 +349,28 @@ def test_settings_that_do_not_fit_are_one_line(project, changes, line):
     with pytest.raises(ConfigError) as refused:
         project.configure(PARAMS, stored=with_(**changes))
     assert line in str(refused.value)
+
+
+def test_the_features_of_several_layers_are_joined(tmp_path):
+    """Class tokens of CLIP and coarser maps of a convolutional network included."""
+    import torch
+    import transformers
+
+    from glassworks.encoders.clip_image.encoder import load as load_clip
+    from glassworks.encoders.clip_image.settings import ClipImage
+    from glassworks.encoders.timm_image.encoder import load as load_timm
+    from glassworks.encoders.timm_image.settings import TimmImage
+
+    image = {"image": torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)}
+    image_tower(tmp_path / "cnn")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2}
+    vision = transformers.CLIPVisionConfig(**sizes, image_size=32, patch_size=8)
+    transformers.CLIPVisionModel(vision).save_pretrained(tmp_path / "clip")
+    for load, settings, folder in ((load_timm, TimmImage, "cnn"), (load_clip, ClipImage, "clip")):
+        given = {"weights": folder, "image_size": 32} if folder == "cnn" else {"weights": folder}
+        towers = [load(settings(**given, layer=layer), tmp_path / folder) for layer in (-2, -3, (-2, -3))]
+        first, second, both = (tower.encode(image)[0] for tower in towers)
+        assert both.shape[-1] == towers[2].width == towers[0].width + towers[1].width
+        width = first.shape[-1]
+        torch.testing.assert_close(both[:, 0, :width], first[:, 0])  # the same place of maps of any size
+        torch.testing.assert_close(both[..., width:], second)
