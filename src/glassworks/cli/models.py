@@ -191,6 +191,27 @@ def caption(
 
 
 @app.command(rich_help_panel="Models")
+@decodes(beams=1, max_new_tokens=200)
+def ask(
+    model: Annotated[Path, typer.Argument(help="A folder with a vision-language model, such as models/vlm_scenes.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    question: Annotated[str, typer.Argument(help="The question about each image.")],
+    settings: Decoding,
+    draw: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Draw the points of the answer on the image, into this file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a question about images. The answer for a single image is printed while it is generated.
+
+    Example: glassworks ask models/vlm_scenes scene.png "where is the lobster?" --draw points.png
+    """
+    from glassworks.inference.ask import run
+
+    run(model, images, question, settings, draw, as_json, _show, Path.cwd())
+
+
+@app.command(rich_help_panel="Models")
 def export(
     model: Annotated[
         Path, typer.Argument(help="A folder with a language model that was trained here (models/NAME), or an adapter.")

@@ -15,13 +15,14 @@ from glassworks.models.vision_transformer import VisionTransformer
 
 
 class ClipImageEncoder:
-    """Images to the tokens of one block."""
+    """Images to the tokens of one or several blocks."""
 
     modality = "image"
 
-    def __init__(self, network: VisionTransformer, layer: int) -> None:
+    def __init__(self, network: VisionTransformer, layer: int | tuple[int, ...]) -> None:
         self.network, self.layer = network.eval().requires_grad_(False), layer
-        self.tokens, self.width = len(network.positions), network.config.width
+        self.layers = (layer,) if isinstance(layer, int) else layer
+        self.tokens, self.width = len(network.positions), network.config.width * len(self.layers)
 
     def read(self, sample: Sample) -> dict[str, Tensor]:
         """uint8 image [3, I, I]."""
@@ -31,7 +32,8 @@ class ClipImageEncoder:
     def encode(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Images uint8 [B, 3, I, I] to features [B, N, C]; no token is masked."""
         images = normalise(batch["image"])
-        values = self.network(images) if self.layer == -1 else self.network.layers(images, [self.layer])[0]
+        found = [self.network(images)] if self.layer == -1 else self.network.layers(images, self.layers)
+        values = torch.cat(found, dim=-1)
         return values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
 
     def to(self, device: torch.device) -> "ClipImageEncoder":
@@ -43,5 +45,7 @@ class ClipImageEncoder:
 def load(settings: ClipImage, directory: Path) -> ClipImageEncoder:
     """The encoder with the weights in a directory in transformers' layout."""
     network = load_vision_transformer(directory)
-    check_layer(settings.layer, len(network.blocks))
-    return ClipImageEncoder(network, settings.layer)
+    encoder = ClipImageEncoder(network, settings.layer)
+    for layer in encoder.layers:
+        check_layer(layer, len(network.blocks))
+    return encoder

@@ -3,12 +3,15 @@
 from typing import Literal
 
 from glassworks.config.encoder import Encoder
+from glassworks.models.settings.numbers import Layers
 
 
 class ClipImage(Encoder):
-    """The image tower of CLIP: the class token and the patch tokens of one block."""
+    """The image tower of CLIP: the class token and the patch tokens of one or several blocks."""
 
     encoder: Literal["clip_image"] = "clip_image"
     """The folder under encoders/."""
-    layer: int = -2
-    """Block that gives the tokens. Language models usually read -2; -1 is followed by the final norm."""
+    layer: int | Layers = -2
+    """Block that gives the tokens. Language models usually read -2; -1 is followed by the final norm. The features of several, such as [-3, -10] as in
+    Molmo, are joined, without the final norm.
+    """

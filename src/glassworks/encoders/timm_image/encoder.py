@@ -16,13 +16,13 @@ from glassworks.models.settings.backbone import Backbone as Config
 
 
 class TimmImageEncoder:
-    """Images to tokens of one feature map."""
+    """Images to tokens of one or several feature maps."""
 
     modality = "image"
 
     def __init__(self, network: Backbone) -> None:
         self.network = network.eval().requires_grad_(False)
-        self.tokens, self.width = network.places, network.widths[0]
+        self.tokens, self.width = network.places, sum(network.widths)
 
     def read(self, sample: Sample) -> dict[str, Tensor]:
         """uint8 image [3, I, I]."""
@@ -31,7 +31,7 @@ class TimmImageEncoder:
     @torch.no_grad()
     def encode(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Images uint8 [B, 3, I, I] to features [B, N, C]; no token is masked."""
-        [values] = self.network(normalise(batch["image"]))
+        values = torch.cat(self.network(normalise(batch["image"])), dim=-1)
         return values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
 
     def to(self, device: torch.device) -> "TimmImageEncoder":
@@ -43,7 +43,8 @@ class TimmImageEncoder:
 def load(settings: TimmImage, directory: Path) -> TimmImageEncoder:
     """The encoder with the weights in a directory in timm's layout on the hub."""
     name = str(read_hub_config(directory).get("architecture"))
-    config = Config(name=name, image_size=settings.image_size, layers=(settings.layer,))
+    layers = (settings.layer,) if isinstance(settings.layer, int) else settings.layer
+    config = Config(name=name, image_size=settings.image_size, layers=layers)
     network = Backbone(read_arguments(config, directory))
     load_backbone(network, directory)
     return TimmImageEncoder(network)

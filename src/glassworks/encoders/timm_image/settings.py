@@ -3,7 +3,7 @@
 from typing import Literal
 
 from glassworks.config.encoder import Encoder
-from glassworks.models.settings.numbers import Count
+from glassworks.models.settings.numbers import Count, Layers
 
 
 class TimmImage(Encoder):
@@ -13,5 +13,5 @@ class TimmImage(Encoder):
     """The folder under encoders/."""
     image_size: Count = 224
     """Side of the square input in pixels; images are resized to it."""
-    layer: int = -1
-    """Feature map that gives the tokens, by timm's index."""
+    layer: int | Layers = -1
+    """Feature map that gives the tokens, by timm's index; the features of several, such as [-3, -9], are joined."""

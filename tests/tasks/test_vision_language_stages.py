@@ -1,0 +1,376 @@
+"""A vision-language model from records to answers, with small pictures and a small tower. One set of bytes however it is trained, and what is refused."""
+
+import io
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from glassworks.data.messages import Size, parse_messages
+from glassworks.data.points import write_points
+from glassworks.data.records import Record
+from glassworks.errors import ArtifactError, ConfigError
+from glassworks.generation.settings import Decoding
+from glassworks.inference import ask
+from glassworks.runtime import fork_server
+from glassworks.runtime.signals import StopRequest
+from glassworks.stages import records as records_stage
+from glassworks.stages import shards as shards_stage
+from glassworks.stages.train import describe
+from glassworks.training.loop import Run, fit
+from glassworks.training.metrics_log import read_metrics
+from glassworks.training.workers import Workers
+
+from ..conftest import SmallProject
+from ..tiny_towers import image_tower
+from ..training.engine import Stopped
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 70, 220)}
+PARAMS = {
+    "datasets": {
+        name: {"source": "folder", "path": name, "samples_per_shard": 5, "shard_jobs": 1}
+        for name in ("pictures", "texts")
+    },
+    "weights": {"cnn": {"source": "local", "path": "cnn"}, "other_cnn": {"source": "local", "path": "other_cnn"}},
+    "encoders": {
+        "eye": {
+            "encoder": "timm_image",
+            "weights": "cnn",
+            "image_size": 40,
+            "layer": -2,
+            "batch_size": 4,
+            "pooling": "none",
+            "dtype": "float16",
+        }
+    },
+}
+EXPERIMENT = {
+    "task": "vision_language",
+    "data": {
+        "train": [
+            {"dataset": "pictures", "rate": 0.7, "options": {"kinds": {"where": 0.2}}},
+            {"dataset": "texts", "rate": 0.3, "options": {"images": False}},
+        ],
+        "held_out": {"pictures": "validation"},
+        "tokenizer": {"kind": "characters"},
+        "images_per_row": 2,
+    },
+    "model": {
+        "tower": {"encoder": "eye"},
+        "grid": 3,
+        "connector": {"heads": 2, "norm": True, "positions": True},
+        "decoder": {"width": 16, "depth": 2, "heads": 2, "max_tokens": 160, "position": "rotary"},
+    },
+    "optimization": {
+        "optimizer": "Muon",
+        "learning_rate": 0.005,
+        "warmup_steps": 1,
+        "groups": {"connector": {"parameters": ["connector.*", "special.*"], "learning_rate": 0.01}},
+    },
+    "training": {"steps": 4, "batch_size": 4, "micro_batches": 2, "validate_every": 2, "z_loss": 1e-4},
+    "execution": {"checkpoint_every": 1},
+    "evaluations": {"questions": {"bootstrap": 100, "batch_size": 2, "max_new_tokens": 12}},
+}
+FILES = ("model.safetensors", "config.json", "metrics.jsonl")
+BOX = [4, 8, 20, 30]
+
+
+def picture(number: int, split: str) -> Record:
+    key, colour = f"{split}{number}", list(COLOURS)[number % 3]
+    point = write_points([(30, 48)], "it")
+    pairs = [("colour", "which colour?", colour), ("where", "where is it?", point)][: 1 + number % 2]
+    found = [{"role": "user", "content": [{"type": "image", "media": "png"}]}]
+    for branch, (_, question, reply) in enumerate(pairs, start=1):
+        found += [{"role": "user", "content": question, "branch": branch}]
+        found += [{"role": "assistant", "content": reply, "branch": branch}]
+    questions = [
+        {"kind": kind, "answer": reply, **({"boxes": [BOX]} if kind == "where" else {})} for kind, _, reply in pairs
+    ]
+    sizes = {"png": Size(kind="image", width=40, height=40)}
+    return Record(key, split, key, [], {"questions": questions}, {}, parse_messages(found, key), sizes)
+
+
+def text(number: int, split: str) -> Record:
+    return Record(f"{split}{number}", split, f"{split}{number}", [f"which colour is it? {number}"])
+
+
+SPLITS = (("train", 14), ("validation", 4), ("test", 5))
+RECORDS = {
+    name: [make(number, split) for split, count in SPLITS for number in range(count)]
+    for name, make in (("pictures", picture), ("texts", text))
+}
+
+
+def media(record):
+    if not record.messages:
+        return {}
+    image = Image.new("RGB", (40, 40), COLOURS[record.labels["questions"][0]["answer"]])
+    image.putpixel((len(record.key), 3), (255, 255, 255))
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return {"png": content.getvalue()}
+
+
+def with_(experiment=EXPERIMENT, **sections):
+    return {**experiment, **{name: {**experiment[name], **changes} for name, changes in sections.items()}}
+
+
+LOOP = with_(model={"tower": {"encoder": "eye", "features": "loop"}})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A project with pictures, texts, a tower, and the trained experiment `stored`."""
+    source = SimpleNamespace(records=lambda context: iter(RECORDS[context.stage.subject]), media=lambda context: media)
+    made = SmallProject(tmp_path_factory.mktemp("seeing"))
+    with pytest.MonkeyPatch.context() as patch:
+        for stage in (records_stage, shards_stage):
+            patch.setattr(stage, "load_source", lambda name: source)
+        for name in RECORDS:
+            (made.root / name).mkdir()
+            (made.root / name / "captions.csv").write_text("file,caption\n")
+        image_tower(made.root / "cnn")
+        image_tower(made.root / "other_cnn", seed=1)
+        for stage in made.configure(PARAMS, stored=EXPERIMENT):
+            if stage.kind not in ("evaluate", "report"):
+                made.run(stage.name)
+    return made
+
+
+@pytest.fixture
+def seeing(trained, tmp_path):
+    """A copy of the project."""
+    root = tmp_path / "project"
+    shutil.copytree(trained.root, root, symlinks=True, ignore=shutil.ignore_patterns(".work"))
+    copy = object.__new__(SmallProject)
+    copy.root = root
+    return copy
+
+
+def content(folder, names=FILES):
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def killed_and_resumed(project, name, folder, steps):
+    """The published weights of a run that is killed after each of `steps`."""
+    run = describe(project.context(name, folder))
+    for step in steps:
+
+        def cut(first, part, step=step):
+            batches = run.batches(first, part)
+            for _ in range(first, step):
+                yield next(batches)
+            raise Stopped
+
+        with pytest.raises(Stopped):
+            fit(Run(**{**vars(run), "batches": cut}), Workers(), StopRequest())
+    fitted = fit(run, Workers(), StopRequest())
+    assert fitted.resumed_step == steps[-1]
+    run.task.save(fitted.model, folder / "published")
+    return (folder / "published/model.safetensors").read_bytes()
+
+
+def test_one_set_of_bytes_stored_or_in_the_loop_for_any_number_of_workers_and_killed(seeing, tmp_path):
+    found = content(seeing.root / "models/stored")
+    table = seeing.configure(PARAMS, stored=EXPERIMENT, loop=LOOP)
+    for name in ("weights-other_cnn", "tokenizer-loop", "pack-loop"):
+        seeing.run(name)
+    fork_server.start(*(f"glassworks.{entry}" for entry in table["train-loop"].entries))
+    assert content(seeing.run("train-loop", threads=2, workers=2)) == found
+    assert killed_and_resumed(seeing, "train-stored", tmp_path / "killed", (1, 3)) == found["model.safetensors"]
+    last = read_metrics(seeing.root / "models/stored/metrics.jsonl")[-1]
+    assert last["validation_z_loss"] > 0 and last["validation_loss"] > 0
+    config = json.loads(found["config.json"])
+    assert (config["model"], config["tower"]["tokens"], config["tower"]["width"]) == ("vision_language", 9, 48)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "loaders"), [(1, 2), (2, 0), (2, 2)])
+def test_stored_features_have_these_bytes_for_more_workers_and_loaders(seeing, workers, loaders):
+    seeing.configure(PARAMS, stored=with_(execution={"checkpoint_every": 1, "loader_workers": loaders}))
+    found = content(seeing.root / "models/stored")
+    shutil.rmtree(seeing.root / "models/stored")
+    fork_server.start(*(f"glassworks.{entry}" for entry in seeing.table["train-stored"].entries))
+    assert content(seeing.run("train-stored", threads=workers, workers=workers)) == found
+
+
+def test_the_evaluation_has_one_set_of_bytes_and_controls(seeing):
+    names = ("metrics.json", "items.jsonl", "labels.json")
+    one = content(seeing.run("evaluate-stored-questions"), names)
+    shutil.rmtree(seeing.root / "results")
+    fork_server.start(*(f"glassworks.{entry}" for entry in seeing.table["evaluate-stored-questions"].entries))
+    assert content(seeing.run("evaluate-stored-questions", threads=2, workers=2), names) == one
+    metrics, items = json.loads(one["metrics.json"]), [json.loads(line) for line in one["items.jsonl"].splitlines()]
+    assert metrics["questions"] == {"colour": 5, "where": 2} and metrics["pointing"] == ["where"]
+    assert set(metrics["systems"]) == {"model", "shuffled", "no_image", "majority"}
+    assert metrics["systems"]["majority"]["where"]["value"] == 1.0, "one answer is always right"
+    assert metrics["systems"]["majority"]["colour"]["value"] == 0.4, "red or green, 2 of 5"
+    assert [item["kind"] for item in items[:5]] == ["colour", "where", "colour", "where", "colour"], "one of each image"
+    assert len(items) == 7 and len(list((seeing.root / "results/stored/questions/gallery").iterdir())) == 5
+    assert items[1]["marks"]["majority"] == {"right": True}
+
+
+def test_a_model_continues_another_at_its_last_validation(seeing):
+    """Stage 2 before its first step equals the last validation of stage 1; the shape is not repeated."""
+    later = {
+        **{key: EXPERIMENT[key] for key in ("task", "optimization", "execution")},
+        "data": {**EXPERIMENT["data"], "tokenizer": {"of": "stored"}},
+        "model": {"from": "stored"},
+        "training": EXPERIMENT["training"],
+        "evaluations": {},
+    }
+    table = seeing.configure(PARAMS, stored=EXPERIMENT, later=later)
+    assert table["pack-later"].params["rows"] == table["pack-stored"].params["rows"]
+    seeing.run("pack-later")
+    context = seeing.context("train-later", seeing.root / "work")
+    run = describe(context)
+    model = run.task.build()
+    matches = run.start(model)
+    assert not matches.new and not matches.left_over
+    found = {}
+    for batch in run.held_out.read(range(run.held_out.count)):
+        for name, (total, weight) in run.task.validate(model.eval(), batch).items():
+            sums = found.setdefault(name, [0.0, 0.0])
+            sums[0], sums[1] = sums[0] + total, sums[1] + weight
+    last = read_metrics(seeing.root / "models/stored/metrics.jsonl")[-1]
+    for name, (total, weight) in found.items():
+        assert last[f"validation_{name}"] == pytest.approx(total / weight, rel=1e-12), name
+
+
+def test_a_decoder_begins_as_a_language_model(seeing):
+    text_model = {
+        "task": "language_modelling",
+        "data": {"dataset": "texts", "tokenizer": {"kind": "characters"}},
+        "model": {"width": 16, "depth": 1, "heads": 2, "max_tokens": 32, "position": "rotary"},
+        "training": {"steps": 1, "batch_size": 2, "micro_batches": 1},
+        "evaluations": {},
+    }
+    model = {name: value for name, value in EXPERIMENT["model"].items() if name != "decoder"}
+    seen = with_(
+        data={
+            "train": [],
+            "dataset": "texts",
+            "tokenizer": {"of": "lm"},
+            "options": {"images": True},
+            "held_out": {"texts": "validation"},
+        }
+    )
+    seen = {
+        **seen,
+        "data": {"dataset": "pictures", "tokenizer": {"of": "lm"}},
+        "model": {**model, "language_model": "lm", "max_tokens": 160},
+    }
+    seeing.configure(PARAMS, lm=text_model, seen=seen)
+    for stage in ("tokenizer-lm", "pack-lm", "train-lm", "pack-seen"):
+        seeing.run(stage)
+    run = describe(seeing.context("train-seen", seeing.root / "work"))
+    built = run.task.build()
+    matches = run.start(built)
+    assert matches.matched and all(name.startswith(("connector.", "special.")) for name in matches.new)
+    assert built.config.decoder.width == 16 and built.config.decoder.depth == 1
+
+
+def test_a_model_answers_questions_about_files(seeing, capsys):
+    """One image is streamed, several are lines of JSON; the tower is found by the digest of its weights."""
+    files = []
+    for number in range(2):
+        files.append(seeing.root / f"{number}.png")
+        files[-1].write_bytes(media(RECORDS["pictures"][number])["png"])
+
+    def asked(paths, **options):
+        shown = []
+        given = {"draw": None, "as_json": False, **options}
+        ask.run(
+            seeing.root / "models/stored",
+            paths,
+            "which colour?",
+            Decoding(max_new_tokens=9),
+            show=shown.append,
+            project=seeing.root,
+            **given,
+        )
+        return "".join(shown)
+
+    lines = [json.loads(line) for line in asked(files, as_json=True).splitlines()]
+    assert [line["file"] for line in lines] == [str(file) for file in files]
+    assert asked(files[:1], draw=seeing.root / "drawn.png") == lines[0]["answer"] + "\n"
+    with Image.open(seeing.root / "drawn.png") as drawn:
+        assert drawn.size == (40, 40)
+    with pytest.raises(ConfigError, match=r"^--draw: 2 images would be drawn into one file; ask about one image$"):
+        asked(files, draw=seeing.root / "drawn.png")
+    shutil.rmtree(seeing.root / "data/weights/cnn")
+    with pytest.raises(
+        ArtifactError, match=r"stored: the weights of its encoder 'eye' are not in .*data/weights; make them"
+    ):
+        asked(files)
+
+
+def test_features_of_another_encoder_are_refused(seeing):
+    other = {**PARAMS, "encoders": {"eye": {**PARAMS["encoders"]["eye"], "weights": "other_cnn"}}}
+    seeing.configure(other, stored=EXPERIMENT)
+    seeing.run("features-eye-pictures")
+    with pytest.raises(ArtifactError, match="but the model was trained on others of 'eye'; train it again"):
+        seeing.run("evaluate-stored-questions")
+    seeing.configure(
+        {**PARAMS, "encoders": {"eye": {**PARAMS["encoders"]["eye"], "pooling": "mean"}}}, stored=EXPERIMENT
+    )
+    seeing.run("features-eye-pictures")
+    with pytest.raises(
+        ConfigError, match=r"^encoders\.eye\.pooling: a vision-language model reads the tokens of an image"
+    ):
+        seeing.run("train-stored")
+
+
+def test_a_grid_that_is_not_that_of_the_tower_is_one_line(seeing):
+    seeing.configure(PARAMS, stored=with_(model={"grid": 4}))
+    seeing.run("pack-stored")
+    with pytest.raises(
+        ArtifactError,
+        match=r"^model\.grid: the tower gives 9 tokens an image, and a grid of 4 by 4 patches has 16; set it to 3$",
+    ):
+        seeing.run("train-stored")
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"model": {"language_model": "lm"}}, "give either decoder or language_model, not both"),
+        ({"model": {"connector": {"kind": "pixel_shuffle"}}}, "connector.window: 2 does not divide the 3 patches of a side"),
+        ({"model": {"tower": {"encoder": "ear"}}}, "model.tower.encoder: params.yaml has no encoder 'ear'; allowed: eye"),
+        ({"data": {"train": [{"dataset": "texts", "options": {"images": False}}]}}, "data: no dataset has images"),
+        ({"training": {"reduction": "fsdp2"}}, "optimization.optimizer: Muon needs whole matrices, which fsdp2 shards"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_fit_are_one_line(project, changes, line):
+    for name in RECORDS:
+        project.root.joinpath(name).mkdir()
+    with pytest.raises(ConfigError) as refused:
+        project.configure(PARAMS, stored=with_(**changes))
+    assert line in str(refused.value)
+
+
+def test_the_features_of_several_layers_are_joined(tmp_path):
+    """Class tokens of CLIP and coarser maps of a convolutional network included."""
+    import torch
+    import transformers
+
+    from glassworks.encoders.clip_image.encoder import load as load_clip
+    from glassworks.encoders.clip_image.settings import ClipImage
+    from glassworks.encoders.timm_image.encoder import load as load_timm
+    from glassworks.encoders.timm_image.settings import TimmImage
+
+    image = {"image": torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)}
+    image_tower(tmp_path / "cnn")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2}
+    vision = transformers.CLIPVisionConfig(**sizes, image_size=32, patch_size=8)
+    transformers.CLIPVisionModel(vision).save_pretrained(tmp_path / "clip")
+    for load, settings, folder in ((load_timm, TimmImage, "cnn"), (load_clip, ClipImage, "clip")):
+        given = {"weights": folder, "image_size": 32} if folder == "cnn" else {"weights": folder}
+        towers = [load(settings(**given, layer=layer), tmp_path / folder) for layer in (-2, -3, (-2, -3))]
+        first, second, both = (tower.encode(image)[0] for tower in towers)
+        assert both.shape[-1] == towers[2].width == towers[0].width + towers[1].width
+        width = first.shape[-1]
+        torch.testing.assert_close(both[:, 0, :width], first[:, 0])  # the same place of maps of any size
+        torch.testing.assert_close(both[..., width:], second)
