@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from glassworks.evaluation.retrieval.labels import labels
 from glassworks.evaluation.retrieval.ridge import Ridge
 from glassworks.evaluation.retrieval.score import chance, gains, ranks_of, summary
+from glassworks.evaluation.retrieval.settings import RetrievalEvaluation
 from glassworks.evaluation.scoring import exchanged
 
 
@@ -59,3 +61,16 @@ def test_ridge_regression_is_the_closed_form_and_takes_the_penalty_that_held_out
     np.testing.assert_allclose(fitted.predict(sources), (sources - sources[:40].mean(0)) @ expected, atol=1e-9)
     fitted.choose(sources[:0], targets[:0])
     assert fitted.strength == 1
+
+
+def test_labels_mark_emergent_directions_and_have_a_row_and_a_point_for_each_width():
+    found = {name: chance(9) for name in ("image_to_audio", "image_to_text")}
+    metrics = {"samples": 9, "split": "test", "emergent": ["image_to_audio"]}
+    metrics["systems"] = {name: found for name in ("model", "width_4", "shuffled", "ridge", "chance")}
+    shown = labels(metrics, RetrievalEvaluation(), [8, 4], ["image", "audio"])
+    groups = dict.fromkeys(column.group for column in shown.table.columns)
+    assert list(groups) == ["image to speech (emergent)", "image to text"]
+    assert [row.name for row in shown.table.rows] == ["model", "width_4", "shuffled", "ridge", "chance"]
+    assert shown.curve.rows == {"model": 8, "width_4": 4} and "emergent" in shown.table.notes[-1]
+    assert [title for _, title in shown.items.answers] == ["nearest to its image", "nearest to its speech"]
+    assert labels(metrics, RetrievalEvaluation(), [8], []).curve is None

@@ -122,7 +122,12 @@ def metrics_figure(evaluations: Mapping[str, Scores]) -> str:
             return _note("No experiment has scores to draw.")
         most = max(len(drawn[name]) for name in shown)
         tallest = max(7 if scores.table.curve else len(scores.table.rows) for scores in shown.values())
-        figure, rows = _rows(list(shown), 0.55 + 0.3 * tallest, (1,) * most, left=0.115, gap=0.12, below=0.08)
+        # Panels of one title, such as the recall of several directions, are told apart by the groups of their columns.
+        titles = [[scores.table.column(column).title for column in drawn[name]] for name, scores in shown.items()]
+        grouped = any(len(set(some)) < len(some) for some in titles)
+        below = 0.42 if grouped else 0.08
+        height = 0.55 + 0.3 * tallest + (below if grouped else 0)
+        figure, rows = _rows(list(shown), height, (1,) * most, left=0.115, gap=0.12, below=below)
         for (name, scores), panels in zip(shown.items(), rows, strict=True):
             for axes in panels[len(drawn[name]) :]:
                 axes.set_visible(False)
@@ -131,6 +136,8 @@ def metrics_figure(evaluations: Mapping[str, Scores]) -> str:
                     _draw_curve(axes, scores, column)
                 else:
                     _draw_bars(axes, scores, column, labelled=axes is panels[0])
+                if grouped:
+                    axes.set_xlabel(scores.table.column(column).group.replace(" (", "\n("), fontsize=8, loc="left")
         return _svg(figure)
 
 
