@@ -100,4 +100,8 @@ def test_points_and_boxes_are_drawn():
     content = draw_points(Image.new("RGB", (60, 60)), [(50, 50)], [[5, 5, 20, 20]])
     with Image.open(io.BytesIO(content)) as drawn:
         assert drawn.size == (60, 60)
-        assert drawn.getpixel((30, 30)) == POINT and drawn.getpixel((5, 12)) == BOX and drawn.getpixel((12, 12)) == (0, 0, 0)
+        assert (
+            drawn.getpixel((30, 30)) == POINT
+            and drawn.getpixel((5, 12)) == BOX
+            and drawn.getpixel((12, 12)) == (0, 0, 0)
+        )

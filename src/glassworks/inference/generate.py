@@ -14,6 +14,7 @@ from glassworks.inference.model_folders import find_model, find_tokenizer
 from glassworks.models.captioner import KIND as CAPTIONER
 from glassworks.models.language_model import KIND
 from glassworks.models.pretrained.language_models import load_language_model
+from glassworks.models.vision_language import KIND as SEEING
 
 BATCH = 16
 """Texts decoded at a time. Does not affect the texts."""
@@ -28,6 +29,10 @@ class Writer:
         if config.get("model") == CAPTIONER:
             raise ArtifactError(
                 f"{directory}: this model captions images; `glassworks caption {directory} IMAGE` asks it"
+            )
+        if config.get("model") == SEEING:
+            raise ArtifactError(
+                f"{directory}: this model answers questions about images; `glassworks ask {directory} IMAGE QUESTION` asks it"
             )
         self.directory, self.tokenizer = directory, TextTokenizer(find_tokenizer(directory))
         self.trained_here = config.get("model") == KIND
