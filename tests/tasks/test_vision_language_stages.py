@@ -13,7 +13,7 @@ from glassworks.data.points import write_points
 from glassworks.data.records import Record
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.generation.settings import Decoding
-from glassworks.inference import ask
+from glassworks.inference import ask, caption, generate
 from glassworks.runtime import fork_server
 from glassworks.runtime.signals import StopRequest
 from glassworks.stages import records as records_stage
@@ -210,6 +210,9 @@ def test_the_evaluation_has_one_set_of_bytes_and_controls(seeing):
     assert [item["kind"] for item in items[:5]] == ["colour", "where", "colour", "where", "colour"], "one of each image"
     assert len(items) == 7 and len(list((seeing.root / "results/stored/questions/gallery").iterdir())) == 5
     assert items[1]["marks"]["majority"] == {"right": True}
+    page = (seeing.run("report") / "report.html").read_text()
+    assert "<b>which colour?</b>" in page and "question only" in page
+    assert "[image: 4 tokens]" in page, "training rows"
 
 
 def test_a_model_continues_another_at_its_last_validation(seeing):
@@ -300,6 +303,11 @@ def test_a_model_answers_questions_about_files(seeing, capsys):
         assert drawn.size == (40, 40)
     with pytest.raises(ConfigError, match=r"^--draw: 2 images would be drawn into one file; ask about one image$"):
         asked(files, draw=seeing.root / "drawn.png")
+    for verb in (generate.Writer, caption.Describer):
+        with pytest.raises(
+            ArtifactError, match=r"answers questions about images; `glassworks ask .* IMAGE QUESTION` asks it"
+        ):
+            verb(seeing.root / "models/stored", seeing.root)
     shutil.rmtree(seeing.root / "data/weights/cnn")
     with pytest.raises(
         ArtifactError, match=r"stored: the weights of its encoder 'eye' are not in .*data/weights; make them"

@@ -17,6 +17,7 @@ from glassworks.generation.settings import Decoding
 from glassworks.inference.attention_maps import draw_attention, word_attention
 from glassworks.inference.model_folders import find_model, find_tokenizer
 from glassworks.models.captioner import KIND, Captioner
+from glassworks.models.vision_language import KIND as SEEING
 
 BATCH = 16
 """Images captioned at a time. Does not affect the captions."""
@@ -27,6 +28,10 @@ class Describer:
 
     def __init__(self, directory: Path, project: Path) -> None:
         config = find_model(directory, project)
+        if config.get("model") == SEEING:
+            raise ArtifactError(
+                f"{directory}: this model answers questions about images; `glassworks ask {directory} IMAGE QUESTION` asks it"
+            )
         if config.get("model") != KIND:
             raise ArtifactError(
                 f"{directory}: this model writes text and sees no images; `glassworks generate {directory}` asks it"

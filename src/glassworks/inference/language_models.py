@@ -15,6 +15,7 @@ from glassworks.models.captioner import KIND as CAPTIONER
 from glassworks.models.language_model import KIND, LanguageModel
 from glassworks.models.pretrained.language_models import load_language_model
 from glassworks.models.pretrained.published_adapters import is_published, load_published_adapter
+from glassworks.models.vision_language import KIND as SEEING
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,10 @@ def _open_whole(directory: Path, project: Path, base: Path | None, merged: bool)
         raise ConfigError(f"{option}: {directory} holds a whole model and no adapter; leave {option} out")
     if config.get("model") == CAPTIONER:
         raise ArtifactError(f"{directory}: this model captions images; `glassworks caption {directory} IMAGE` asks it")
+    if config.get("model") == SEEING:
+        raise ArtifactError(
+            f"{directory}: this model answers questions about images; `glassworks ask {directory} IMAGE QUESTION` asks it"
+        )
     return _opened(directory, directory, load_language_model(directory), config.get("model") == KIND, None)
 
 

@@ -14,7 +14,7 @@ class QuestionsEvaluation(Evaluation):
 
     kind: Literal["questions"] = "questions"
     """Evaluation to run: the name of a folder under evaluation/. Defaults to the name of the section."""
-    batch_size: Annotated[int, Field(ge=1)] = 64
-    """Questions answered at a time. Does not affect the answers."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Images whose questions are answered at a time. Does not affect the answers."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 64
     """Longest answer in tokens. A longer one is cut."""
