@@ -7,7 +7,7 @@ alone and after some training conversations.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from os.path import commonprefix
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -154,7 +154,8 @@ def _answers(
         fitting = [place for place, prompt in enumerate(prompts) if len(prompt) < context]
         for part in _apart([questions[index].kind if few_shot else "" for index in batch], fitting):
             asked = [prompts[place] for place in part]
-            shared = min(len(commonprefix(asked)), *(len(prompt) - 1 for prompt in asked))
+            equal = takewhile(lambda ids: len(set(ids)) == 1, zip(*asked, strict=False))
+            shared = min(sum(1 for _ in equal), *(len(prompt) - 1 for prompt in asked))
             for place, ids in zip(part, generate(model, asked, decoding, ends, shared=shared), strict=True):
                 room = min(config.max_new_tokens, context - len(prompts[place]))
                 text = continuation(task.tokenizer, prompts[place], ids)
