@@ -86,6 +86,7 @@ STAGE = "evaluate-tuned-answers"
 
 @pytest.fixture
 def tuned(project, monkeypatch):
+    """A project with an adapter of a small base, scored by one worker."""
     source = SimpleNamespace(
         records=lambda context: iter(RECORDS[context.stage.subject]), media=lambda context: lambda record: {}
     )
@@ -114,7 +115,11 @@ def losses_of(model, documents):
     return sums.tolist()
 
 
-def test_every_system_is_scored_as_if_alone(tuned):
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.json*") if path.name != "recipe.json"}
+
+
+def test_every_system_is_scored_as_if_alone_by_any_number_of_workers_and_the_report_reads_it(tuned):
     root = tuned.root
     metrics = json.loads((root / "results/tuned/answers/metrics.json").read_text())
     items = [json.loads(line) for line in (root / "results/tuned/answers/items.jsonl").read_text().splitlines()]
@@ -152,16 +157,10 @@ def test_every_system_is_scored_as_if_alone(tuned):
         "json": 4,
     }
 
-
-def test_any_number_of_workers_writes_the_same_bytes_and_the_report_reads_them(tuned):
-    folder = tuned.root / "results/tuned/answers"
-
-    def files():
-        return {path.name: path.read_bytes() for path in folder.glob("*.json*") if path.name != "recipe.json"}
-
-    before = files()
+    folder = root / "results/tuned/answers"
+    before = contents(folder)
     tuned.run(STAGE, workers=2)
-    assert files() == before and {"metrics.json", "items.jsonl", "labels.json"} < before.keys()
+    assert contents(folder) == before and {"metrics.json", "items.jsonl", "labels.json"} < before.keys()
     scores = read_scores("tuned", "answers", {}, folder, 5)
     assert len(scores.pictures) == 5 and scores.pictures[0].question == "word pear?"
     assert [row.name for row in scores.labels.table.rows] == ["model", "few_shot", "base", "shuffled"]

@@ -154,7 +154,8 @@ def _answers(
         fitting = [place for place, prompt in enumerate(prompts) if len(prompt) < context]
         for part in _apart([questions[index].kind if few_shot else "" for index in batch], fitting):
             asked = [prompts[place] for place in part]
-            shared = min(_common(asked), *(len(prompt) - 1 for prompt in asked))
+            equal = takewhile(lambda ids: len(set(ids)) == 1, zip(*asked, strict=False))
+            shared = min(sum(1 for _ in equal), *(len(prompt) - 1 for prompt in asked))
             for place, ids in zip(part, generate(model, asked, decoding, ends, shared=shared), strict=True):
                 room = min(config.max_new_tokens, context - len(prompts[place]))
                 text = continuation(task.tokenizer, prompts[place], ids)
@@ -162,11 +163,6 @@ def _answers(
         return found
 
     return scoring.in_batches(len(questions), config.batch_size, answer, unit)
-
-
-def _common(prompts: Sequence[Sequence[int]]) -> int:
-    """Tokens at the beginning that all prompts share."""
-    return sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False)))
 
 
 def _apart(names: Sequence[str], places: Sequence[int]) -> list[list[int]]:
