@@ -196,7 +196,9 @@ def test_settings_that_do_not_fit_are_one_line(project, change, line):
     assert line in str(refused.value)
 
 
-def test_no_evaluation_is_the_default(project):
-    project.configure(PARAMS, base=BASE, tuned=TUNED)
-    assert not load_project(project.root).experiments["tuned"].evaluations
-    assert not [name for name in project.table.stages if name.startswith("evaluate-tuned")]
+def test_answers_are_the_default_evaluation_and_read_the_base_of_any_tuning(project):
+    adapted = {**TUNED, "model": {**TUNED["model"], "adapter": {"kind": "lora"}}}
+    project.configure(PARAMS, base=BASE, tuned=TUNED, adapted=adapted)
+    assert [*load_project(project.root).experiments["tuned"].evaluations] == ["answers"]
+    for name in ("tuned", "adapted"):
+        assert project.table[f"evaluate-{name}-answers"].inputs["start"] == "train-base"
