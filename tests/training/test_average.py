@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from glassworks.runtime.signals import StopRequest
 from glassworks.training.average import WeightAverage
+from glassworks.training.loop import fit
+from glassworks.training.workers import Workers
+
+from .objectives import Refinement, a_run
 
 
 def test_it_is_the_weighted_mean_of_all_weights_so_far():
@@ -31,3 +36,11 @@ def test_swapping_twice_is_as_before():
     average.swap()
     assert torch.equal(model.weight, before["weight"] + 1)
     assert torch.equal(average.tensors["weight"], before["weight"])
+
+
+def test_every_pass_of_deep_supervision_is_an_update(tmp_path, monkeypatch):
+    """Else the decay would stay far below the configured one: 16 passes of 200 steps are 3,200 updates."""
+    numbers: list[int] = []
+    monkeypatch.setattr(WeightAverage, "update", lambda average, number: numbers.append(number))
+    fit(a_run(tmp_path, Refinement(), steps=2, ema_decay=0.9), Workers(), StopRequest())
+    assert numbers == list(range(2 * Refinement.passes))

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """average ← d · average + (1 - d) · weights after every step, with d = min(decay, (1 + n) / (10 + n)) at step n.
+    """average ← d · average + (1 - d) · weights after every update, with d = min(decay, (1 + n) / (10 + n)) at update n.
 
-    The smaller d of early steps reduces the influence of the initial weights.
+    The smaller d of early updates reduces the influence of the initial weights.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
@@ -17,9 +17,9 @@ class WeightAverage:
         self.tensors: dict[str, Tensor] = {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Update the average with the weights after step `step` (from 0)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+    def update(self, number: int) -> None:
+        """Update the average with the weights after update `number` (from 0)."""
+        decay = min(self.decay, (1 + number) / (10 + number))
         weights = [parameter.detach() for parameter in self.parameters.values()]
         torch._foreach_lerp_(list(self.tensors.values()), weights, 1 - decay)
 

@@ -143,7 +143,7 @@ class Trainer(Generic[M, B]):
         if not weight:
             raise DataError(f"step {step}: no sample of the global batch has a target; look at the data")
         with record_function("optimize"):
-            norm, rates, scale = self._update(gradients, direct, weight, step)
+            norm, rates, scale = self._update(gradients, direct, weight, step, number)
         pairs = zip(self.parts, others[0:count:2], others[1:count:2], strict=True)
         means = {name: part / share if share else None for name, part, share in pairs}
         return StepResult(total / weight, weight, means, rates, norm, scale, [int(value) for value in others[count:]])
@@ -216,7 +216,7 @@ class Trainer(Generic[M, B]):
         return sums, coupling.direct
 
     def _update(
-        self, gradients: list[Tensor], direct: list[Tensor | None] | None, weight: float, step: int
+        self, gradients: list[Tensor], direct: list[Tensor | None] | None, weight: float, step: int, number: int
     ) -> tuple[float, dict[str, float], float | None]:
         """Divide by the weight, clip and step; returns the norm, the rates and the loss scale.
 
@@ -237,7 +237,7 @@ class Trainer(Generic[M, B]):
         self.precision.step(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
-            self.average.update(step)
+            self.average.update(step * self.task.passes + number)
         return norm, rates, scale
 
     def _prepare_reduction(self, step: int) -> None:
