@@ -56,6 +56,8 @@ def check_temporary_folder() -> None:
     except FileNotFoundError:
         fault = "there is no such folder"
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            return  # a limit on every file says nothing about this folder
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         fault = os.strerror(error.errno or 0).lower() + (f" ({_free(folder)})" if full else "")
     else:
