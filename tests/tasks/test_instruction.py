@@ -187,10 +187,12 @@ def test_a_tokenizer_without_a_template_is_one_line(tuned):
         ({"model": {"from": "bases"}}, "model.from: params.yaml lists no other instruction experiment called 'bases'; did you mean 'base'?"),
         ({"data": {**TUNED["data"], "too_long": "cut"}}, "data.too_long: unknown value 'cut'"),
         ({"data": {**TUNED["data"], "templates": "x"}}, "data.templates: unknown key; did you mean 'template'?"),
+        ({"data": {**TUNED["data"], "template": "chta.jinja"}}, "data.template: there is no file chta.jinja; did you mean 'chat.jinja'?"),
     ],
 )  # fmt: skip
 def test_settings_that_do_not_fit_are_one_line(project, change, line):
     project.root.joinpath("chats").mkdir()
+    (project.root / "chat.jinja").write_text(TEMPLATE)
     with pytest.raises(ConfigError) as refused:
         project.configure(PARAMS, base=BASE, tuned={**TUNED, **change})
     assert line in str(refused.value)
@@ -198,6 +200,7 @@ def test_settings_that_do_not_fit_are_one_line(project, change, line):
 
 def test_answers_are_the_default_evaluation_and_read_the_base_of_any_tuning(project):
     adapted = {**TUNED, "model": {**TUNED["model"], "adapter": {"kind": "lora"}}}
+    (project.root / "chat.jinja").write_text(TEMPLATE)
     project.configure(PARAMS, base=BASE, tuned=TUNED, adapted=adapted)
     assert [*load_project(project.root).experiments["tuned"].evaluations] == ["answers"]
     for name in ("tuned", "adapted"):

@@ -100,6 +100,7 @@ def load_project(root: Path) -> Project:
     listed = [name for name in project.experiments if name not in project.runs]
     for name in listed:
         faults += _reading_faults(project, name, f"experiments/{name}.yaml")
+        faults += _template_faults(project, name)
     faults += _dataset_faults(params) + _path_faults(root, params)
     faults += [
         f"params.yaml: encoders.{name}.weights: there are no weights {encoder.weights!r}"
@@ -328,6 +329,17 @@ def _tokenizer(experiments: dict[str, Experiment], name: str) -> str | None:
         return None
     of = data.tokenizer.of
     return _tokenizer(experiments, of) if of in experiments else of or name
+
+
+def _template_faults(project: Project, name: str) -> list[str]:
+    """A chat template that is not there, so that no stage runs before the error."""
+    packing = project.experiments[name].packing()
+    chat = packing.chat if packing else None
+    if chat is None or chat.template is None or (project.root / chat.template).is_file():
+        return []
+    beside = (project.root / chat.template).parent.glob("*.jinja")
+    known = sorted(path.relative_to(project.root).as_posix() for path in beside)
+    return [f"experiments/{name}.yaml: data.template: there is no file {chat.template}{nearest(chat.template, known)}"]
 
 
 def _fits(need: Need, experiment: Experiment) -> bool:
