@@ -211,7 +211,7 @@ def test_the_evaluation_has_one_set_of_bytes_and_controls(seeing):
     assert len(items) == 7 and len(list((seeing.root / "results/stored/questions/gallery").iterdir())) == 5
     assert items[1]["marks"]["majority"] == {"right": True}
     page = (seeing.run("report") / "report.html").read_text()
-    assert "<b>which colour?</b>" in page and "question only" in page
+    assert "</span>which colour?</p>" in page and "question only" in page
     assert "[image: 4 tokens]" in page, "training rows"
 
 

@@ -8,7 +8,7 @@ Shapes: B rows, T tokens, N images of the rows, P patches of an image, M tokens 
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +25,30 @@ from glassworks.models.text_decoder import TextDecoder
 KIND = "vision_language"
 
 
+class TowerFeatures(TypedDict):
+    """The features of a vision tower, and the identity of its encoder, as saved with a model."""
+
+    encoder: str
+    """Its name in params.yaml."""
+    width: int
+    tokens: int
+    """Per image, with those before the patches; 0 for pooled features."""
+    settings: dict[str, Any]
+    """Of the encoder."""
+    weights: str
+    """The digest of its weights."""
+
+
 class VisionLanguageModel(nn.Module):
     """Token ids [B, T] and features [N, P, C] to logits [B, T, V], or to their loss."""
 
-    def __init__(self, config: Config, vocabulary: int, tower: dict[str, Any]) -> None:
-        """`tower` describes the features: `width`, `tokens`, and what identifies the encoder. It is saved with the model.
+    def __init__(self, config: Config, vocabulary: int, tower: TowerFeatures) -> None:
+        """`tower` is saved with the model.
 
         Raises `ArtifactError` for features of another number of patches than `config.grid`.
         """
         super().__init__()
-        self.config, self.vocabulary, self.tower = config, vocabulary, dict(tower)
+        self.config, self.vocabulary, self.tower = config, vocabulary, tower
         text, patches = config.text, config.grid**2
         self.class_tokens = tower["tokens"] - patches
         """Tokens before the patches, which are dropped."""

@@ -3,11 +3,12 @@
 Every rank computes whole matrices in float32, so the result does not depend on the number of ranks.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic Newton-Schulz iteration. They bring singular values to about 1, between 0.7 and 1.2, not to 1 exactly."""
@@ -18,7 +19,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: ParamsT,
         lr: float = 5e-3,
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,

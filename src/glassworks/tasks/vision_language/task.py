@@ -29,7 +29,7 @@ from glassworks.models.losses import LinearLoss
 from glassworks.models.pretrained.language_models import load_language_model, read_decoder
 from glassworks.models.saving import Matches
 from glassworks.models.settings.vision_language import VisionLanguage as Shape
-from glassworks.models.vision_language import KIND, VisionLanguageModel
+from glassworks.models.vision_language import KIND, TowerFeatures, VisionLanguageModel
 from glassworks.tasks.language_modelling.task import Batch as TextBatch
 from glassworks.tasks.language_modelling.task import collate, target_weights, token_loss, token_metrics
 from glassworks.tasks.vision_language.settings import FEATURES, WEIGHTS, VisionData, VisionLanguage, VisionOptions
@@ -67,7 +67,7 @@ class VisionLanguageTask:
         shape: Shape,
         tokenizer: TextTokenizer,
         packing: Packing,
-        tower: dict[str, Any],
+        tower: TowerFeatures,
         stored: Sequence[FeatureTable] | None = None,
         in_loop: Tower | None = None,
         z_loss: float = 0.0,
@@ -195,12 +195,11 @@ def make(experiment: VisionLanguage, inputs: Mapping[str, Path], fingerprint: di
                     f"{table.directory}: features of the encoder {table.encoder!r}, but model.tower.encoder is {name!r}; make "
                     f"features-{name}-{table.dataset}"
                 )
-        tower = described(stored[0])
+        tower = of_table(stored[0])
     else:
         settings = experiment.encoders[name]
         in_loop = load_tower(name, settings, inputs[WEIGHTS])
-        tower = {"encoder": name, "width": in_loop.width, "tokens": in_loop.encoder.tokens}
-        tower |= identity(settings, inputs[WEIGHTS])
+        tower = _described(name, in_loop.width, in_loop.encoder.tokens, identity(settings, inputs[WEIGHTS]))
         fingerprint["timm"], fingerprint["transformers"] = version("timm"), version("transformers")
     if tower["settings"]["pooling"] != "none":
         raise ConfigError(
@@ -227,7 +226,7 @@ def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[Vision
     model = VisionLanguageModel.load(inputs["model"]).eval()
     stored = _tables(inputs)
     for table in stored:
-        if table.identity != {key: model.tower[key] for key in table.identity}:
+        if not table.identity.items() <= model.tower.items():
             raise ArtifactError(
                 f"{table.directory}: features of the encoder {table.encoder!r} as it is now, but the model was trained on others of "
                 f"{model.tower['encoder']!r}; train it again"
@@ -239,9 +238,20 @@ def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[Vision
     return task, model
 
 
-def described(table: FeatureTable) -> dict[str, Any]:
+def of_table(table: FeatureTable) -> TowerFeatures:
     """The description of stored features that is saved with a model."""
-    return {"encoder": table.encoder, "width": table.width, "tokens": table.tokens, **table.identity}
+    return _described(table.encoder, table.width, table.tokens or 0, table.identity)
+
+
+def _described(encoder: str, width: int, tokens: int, identity: Mapping[str, Any]) -> TowerFeatures:
+    """The description of the features of an encoder, from its identity."""
+    return {
+        "encoder": encoder,
+        "width": width,
+        "tokens": tokens,
+        "settings": identity["settings"],
+        "weights": identity["weights"],
+    }
 
 
 def _tables(inputs: Mapping[str, Path]) -> list[FeatureTable]:
