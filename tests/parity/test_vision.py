@@ -139,6 +139,22 @@ def test_defect_000_4_clips_features_are_those_of_the_last_but_one_block_without
 
 
 @torch.no_grad()
+def test_defect_000_8_the_norm_before_attention_runs_once_and_clips_projections_load(tmp_path):
+    """The document normalises for queries, keys and values each, into one packed projection that has no name of CLIP's."""
+    clip(**SMALL).save_pretrained(tmp_path)
+    published = load_file(tmp_path / "model.safetensors")
+    ours, runs = load_vision_transformer(tmp_path).eval(), []
+    block = ours.blocks[0]
+    block.attention_norm.register_forward_hook(lambda *_: runs.append(1))
+    ours(pixels(28))
+    assert len(runs) == 1
+    names = [
+        next(name for name in published if f"layers.0.self_attn.{part}_proj.weight" in name) for part in ("q", "k", "v")
+    ]
+    assert torch.equal(block.attention.qkv.weight, torch.cat([published[name] for name in names]))
+
+
+@torch.no_grad()
 def test_features_of_timms_vit_equal_timms(tmp_path, compare):
     model, images = vit(), pixels(224)
     save_timm(model, tmp_path / "theirs")

@@ -144,7 +144,7 @@ def batch_of(task, contents, numbers=None):
 
 
 @torch.no_grad()
-def test_exchanged_images_change_the_loss_and_only_that_of_their_own_documents():
+def test_defect_000_5_exchanged_images_change_the_loss_and_only_that_of_their_own_documents():
     task = task_of(SHAPES["attention"])
     model, contents = built(task), [asked(("ab", "cd")), asked(("ab", "ef")), "sometext"]
     losses = []
@@ -304,8 +304,21 @@ def test_rows_have_limits_of_tokens_and_of_images():
     assert sorted(len(rows[index].pictured) for index in range(len(rows))) == [0, 1, 2]
 
 
-def test_answers_weigh_by_the_root_of_their_length_and_of_the_number_of_branches():
-    """Answers of 1 + EOS and 8 + EOS tokens in a tree of two, a conversation, and a kind with a weight of its own."""
+@pytest.mark.parametrize("pad", [Letters.eos, 4], ids=["EOS", "a letter"])
+def test_defect_000_6_the_target_is_the_next_token_and_padding_is_masked_by_position(pad):
+    """The document compares logits with unshifted labels, and ignores every target that has the id of padding."""
+    task = task_of(SHAPES["attention"])
+    task.tokenizer = Letters()
+    task.tokenizer.pad = pad
+    batch = batch_of(task, [asked(("ab", "cde"))])
+    answered = batch.targets[0] >= 0
+    assert batch.inputs[0, answered].tolist() == [Letters.eos, 4, 5, 6]
+    assert batch.targets[0, answered].tolist() == [4, 5, 6, Letters.eos], "c, d, e and EOS, whichever pads"
+    assert (batch.inputs[0, int(answered.nonzero().max()) + 1 :] == pad).all(), "padding follows, without a target"
+
+
+def test_defect_000_9_answers_weigh_by_the_root_of_their_length_and_pointing_as_published():
+    """The document weighs pointing by 2 and captions by 1. Answers of 1 + EOS and 8 + EOS tokens in a tree of two, a conversation, and 0.2 for pointing."""
     contents = [asked(("ab", "c"), ("ab", "cdefghij")), [picture(), *asked(("ab", "cde"))[1:]]]
     task = task_of(SHAPES["attention"])
     row = rows_of(task, contents)[0]
@@ -326,3 +339,10 @@ def test_answers_weigh_by_the_root_of_their_length_and_of_the_number_of_branches
     some = answer_weights(labelled, roots=True, kinds={"where": 0.2})
     np.testing.assert_allclose(some[(row.documents == 0) & (row.branches == 2) & (row.weights > 0)], 0.2, rtol=1e-6)
     np.testing.assert_array_equal(some[row.branches != 2], weights[row.branches != 2])
+
+
+def test_defect_000_9_as_many_frames_as_the_document_names_do_not_fit_into_its_row():
+    """27 x 27 patches in windows of 3 x 3 are 81 tokens, and 128 frames 10,368; the document puts them into 4,096."""
+    shape = VisionLanguage(grid=27, connector=Connector(window=3), decoder=TextDecoder(**DECODER), max_tokens=4096)
+    assert shape.image_tokens == 81
+    assert 128 * shape.image_tokens == 10_368 > shape.row_tokens

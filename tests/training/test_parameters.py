@@ -75,7 +75,7 @@ def test_lora_plus_is_a_group_with_a_higher_rate_for_b():
     assert groups.rates(3) == {"default": 2e-4, "b": 3.2e-3}
 
 
-def test_frozen_parts_stay_as_they_are_in_eval_mode_without_moments_or_gradients():
+def test_defect_000_7_frozen_parts_stay_as_they_are_in_eval_mode_without_moments_or_gradients():
     trainer = make(groups=STAGED)
     left = trainer.model.left
     before = [parameter.detach().clone() for parameter in left.parameters()]
