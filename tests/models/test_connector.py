@@ -77,6 +77,13 @@ def test_new_weights_are_small_and_norm_and_positions_are_optional():
     torch.testing.assert_close(connector(patches), plain + connector.positions)
 
 
+def test_weights_by_fan_in_keep_the_scale_of_their_input():
+    connector = made(4, width=64, out=64, inner=256, initial="fan_in")
+    assert abs(connector.project.w1.weight.std().item() - 64**-0.5) < 0.01
+    assert abs(connector.project.w2.weight.std().item() - 256**-0.5) < 0.01
+    assert not connector.pooling.value.bias.any()
+
+
 def test_what_does_not_divide_is_one_line():
     with pytest.raises(ConfigError, match=r"^model\.connector\.window: 2 does not divide the 9 patches of a side"):
         made(9, kind="pixel_shuffle")

@@ -341,6 +341,25 @@ def test_defect_000_9_answers_weigh_by_the_root_of_their_length_and_pointing_as_
     np.testing.assert_array_equal(some[row.branches != 2], weights[row.branches != 2])
 
 
+def test_names_at_image_tokens_are_targets_with_a_weight_of_their_own():
+    """By hand: cross-entropy of the connector's normalised tokens under the output layer; the sums of two micro-batches are those of one."""
+    task = task_of(SHAPES["attention"])
+    model, batch = built(task), batch_of(task, [asked(("ab", "c")), asked(("cd", "e"))])
+    plain = task.loss(model, batch)
+    task.naming = 0.5
+    names = torch.tensor([[[5, 5], [6, 7], [-100, -100], [1, 1]], [[1, 1], [1, 1], [8, 8], [-100, -100]]])
+    both = task.loss(model, dataclasses.replace(batch, names=names))
+    tokens = model.connector(batch.features)
+    logits = torch.nn.functional.rms_norm(tokens, tokens.shape[-1:]) @ model.decoder.head_weight.T
+    expected = sum(next_token_losses(logits, names[..., word]).sum() for word in range(2)) / 2
+    torch.testing.assert_close(both.total - plain.total, 0.5 * expected)
+    assert both.weight == plain.weight + 0.5 * 6
+    assert both.parts["naming"][1] == 3
+    assert both.parts["naming"][0].item() == pytest.approx(0.5 * expected.item())
+    one, two = (model.name(batch.features[[place]], names[[place]], 0.5).total for place in (0, 1))
+    torch.testing.assert_close((one + two).detach(), both.parts["naming"][0])
+
+
 def test_defect_000_9_as_many_frames_as_the_document_names_do_not_fit_into_its_row():
     """27 x 27 patches in windows of 3 x 3 are 81 tokens, and 128 frames 10,368; the document puts them into 4,096."""
     shape = VisionLanguage(grid=27, connector=Connector(window=3), decoder=TextDecoder(**DECODER), max_tokens=4096)

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glassworks.errors import ConfigError
+from glassworks.models.attention import initialise
 from glassworks.models.settings.connector import Connector as Config
 
 STD = 0.02
-"""Standard deviation of new weights."""
+"""Standard deviation of new weights that are `small`."""
 
 
 def windows(grid: int, side: int) -> Tensor:
@@ -65,7 +66,7 @@ class SwiGlu(nn.Module):
 
 
 class Connector(nn.Module):
-    """Features [N, T, C] of `grid` by `grid` patches to image tokens [N, M, D]. New weights are N(0, 0.02)."""
+    """Features [N, T, C] of `grid` by `grid` patches to image tokens [N, M, D]."""
 
     def __init__(self, config: Config, grid: int, width: int, out: int, inner: int) -> None:
         """`width` is that of the tower, `out` that of the decoder, `inner` the default of `inner_width`. Raises `ConfigError`."""
@@ -84,6 +85,9 @@ class Connector(nn.Module):
             self.register_buffer("places", places, persistent=False)
             self.project = nn.Linear(width * places.shape[1], out, bias=False)
         self.positions = nn.Parameter(torch.zeros(self.tokens, out)) if config.positions else None
+        if config.initial == "fan_in":
+            self.apply(initialise)
+            return
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)

@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from glassworks.config.packing import IMAGE_PATCH, SPECIAL
 from glassworks.errors import ArtifactError, DataError
@@ -127,6 +128,17 @@ class VisionLanguageModel(nn.Module):
             x = x.flatten(0, 1).index_add(0, places, tokens.flatten(0, 1).to(x.dtype)).view_as(x)
         mutual = self.config.image_attention == "bidirectional" and images
         return {"inputs": x, "mutual": special if mutual else None}
+
+    def name(self, features: Tensor, names: Tensor, weight: float) -> LinearLoss:
+        """The loss of `names`, int64 [N, M, K]: K target tokens for each image token of `features` [N, P, C], -100 for none.
+
+        The logits are those of the connector's tokens, normalised, under the output layer. The name of an object then resembles its image tokens, and
+        the decoder finds by a word in the question the place that it speaks of. An image token weighs `weight`.
+        """
+        tokens = self.connector(features[:, self.class_tokens :])
+        hidden = F.rms_norm(tokens, tokens.shape[-1:])[:, :, None].expand(*names.shape, -1)
+        weights = hidden.new_full(names.shape, weight / names.shape[-1], dtype=torch.float32)
+        return linear_cross_entropy(hidden, self.decoder.head_weight, names, token_weights=weights)
 
     def blocks(self) -> Iterator[nn.Module]:
         """The transformer blocks, which hold nearly all activations (for gradient checkpointing)."""

@@ -1,6 +1,8 @@
 """Shape of the connector of a vision-language model."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from glassworks.config.base import Settings
 from glassworks.models.settings.numbers import Count
@@ -19,6 +21,8 @@ class Connector(Settings):
     """Attention heads; divides the width of the tower (attention)."""
     inner_width: Count | None = None
     """Inner features of SwiGLU (attention); null is that of the decoder."""
+    initial: Annotated[Literal["small", "fan_in"], Field(exclude_if=lambda initial: initial == "small")] = "small"
+    """New weights. `small`: N(0, 0.02) (Molmo). `fan_in`: N(0, 1 / fan-in), for a decoder trained from scratch, which a nearly silent image teaches slowly."""
     norm: bool = False
     """Whether the features of every patch are normalised first. For towers whose features have another scale than a transformer's."""
     positions: bool = False

@@ -50,6 +50,15 @@ class Tower(Settings):
     """`stored`: read the features that the stage `features` has computed once. `loop`: run the encoder in every training step, for the same result."""
 
 
+class VisionTraining(TokenTraining):
+    """Steps, global batch, precision, reduction, validation and selection, and the loss."""
+
+    naming: Annotated[float, Field(ge=0, allow_inf_nan=False, exclude_if=lambda weight: weight == 0)] = 0.0
+    """Weight of a further loss: the name of the object at each image token, from the boxes in `labels.objects`, read off the connector by the output layer.
+    It teaches a decoder trained from scratch which word means which part of an image.
+    """
+
+
 class Network(Shape, Start):
     """The network, its tower and its initial weights."""
 
@@ -70,7 +79,7 @@ class VisionLanguage(Experiment):
     """Training data."""
     model: Network
     """The network."""
-    training: TokenTraining
+    training: VisionTraining
     """Steps, global batch, precision, validation, selection of the weights and the loss."""
 
     @model_validator(mode="after")

@@ -10,14 +10,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from glassworks.config.continuation import OWN, merge_shapes
 from glassworks.config.experiment import data_of
 from glassworks.config.packing import IMAGE_PATCH, Packing
+from glassworks.data.reading.dataset import Sample
 from glassworks.data.reading.features import FeatureRows, FeatureTable, ListedShards, covering
 from glassworks.data.reading.image_rows import ImageRow, ImageRows, answer_weights
+from glassworks.data.reading.object_names import object_names
 from glassworks.data.reading.packing import arrange
 from glassworks.data.reading.text import TextTokenizer, check_vocabulary
 from glassworks.data.reading.tokens import image_chat
@@ -25,7 +28,7 @@ from glassworks.encoders.protocol import Reading, stack
 from glassworks.encoders.tower import Tower, identity, load_tower
 from glassworks.errors import ArtifactError, ConfigError, DataError
 from glassworks.models import saving
-from glassworks.models.losses import LinearLoss
+from glassworks.models.losses import LinearLoss, count_targets
 from glassworks.models.pretrained.language_models import load_language_model, read_decoder
 from glassworks.models.saving import Matches
 from glassworks.models.settings.vision_language import VisionLanguage as Shape
@@ -43,6 +46,8 @@ class Example:
     row: ImageRow
     readings: list[Reading]
     """The decoded images of a tower in the training step."""
+    names: Sequence[np.ndarray] = ()
+    """The tokens of the names in each image (`object_names`); empty without a loss for them."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,8 @@ class Batch(TextBatch):
     """[N, P, C] stored features of the images in the order of the rows; None for a tower in the training step."""
     readings: Reading = field(default_factory=dict)
     """The images of a tower in the training step; empty without any."""
+    names: Tensor | None = None
+    """int64 [N, M, K] target tokens of each image token; None without a loss for them."""
 
 
 class VisionLanguageTask:
@@ -73,13 +80,14 @@ class VisionLanguageTask:
         z_loss: float = 0.0,
         vocabulary: int | None = None,
         begin: Path | None = None,
+        naming: float = 0.0,
     ) -> None:
         """`tower` describes the features, which are `stored` or computed `in_loop`. `begin` is the artefact of a model to continue, or of a language
-        model, with its `vocabulary`.
+        model, with its `vocabulary`. `naming` is the weight of the loss of the names of objects.
         """
         self.shape, self.tokenizer, self.packing, self.tower = shape, tokenizer, packing, tower
         self.stored, self.in_loop, self.z_loss, self.begin = stored, in_loop, z_loss, begin
-        self.vocabulary = vocabulary or tokenizer.size
+        self.naming, self.vocabulary = naming, vocabulary or tokenizer.size
         self.metrics = ("loss", "accuracy", *(["z_loss"] if z_loss else []))
         """Per target token. The loss is the cross-entropy alone."""
 
@@ -120,7 +128,8 @@ class VisionLanguageTask:
         pictured = [row.samples[document] for document in row.pictured] if self.in_loop else []
         read = [self.in_loop.read(sample) for sample in pictured] if self.in_loop else []
         readings = [reading for reading in read if reading is not None]
-        return Example(replace(row, weights=weights, loss_weight=part.loss_weight, samples=()), readings)
+        named = [self._names(row.samples[document]) for document in row.pictured] if self.naming else []
+        return Example(replace(row, weights=weights, loss_weight=part.loss_weight, samples=()), readings, named)
 
     def collate(self, examples: list[Example]) -> Batch:
         """The rows padded to the length of a row, with their images in one list. Raises `DataError` where tokens and images do not fit."""
@@ -140,21 +149,43 @@ class VisionLanguageTask:
             features = torch.stack(found) if found else torch.zeros(0, self.tower["tokens"], self.tower["width"])
         else:
             readings = stack([one for example in examples for one in example.readings])
-        return Batch(**vars(text), places=places, features=features, readings=readings)
+        named = [one for example in examples for one in example.names]
+        names = torch.from_numpy(np.stack(named)) if named else None
+        return Batch(**vars(text), places=places, features=features, readings=readings, names=names)
 
     def loss(self, model: VisionLanguageModel, batch: Batch, carry: tuple[Tensor, ...] = ()) -> Loss:
-        """The loss of all target tokens, and the sum of their weights."""
+        """The loss of all target tokens, and the sum of their weights; with `naming`, image tokens with a name are targets, too."""
         weights, total = target_weights(batch)
-        return token_loss(self._found(model, batch, weights), total, self.z_loss)
+        features = self._features(batch)
+        found = token_loss(self._found(model, batch, features, weights), total, self.z_loss)
+        if not self.naming:
+            return found
+        named, count = features.new_zeros(()), 0.0
+        if batch.names is not None:
+            named = model.name(features, batch.names, self.naming).total
+            count = self.naming * count_targets(batch.names) / batch.names.shape[-1]
+        parts = {**(found.parts or {"answers": (found.total.detach(), total)}), "naming": (named.detach(), count)}
+        return Loss(found.total + named, total + count, parts)
 
     def validate(self, model: VisionLanguageModel, batch: Batch) -> dict[str, tuple[float, int]]:
         """Cross-entropy, accuracy and z-loss of the next token, summed over target tokens, without their weights."""
-        return token_metrics(self._found(model, batch, None), batch.targets, self.z_loss)
+        return token_metrics(self._found(model, batch, self._features(batch), None), batch.targets, self.z_loss)
 
-    def _found(self, model: VisionLanguageModel, batch: Batch, weights: Tensor | None) -> LinearLoss:
-        features = batch.features
-        if features is None and self.in_loop is not None:
-            features = self.in_loop.features(batch.readings)["features"]
+    def _names(self, sample: Sample) -> np.ndarray:
+        def words(name: str) -> list[int]:
+            return self.tokenizer.encode_parts([f" {name}"])[0]
+
+        return object_names(sample, self.shape.grid, self.shape.connector.side, words, self.tokenizer.eos)
+
+    def _features(self, batch: Batch) -> Tensor:
+        """[N, P, C] of the images of a batch."""
+        if batch.features is not None:
+            return batch.features
+        assert self.in_loop is not None
+        found: Tensor = self.in_loop.features(batch.readings)["features"]
+        return found
+
+    def _found(self, model: VisionLanguageModel, batch: Batch, features: Tensor, weights: Tensor | None) -> LinearLoss:
         found: LinearLoss = model(
             batch.inputs,
             *batch.layout,
@@ -215,6 +246,7 @@ def make(experiment: VisionLanguage, inputs: Mapping[str, Path], fingerprint: di
         experiment.training.z_loss,
         vocabulary,
         begin,
+        experiment.training.naming,
     )
 
 
