@@ -349,7 +349,7 @@ def test_names_at_image_tokens_are_targets_with_a_weight_of_their_own():
     task.naming = 0.5
     names = torch.tensor([[[5, 5], [6, 7], [-100, -100], [1, 1]], [[1, 1], [1, 1], [8, 8], [-100, -100]]])
     both = task.loss(model, dataclasses.replace(batch, names=names))
-    tokens = model.connector(batch.features)
+    tokens = model.connector(batch.features) - model.connector.positions
     logits = torch.nn.functional.rms_norm(tokens, tokens.shape[-1:]) @ model.decoder.head_weight.T
     expected = sum(next_token_losses(logits, names[..., word]).sum() for word in range(2)) / 2
     torch.testing.assert_close(both.total - plain.total, 0.5 * expected)

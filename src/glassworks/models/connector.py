@@ -96,12 +96,17 @@ class Connector(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Image tokens [N, M, D] of patches [N, T, C] in any floating type."""
+        tokens = self.content(patches)
+        return tokens if self.positions is None else tokens + self.positions.to(tokens.dtype)
+
+    def content(self, patches: Tensor) -> Tensor:
+        """Image tokens [N, M, D] without their positions."""
         patches = patches.to(self._dtype)
         if self.norm is not None:
             patches = self.norm(patches)
         pooled = patches[:, self.places].flatten(2) if self.pooling is None else self.pooling(patches)
-        tokens = self.project(pooled)
-        return tokens if self.positions is None else tokens + self.positions.to(tokens.dtype)
+        tokens: Tensor = self.project(pooled)
+        return tokens
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -132,10 +132,10 @@ class VisionLanguageModel(nn.Module):
     def name(self, features: Tensor, names: Tensor, weight: float) -> LinearLoss:
         """The loss of `names`, int64 [N, M, K]: K target tokens for each image token of `features` [N, P, C], -100 for none.
 
-        The logits are those of the connector's tokens, normalised, under the output layer. The name of an object then resembles its image tokens, and
+        The logits are those of the connector's tokens without positions, normalised, under the output layer. The name of an object then resembles its image tokens, and
         the decoder finds by a word in the question the place that it speaks of. An image token weighs `weight`.
         """
-        tokens = self.connector(features[:, self.class_tokens :])
+        tokens = self.connector.content(features[:, self.class_tokens :])
         hidden = F.rms_norm(tokens, tokens.shape[-1:])[:, :, None].expand(*names.shape, -1)
         weights = hidden.new_full(names.shape, weight / names.shape[-1], dtype=torch.float32)
         return linear_cross_entropy(hidden, self.decoder.head_weight, names, token_weights=weights)
