@@ -360,6 +360,24 @@ def test_names_at_image_tokens_are_targets_with_a_weight_of_their_own():
     torch.testing.assert_close((one + two).detach(), both.parts["naming"][0])
 
 
+def test_with_similarity_a_token_attends_to_tokens_like_it_from_the_first_step():
+    """The score of equal inputs is the share of that of a query with itself; the keys keep their variance, and nothing else changes."""
+    plain = SHAPES["attention"].model_copy(update={"decoder": TextDecoder(**DECODER)})
+    torch.manual_seed(0)
+    without = task_of(plain).build().decoder.blocks[1].attention.qkv.weight.chunk(3)
+    torch.manual_seed(0)
+    found = (
+        task_of(plain.model_copy(update={"similarity": 0.7})).build().decoder.blocks[1].attention.qkv.weight.chunk(3)
+    )
+    assert torch.equal(without[0], found[0]) and torch.equal(without[2], found[2])
+    query, key, old = found[0], found[1], without[1]
+    assert abs((query * key).sum().item() / query.square().sum().item() - 0.7) < 0.1
+    assert abs((query * old).sum().item() / query.square().sum().item()) < 0.1
+    assert key.std().item() == pytest.approx(old.std().item(), rel=0.1)
+    with pytest.raises(ValueError, match="similarity: needs a decoder that has as many kv_heads as heads"):
+        VisionLanguage(decoder=TextDecoder(**DECODER, **LLAMA), similarity=0.7)
+
+
 def test_defect_000_9_as_many_frames_as_the_document_names_do_not_fit_into_its_row():
     """27 x 27 patches in windows of 3 x 3 are 81 tokens, and 128 frames 10,368; the document puts them into 4,096."""
     shape = VisionLanguage(grid=27, connector=Connector(window=3), decoder=TextDecoder(**DECODER), max_tokens=4096)

@@ -62,6 +62,8 @@ class VisionLanguageModel(nn.Module):
         self.decoder = TextDecoder(text, vocabulary)
         self.decoder.apply(initialise)
         shrink_residual_outputs(self.decoder, 2 * text.depth)
+        if config.similarity:
+            liken_keys_to_queries(self.decoder, config.similarity)
         self.connector = Connector(config.connector, config.grid, tower["width"], text.width, text.inner_width)
         self.special = nn.Embedding(len(SPECIAL), text.width)
         nn.init.normal_(self.special.weight, std=STD)
@@ -163,3 +165,11 @@ class VisionLanguageModel(nn.Module):
             model = cls(config, vocabulary, tower)
         saving.assign(model, tensors, directory / saving.WEIGHTS, for_decoding=True)
         return model
+
+
+def liken_keys_to_queries(decoder: TextDecoder, share: float) -> None:
+    """Replace the key projection K of every block by share Q + sqrt(1 - share^2) K, which has the same variance."""
+    with torch.no_grad():
+        for block in decoder.blocks:
+            query, key, _ = block.attention.qkv.weight.chunk(3)
+            key.mul_((1 - share**2) ** 0.5).add_(query, alpha=share)

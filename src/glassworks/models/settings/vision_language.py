@@ -23,6 +23,10 @@ class VisionLanguage(Settings):
     """Instead of `decoder`: a trained text decoder, from an experiment of the task language_modelling or an entry under `weights` in params.yaml."""
     image_attention: Literal["bidirectional", "causal"] = "bidirectional"
     """Whether the image tokens of a document attend to each other in both directions, or to earlier ones only."""
+    similarity: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda share: share == 0)] = 0.0
+    """Share of its query in the new key projection of every block (Trockman and Kolter, 2023, "Mimetic Initialization"). A token of the decoder then attends to
+    tokens like it from the first step. For a `decoder` with as many heads of keys as of queries.
+    """
     max_tokens: Annotated[int, Field(ge=4)] | None = None
     """Tokens of a row, image tokens included; null uses the decoder's limit."""
 
@@ -30,6 +34,8 @@ class VisionLanguage(Settings):
     def _one_decoder(self) -> "VisionLanguage":
         if self.decoder is not None and self.language_model is not None:
             raise ValueError("give either decoder or language_model, not both")
+        if self.similarity and (self.decoder is None or self.decoder.kv_heads not in (None, self.decoder.heads)):
+            raise ValueError("similarity: needs a decoder that has as many kv_heads as heads; remove it")
         self.connector.tokens(self.grid)
         return self
 
