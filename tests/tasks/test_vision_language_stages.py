@@ -69,7 +69,7 @@ EXPERIMENT = {
         "warmup_steps": 1,
         "groups": {"connector": {"parameters": ["connector.*", "special.*"], "learning_rate": 0.01}},
     },
-    "training": {"steps": 4, "batch_size": 4, "micro_batches": 2, "validate_every": 2, "z_loss": 1e-4},
+    "training": {"steps": 4, "batch_size": 4, "micro_batches": 2, "validate_every": 2, "z_loss": 1e-4, "naming": 0.5},
     "execution": {"checkpoint_every": 1},
     "evaluations": {"questions": {"bootstrap": 100, "batch_size": 2, "max_new_tokens": 12}},
 }
@@ -89,7 +89,8 @@ def picture(number: int, split: str) -> Record:
         {"kind": kind, "answer": reply, **({"boxes": [BOX]} if kind == "where" else {})} for kind, _, reply in pairs
     ]
     sizes = {"png": Size(kind="image", width=40, height=40)}
-    return Record(key, split, key, [], {"questions": questions}, {}, parse_messages(found, key), sizes)
+    labels = {"questions": questions, "objects": [{"name": colour, "boxes": [BOX]}]}
+    return Record(key, split, key, [], labels, {}, parse_messages(found, key), sizes)
 
 
 def text(number: int, split: str) -> Record:
@@ -182,6 +183,7 @@ def test_one_set_of_bytes_stored_or_in_the_loop_for_any_number_of_workers_and_ki
     assert killed_and_resumed(seeing, "train-stored", tmp_path / "killed", (1, 3)) == found["model.safetensors"]
     last = read_metrics(seeing.root / "models/stored/metrics.jsonl")[-1]
     assert last["validation_z_loss"] > 0 and last["validation_loss"] > 0
+    assert any(step.get("loss.naming") for step in read_metrics(seeing.root / "models/stored/metrics.jsonl"))
     config = json.loads(found["config.json"])
     assert (config["model"], config["tower"]["tokens"], config["tower"]["width"]) == ("vision_language", 9, 48)
 

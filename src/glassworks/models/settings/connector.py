@@ -1,8 +1,6 @@
 """Shape of the connector of a vision-language model."""
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from glassworks.config.base import Settings
 from glassworks.models.settings.numbers import Count
@@ -21,7 +19,7 @@ class Connector(Settings):
     """Attention heads; divides the width of the tower (attention)."""
     inner_width: Count | None = None
     """Inner features of SwiGLU (attention); null is that of the decoder."""
-    initial: Annotated[Literal["small", "fan_in"], Field(exclude_if=lambda initial: initial == "small")] = "small"
+    initial: Literal["small", "fan_in"] = "small"
     """New weights. `small`: N(0, 0.02) (Molmo). `fan_in`: N(0, 1 / fan-in), for a decoder trained from scratch, which a nearly silent image teaches slowly."""
     norm: bool = False
     """Whether the features of every patch are normalised first. For towers whose features have another scale than a transformer's."""

@@ -23,7 +23,7 @@ class VisionLanguage(Settings):
     """Instead of `decoder`: a trained text decoder, from an experiment of the task language_modelling or an entry under `weights` in params.yaml."""
     image_attention: Literal["bidirectional", "causal"] = "bidirectional"
     """Whether the image tokens of a document attend to each other in both directions, or to earlier ones only."""
-    similarity: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda share: share == 0)] = 0.0
+    similarity: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of its query in the new key projection of every block (Trockman and Kolter, 2023, "Mimetic Initialization"). A token of the decoder then attends to
     tokens like it from the first step. For a `decoder` with as many heads of keys as of queries.
     """
