@@ -104,7 +104,7 @@ def test_training_depends_on_the_features_that_it_reads(project):
     assert not [n for n in project.configure(PARAMS, loop={**LOOP, "evaluations": {}}).stages if n.startswith("feat")]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_stored_features_end_with_the_bytes_of_the_encoders_in_the_loop(aligned, precision):
     """For one worker and two, and for features rounded to another type."""
     training = {**EXPERIMENT["training"], "precision": precision}
