@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from glassworks.artifacts.manifest import read_recipe
 from glassworks.config.packing import Packing
 from glassworks.config.project import load_project
 from glassworks.data.messages import parse_messages
@@ -120,6 +121,18 @@ def test_a_tuned_model_is_scored_on_texts(tuned):
         tuned.run(stage)
     metrics = json.loads((tuned.run("evaluate-tuned-language") / "metrics.json").read_text())
     assert metrics["samples"] == 6 and 0 < metrics["bits_per_byte"]["value"] < 20
+
+
+def test_defect_002_a_speed_is_recorded_with_its_conditions(tuned):
+    """The document has tokens per second without machine, batch or length. Here the machine, the versions and the settings are beside the speed."""
+    tuned.run("pack-tuned")
+    folder = tuned.run("train-tuned")
+    made, recipe = json.loads((tuned.root / "provenance/train-tuned.json").read_text()), read_recipe(folder)
+    assert made["samples_per_second"] > 0 and made["workers"] == 1 and made["cores"] >= 1 and made["seconds"] > 0
+    assert {"host", "platform", "peak_memory_bytes"} <= made.keys()
+    assert {"versions", "machine", "cpu_isa", "device", "reduction"} <= recipe["fingerprint"].keys()
+    training = recipe["params"]["training"]
+    assert (training["batch_size"], training["precision"]) == (2, "fp32")
 
 
 def test_defect_000_6_padding_that_is_eos_hides_no_eos(tmp_path):
