@@ -44,6 +44,7 @@ CHANGED: dict[str, dict[str, Any]] = {
         "too_long": "drop",
         "template": "other.jinja",
         "documents_per_row": 1,
+        "new_tokens": ["<|new|>"],
         "options": {"loss_weight": 0.5},
     },
     "model.adapter": {
