@@ -166,3 +166,14 @@ def test_ids_that_our_rows_cannot_have_are_one_line(tmp_path, listed, message):
     with pytest.raises(ArtifactError, match=message) as refused:
         adapters.load_adapter(load_language_model(folder), tmp_path / "tuned")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("held", [{"dtype": "bf16"}, {"dtype": "bf16", "quantisation": "nf4"}])
+def test_new_tokens_of_a_base_that_training_held_in_less_are_merged_as_they_were_trained(tmp_path, held):
+    folder, place = write_base(tmp_path / "base"), PLACES["both"]
+    trained(folder, place).save_adapter(tmp_path / "tuned", folder, **held)
+    unmerged, merged = (load_language_model(tmp_path / "tuned", folder, merged=one) for one in (False, True))
+    assert_equal(logits(merged, ids(*place)), logits(unmerged, ids(*place)))
+    weight = merged.decoder.tokens.weight
+    assert torch.equal(weight[: place[0]], weight[: place[0]].bfloat16().float())
+    assert not torch.equal(weight[place[0] :], weight[place[0] :].bfloat16().float()), "as LoRA, the rows are float32"
