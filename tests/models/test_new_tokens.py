@@ -54,7 +54,7 @@ def test_rows_are_trained_as_those_of_a_resized_model_and_no_other_row_changes(t
     before, model, given = load_language_model(folder), load_language_model(folder), ids(*place)
     model.requires_grad_(False)
     names = new_tokens.attach(model, *place)
-    assert names == [f"decoder.{name}.rows" for name in ("tokens", *(["head"] if settings else []))]
+    assert names == [f"decoder.{name}.rows.weight" for name in ("tokens", *(["head"] if settings else []))]
     assert [name for name, one in model.named_parameters() if one.requires_grad] == names
     whole = load_language_model(folder)
     for name in new_tokens.layers(whole):
@@ -66,7 +66,7 @@ def test_rows_are_trained_as_those_of_a_resized_model_and_no_other_row_changes(t
         loss.backward()
     torch.testing.assert_close(losses[0], losses[1])
     for name in new_tokens.layers(model):
-        rows, all_rows = model.get_submodule(name).rows, whole.get_submodule(name).weight
+        rows, all_rows = model.get_submodule(name).rows.weight, whole.get_submodule(name).weight
         torch.testing.assert_close(rows.grad, all_rows.grad[first : first + count], rtol=1e-5, atol=1e-6)
         assert rows.grad.abs().max() > 1e-3
     torch.testing.assert_close(model(given), whole(given))

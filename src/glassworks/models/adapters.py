@@ -309,7 +309,7 @@ def merge(model: nn.Module, rounding: Callable[[str, Tensor], Tensor] | None = N
 
 def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The trained tensors of all adapters and new tokens, by parameter name."""
-    return {f"{name}.rows": layer.rows.detach() for name, layer in new_tokens.modules(model).items()} | {
+    return {f"{name}.rows.weight": layer.rows.weight.detach() for name, layer in new_tokens.modules(model).items()} | {
         f"{name}.{part}": tensor.detach()
         for name, adapter in _adapters(model).items()
         for part, tensor in adapter.named_parameters()
@@ -413,7 +413,7 @@ def put_adapter(
     if span is not None:
         new_tokens.attach(model, *span)
     for name, saved in layers:
-        model.get_parameter(f"{name}.rows").copy_(tensors[f"{PREFIX}{saved}.{new_tokens.ROWS}"])
+        model.get_parameter(f"{name}.rows.weight").copy_(tensors[f"{PREFIX}{saved}.{new_tokens.ROWS}"])
     for layer, adapter in inserted.items():
         for part, own in adapter.tensors().items():
             prefix = f"{PREFIX}{names[_named_part(layer, part)]}."

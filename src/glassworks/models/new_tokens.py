@@ -21,7 +21,7 @@ INDICES, ROWS = "trainable_token_indices", "token_adapter.trainable_tokens_delta
 
 
 class NewTokens(nn.Module):
-    """A frozen `nn.Embedding` or output layer `nn.Linear`, in which `rows` [N, C], float32 and trained, stand at the ids `first` … `first + N - 1`."""
+    """A frozen `nn.Embedding` or output layer `nn.Linear`, in which the trained float32 `rows` [N, C] stand at the ids `first` … `first + N - 1`."""
 
     def __init__(self, base_layer: nn.Embedding | nn.Linear, first: int, count: int) -> None:
         """The rows begin as the mean of the first `first` rows of the base (Hewitt, 2021), so no new token is likely or unlikely at first."""
@@ -30,25 +30,25 @@ class NewTokens(nn.Module):
         weight = base_layer.weight.detach()
         with one_thread():
             mean = weight[:first].double().mean(0).float()
-        self.rows = nn.Parameter(mean.repeat(count, 1))
+        self.rows = nn.Embedding(count, weight.shape[1], _weight=mean.repeat(count, 1))
 
     @property
     def end(self) -> int:
         """The id after the last new token."""
-        return self.first + len(self.rows)
+        return self.first + self.rows.num_embeddings
 
     @property
     def weight(self) -> Tensor:
         """[max(V, end), C] in the dtype of the base."""
         base = self.base_layer.weight
-        return torch.cat([base[: self.first], self.rows.to(base.dtype), base[self.end :]])
+        return torch.cat([base[: self.first], self.rows.weight.to(base.dtype), base[self.end :]])
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(self.base_layer, nn.Linear):
             return F.linear(x, self.weight)
         new = (x >= self.first) & (x < self.end)
         embedded = self.base_layer(x.masked_fill(new, 0))
-        rows = F.embedding((x - self.first).clamp(0, len(self.rows) - 1), self.rows)
+        rows = self.rows((x - self.first).clamp(0, self.rows.num_embeddings - 1))
         return torch.where(new[..., None], rows.to(embedded.dtype), embedded)
 
 
@@ -72,7 +72,7 @@ def attach(model: Any, first: int, count: int) -> list[str]:
     for name in layers(model):
         model.set_submodule(name, NewTokens(model.get_submodule(name), first, count))
     model.vocabulary = model.decoder.vocabulary = max(model.vocabulary, first + count)
-    return [f"{name}.rows" for name in layers(model)]
+    return [f"{name}.rows.weight" for name in layers(model)]
 
 
 @torch.no_grad()
@@ -93,7 +93,7 @@ def merge(model: nn.Module, rounding: Callable[[str, Tensor], Tensor] | None = N
 def tensors(model: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
     """The rows of every layer under peft's name."""
     for name, layer in modules(model).items():
-        yield f"{prefix}{name}.{ROWS}", layer.rows.detach().clone()
+        yield f"{prefix}{name}.{ROWS}", layer.rows.weight.detach().clone()
 
 
 def indices(model: nn.Module) -> dict[str, list[int]]:
