@@ -24,6 +24,13 @@ TIED, UNTIED = {}, {"biases": "qkv", "tied": False}
 ROWS = VOCABULARY + UNUSED
 PLACES = {"unused rows": (VOCABULARY, 2), "after the last row": (ROWS, 3), "both": (ROWS - 1, 3)}
 
+CASES = [
+    pytest.param(TIED, PLACES["unused rows"], id="tied, unused rows"),
+    pytest.param(TIED, PLACES["after the last row"], id="tied, after the last row", marks=pytest.mark.slow),
+    pytest.param(TIED, PLACES["both"], id="tied, both"),
+    pytest.param(UNTIED, PLACES["both"], id="untied, both"),
+]
+
 
 def ids(first: int, count: int) -> torch.Tensor:
     """Two texts in which every new token occurs."""
@@ -46,8 +53,7 @@ def trained(folder, place):
     return model.eval()
 
 
-@pytest.mark.parametrize("settings", [TIED, UNTIED], ids=["tied", "untied"])
-@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize(("settings", "place"), CASES)
 def test_rows_are_trained_as_those_of_a_resized_model_and_no_other_row_changes(tmp_path, settings, place):
     """Loss and gradient are those of one weight that holds all rows; the optimizer has no state for the rows of the base."""
     folder, (first, count) = write_base(tmp_path / "base", **settings), place
@@ -93,8 +99,7 @@ def assert_equal(found, expected):
     assert float((found - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
 
 
-@pytest.mark.parametrize("settings", [TIED, UNTIED], ids=["tied", "untied"])
-@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize(("settings", "place"), CASES)
 def test_pain_6_new_tokens_survive_saving_merge_and_export_and_the_head_stays_tied(tmp_path, settings, place):
     folder, (first, count) = write_base(tmp_path / "data/weights/base", **settings), place
     model, given = trained(folder, place), ids(*place)
