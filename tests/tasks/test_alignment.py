@@ -4,7 +4,9 @@ import json
 import shutil
 
 import pytest
+import torch
 
+from glassworks.encoders.tower import Tower
 from glassworks.errors import ArtifactError, ConfigError, DataError
 from glassworks.pipeline.freshness import Keys
 from glassworks.runtime import fork_server
@@ -148,6 +150,23 @@ def test_features_have_one_manifest_for_any_number_of_jobs(aligned):
     shutil.rmtree(manifest.parent)
     aligned.run("features-eye-pictures")  # without jobs
     assert manifest.read_bytes() == by_two
+
+
+def test_samples_encoded_alone_or_together_in_batches_of_64_have_one_manifest(aligned, monkeypatch):
+    """Every batch has the shape of 64 samples, however many of them are real."""
+    aligned.configure(encoders(eye={"batch_size": 64}), stored=EXPERIMENT)
+    together = (build(aligned, "features-eye-pictures") / "manifest.json").read_bytes()
+    shutil.rmtree(aligned.root / "data/features/eye/pictures")
+    original, sizes = Tower.features_of, []
+
+    def one_at_a_time(self, readings, device="cpu"):
+        sizes.append(len(readings))
+        parts = [original(self, [reading], device) for reading in readings]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    monkeypatch.setattr(Tower, "features_of", one_at_a_time)
+    assert (aligned.run("features-eye-pictures") / "manifest.json").read_bytes() == together
+    assert sum(sizes) == 28 and max(sizes) == 5, "those of a shard"
 
 
 @pytest.mark.parametrize(
