@@ -1,4 +1,4 @@
-"""Every test that docs/explanation/corrections.md names is there, and every test of a defect is named there."""
+"""Every test that docs/explanation/corrections.md names is there, and every test of a defect or of a pain is named there."""
 
 import re
 
@@ -13,10 +13,13 @@ def test_every_named_test_exists():
         assert f"def {name}(" in (REPOSITORY / file).read_text(), f"{file}::{name}"
 
 
-def test_every_test_of_a_defect_is_named():
+def test_every_test_of_a_defect_and_of_a_pain_is_named():
+    named = {name for _, name in NAMED}
     found = {
         name
         for file in (REPOSITORY / "tests").rglob("test_*.py")
-        for name in re.findall(r"^def (test_defect_00[0134]_\w+)\(", file.read_text(), re.MULTILINE)
+        for name in re.findall(r"^def (test_(?:defect_00[01234]|pains?)_\w+)\(", file.read_text(), re.MULTILINE)
     }
-    assert found == {name for _, name in NAMED}
+    assert found <= named and all(name.startswith(("test_defect_", "test_pain")) for name in named)
+    begins = [match.group() for name in found if (match := re.match(r"test_pains?_[\d_]+(and_\d+)?", name))]
+    assert {int(number) for begin in begins for number in re.findall(r"\d+", begin)} == set(range(1, 16))

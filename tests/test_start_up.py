@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+import tomllib
 
 import pytest
+
+from .small_pipeline import REPOSITORY
 
 WITH_ARGUMENTS = "import sys; sys.argv[0] = 'glassworks'; from glassworks.cli import main; main()"
 """The entry point as `glassworks` calls it."""
@@ -80,3 +83,13 @@ def test_data_stages_import_no_torch(tmp_path, module):
     """Of small jobs there are many, on a cluster."""
     imported, _ = torch_is_imported(f"import glassworks.{module}", cwd=tmp_path)
     assert not imported
+
+
+def test_defect_002_nothing_is_compiled_at_installation():
+    """The document has CUDA kernels built by the installer. Here the package is Python, and torch compiles kernels when it runs."""
+    build = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["build-system"]
+    assert build["build-backend"] == "hatchling.build" and not any("cmake" in one for one in build["requires"])
+    code = {
+        file.suffix for file in (REPOSITORY / "src").rglob("*") if file.is_file() and "__pycache__" not in file.parts
+    }
+    assert ".py" in code and not code & {".c", ".cc", ".cpp", ".cu", ".h", ".pyx", ".so"}

@@ -33,3 +33,15 @@ def text_tower(directory: Path, seed: int = 0) -> Path:
     vocabulary = {word: index for index, word in enumerate(WORDS)}
     transformers.BertTokenizer(vocab=vocabulary).save_pretrained(directory)
     return directory
+
+
+def speech_tower(directory: Path, seed: int = 0) -> Path:
+    """A small Whisper in transformers' layout."""
+    torch.manual_seed(seed)
+    config = transformers.WhisperConfig(
+        d_model=32, encoder_layers=2, encoder_attention_heads=4, encoder_ffn_dim=64, decoder_layers=1,
+        decoder_attention_heads=4, decoder_ffn_dim=64, vocab_size=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=1,
+    )  # fmt: skip
+    transformers.WhisperModel(config).save_pretrained(directory)
+    return directory

@@ -16,7 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from glassworks.config.datasets import SPLITS
 from glassworks.config.user_files import LITTER_NAMES
+from glassworks.data.reading.captions import captions_of
+from glassworks.data.reading.dataset import ShardDataset
+from glassworks.data.reading.images import image_of
 from glassworks.data.records import read_table
 from glassworks.errors import UserError
 
@@ -207,6 +211,9 @@ def outcome(project, root: Path, source: dict, content, capsys) -> str:
         assert "\n" not in str(error)
         return f"refused: {re.sub(re.escape(str(root)) + '/', '', str(error))}"
     found = list(read_table(project.root / "data/records/d"))
+    assert read_as_training_does(project.root / "data/shards/d") == sorted(
+        (record.key, len(record.texts)) for record in found
+    )
     said = [line.removeprefix("d: ") for line in capsys.readouterr().err.splitlines() if line.startswith("d: ")]
     said = [re.sub(r"^\d+ samples \(.*?\)(, )?", "", line) for line in said]
     listed = json.loads((project.root / "data/records/d/dropped.json").read_text())
@@ -214,6 +221,15 @@ def outcome(project, root: Path, source: dict, content, capsys) -> str:
     captions = sum(len(record.texts) for record in found)
     lines = [f"{len(found)} records, {captions} captions", *(line for line in said if line), *reasons[:2]]
     return "; ".join(line.replace(f"{root}/", "") for line in lines)
+
+
+def read_as_training_does(shards: Path) -> list[tuple[str, int]]:
+    """Decodes every image, and returns the sorted keys with their numbers of captions."""
+    samples = [sample for split in SPLITS for sample in ShardDataset(shards, split)]
+    for sample in samples:
+        if sample.members.keys() - {"json", "txt"}:
+            assert image_of(sample, 32).shape == (3, 32, 32)
+    return sorted((sample.key, len(captions_of(sample))) for sample in samples)
 
 
 def test_what_is_kept_of_a_table_with_an_open_quote_is_right(project, tmp_path, capsys):

@@ -124,7 +124,7 @@ def test_json_and_parquet_give_the_conversations_of_jsonl(read):
     assert [as_json(record.messages) for record in found] == [[S, U, A]] * 6
 
 
-def test_what_arrow_merged_is_cleaned_and_said(read):
+def test_pain_10_what_arrow_merged_is_cleaned_and_said(read):
     """Arrow gives every call the arguments of all calls, filled with null; a JSONL of the same rows does not."""
     rows = [
         {"messages": [U, {"role": "assistant", "content": "", "tool_calls": [call({"city": "Rome"})]}], "tools": [WEATHER]},

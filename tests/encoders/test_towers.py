@@ -18,7 +18,7 @@ from glassworks.encoders.tower import Tower
 from glassworks.encoders.whisper.settings import Whisper
 from glassworks.errors import ConfigError
 
-from ..tiny_towers import image_tower, text_tower
+from ..tiny_towers import image_tower, speech_tower, text_tower
 
 
 def sample(texts=None, color=None, sound=None):
@@ -79,15 +79,7 @@ def test_a_layer_of_a_sentence_encoder_is_that_of_transformers(tmp_path):
 
 @pytest.fixture(scope="module")
 def whisper(tmp_path_factory):
-    torch.manual_seed(0)
-    config = transformers.WhisperConfig(
-        d_model=32, encoder_layers=2, encoder_attention_heads=4, encoder_ffn_dim=64, decoder_layers=1,
-        decoder_attention_heads=4, decoder_ffn_dim=64, vocab_size=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-        decoder_start_token_id=1,
-    )  # fmt: skip
-    directory = tmp_path_factory.mktemp("whisper")
-    transformers.WhisperModel(config).save_pretrained(directory)
-    return directory
+    return speech_tower(tmp_path_factory.mktemp("whisper"))
 
 
 SOUND = np.sin(np.arange(16_000) / 20) * np.linspace(0.1, 0.5, 16_000)

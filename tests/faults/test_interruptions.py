@@ -82,7 +82,13 @@ def test_a_full_disk_is_one_clear_line(repository, stage):
 ENTRANCES = {"snakemake": ["snakemake", "--cores", "2", "all"], "dvc": ["dvc", "repro"]}
 
 
-@pytest.mark.parametrize(("entrance", "first"), [("snakemake", ("start-up", 1)), ("dvc", ("step", 1))], ids=ENTRANCES)
+@pytest.mark.parametrize(
+    ("entrance", "first"),
+    [
+        pytest.param("snakemake", ("start-up", 1), id="snakemake"),
+        pytest.param("dvc", ("step", 1), id="dvc", marks=pytest.mark.slow),
+    ],
+)
 def test_an_entrance_killed_as_a_whole_goes_on_without_being_told(repository, entrance, first):
     """Killed early, and in a checkpoint of training by two workers."""
     before, draw = repository.manifests(), random.Random(entrance)

@@ -13,7 +13,7 @@ SOON = 20.0
 """Seconds, on a busy machine; a worker that nobody ends would wait half an hour for its peer."""
 
 
-@pytest.mark.parametrize("rank", [0, 3])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_a_killed_worker_is_one_line(training, rank):
     manifest = training.root / MODEL / "manifest.json"
     wanted = manifest.read_bytes()
@@ -33,7 +33,7 @@ def test_a_killed_worker_is_one_line(training, rank):
     assert manifest.read_bytes() == wanted
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_killed_loader_process_is_one_line(training, workers):
     manifest = training.root / MODEL / "manifest.json"
     wanted = manifest.read_bytes()

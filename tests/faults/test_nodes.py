@@ -36,6 +36,7 @@ def spread(training) -> Repository:
     return training
 
 
+@pytest.mark.slow
 def test_two_nodes_of_two_workers_stopped_on_one_of_them_give_the_bytes_of_one_worker(spread):
     wanted = (spread.root / MODEL / "manifest.json").read_bytes()
     shutil.rmtree(spread.root / MODEL)

@@ -17,7 +17,10 @@ TERM, USR2, INT = signal.SIGTERM, signal.SIGUSR2, signal.SIGINT
     ("workers", "sent"),
     [
         (1, [(TERM, "the command"), (USR2, "all"), (INT, "all")]),
-        (4, [(TERM, "the command"), (TERM, "one worker"), (USR2, "all"), (INT, "all")]),
+        (4, [(TERM, "one worker"), (INT, "all")]),
+        pytest.param(
+            4, [(TERM, "the command"), (TERM, "one worker"), (USR2, "all"), (INT, "all")], marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_signal_saves_and_the_same_command_continues(training, workers, sent):

@@ -222,6 +222,7 @@ def test_pain_7_template_and_stop_tokens_are_inside_and_bos_is_not_doubled(proje
     assert there.apply_chat_template(messages, add_generation_prompt=True, return_dict=False) == ids
     text = there.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     assert there(text).input_ids == ids, "BOS before a rendered chat would be a second one"
+    assert Writer(adapter, tmp_path).encode("a word") == there("a word").input_ids, "plain text, too"
 
 
 @pytest.mark.parametrize("form", ["ours", "peft"])

@@ -64,8 +64,8 @@ def test_transformers_reads_a_gguf_with_the_logits_of_the_model(base, tmp_path, 
     assert float((found - expected).abs().max()) <= 1e-5 * float(expected.abs().max()), "float16 holds these weights"
 
 
-def test_tokens_template_and_end_tokens_are_inside(base, tmp_path):
-    """Pain 7 in GGUF: of an adapter trained here, merged; its chat template writes BOS, so llama.cpp adds none."""
+def test_pain_7_tokens_template_and_end_tokens_are_inside(base, tmp_path):
+    """Of an adapter trained here, merged; its chat template writes BOS, so llama.cpp adds none."""
     folder = base()
     adapter = write_adapter(tmp_path / "models/tuned", folder, load_language_model(folder))
     reader, tokenizer = gguf.GGUFReader(exported(adapter, tmp_path)), open_language_model(adapter, tmp_path).tokenizer

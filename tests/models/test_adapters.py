@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -481,6 +482,39 @@ def test_a_projection_without_an_update_is_that_of_the_base(kind):
         )
         assert [torch.equal(*part) for part in parts] == ([False, True, False] if parts else [])
         assert parts or torch.equal(weight, before[name])
+
+
+def test_defect_002_every_linear_layer_of_the_blocks_has_an_adapter_by_default():
+    """The document adapts the four projections of attention; QLoRA (Dettmers et al., 2023) needs all layers to match full fine-tuning."""
+    counts = {}
+    for name, targets in {"ours": None, "the document's": ["q_proj", "k_proj", "v_proj", "o_proj"]}.items():
+        model = language_model()
+        attach(model, Adapter(targets=targets), seed=1)
+        counts[name] = len(projections(model))
+    assert counts == {"ours": 7 * DECODER.depth, "the document's": 4 * DECODER.depth}
+
+
+def test_defect_002_attention_is_one_operator_of_torch_and_the_projections_around_it_are_others():
+    """The document's `fused_attention(input, W_q, W_k, W_v)` exists in no library. Scores and probabilities are never stored, with an adapter too."""
+    model = language_model()
+    attach(model, Adapter(rank=4), seed=1)
+    with Operators() as operators:
+        model.eval()(IDS)
+    attentions = [name for name in operators.called if "scaled_dot_product" in name]
+    assert len(attentions) == DECODER.depth and not any("softmax" in name for name in operators.called)
+    assert sum(name in ("aten::mm", "aten::addmm") for name in operators.called) >= 4 * DECODER.depth
+
+
+class Operators(TorchDispatchMode):
+    """Collects the names of the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: list[str] = []
+
+    def __torch_dispatch__(self, operator, types, arguments=(), options=None):
+        self.called.append(operator.name().split(".")[0])
+        return operator(*arguments, **(options or {}))
 
 
 def test_an_unknown_target_names_the_nearest_layers():

@@ -179,7 +179,9 @@ def test_an_empty_row_has_an_empty_layout():
 
 @pytest.mark.parametrize("dtype", LIMITS, ids=str)
 @pytest.mark.parametrize("kind", ["texts", "message trees"])
-def test_transformers_default_cache_leaks_between_packed_documents_and_ours_does_not(kind, dtype, tmp_path, record_row):
+def test_pain_3_transformers_default_cache_leaks_between_packed_documents_and_ours_does_not(
+    kind, dtype, tmp_path, record_row
+):
     documents, number = {"texts": TEXTS, "message trees": TREES}[kind], str(dtype).removeprefix("torch.")
     contents = draw_contents(documents)
     packed, apart = [packed_row(documents, contents)], separate_rows(documents, contents)

@@ -195,9 +195,10 @@ def test_peft_computes_an_adapter_on_the_restored_weights_as_we_do(base, tmp_pat
     torch.testing.assert_close(output(theirs), output(model), rtol=1e-5, atol=1e-5)
 
 
-def test_a_merged_model_chooses_the_same_tokens(base):
+@pytest.mark.parametrize("quantisation", [None, "nf4"])
+def test_a_merged_model_chooses_the_same_tokens(base, quantisation):
     """2,048 tokens, in float32."""
-    model = trained(begun(base, Adapter(rank=4, alpha=8), quantisation="nf4"))
+    model = trained(begun(base, Adapter(rank=4, alpha=8), quantisation=quantisation))
     ids = torch.randint(0, 50, (128, 16), generator=torch.Generator().manual_seed(4))
     unmerged = model(ids)
     merge(model)

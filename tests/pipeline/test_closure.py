@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from glassworks.errors import ConfigError
 from glassworks.pipeline.closure import PLUMBING, Closure, imported
 
 from ..conftest import REPOSITORY
@@ -31,6 +32,15 @@ def test_imports_inside_functions_count_and_those_for_type_checking_do_not():
         "class C:\n    def g(self):\n        import glassworks.a.b as b\n"
     )
     assert imported(tree) == ["glassworks", "glassworks.a.b", "glassworks.lazy", "glassworks.real"]
+
+
+def test_a_missing_module_is_one_line(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"src/glassworks/stages/fetch.py: no such file; run the command in the root of a clone"
+    ):
+        Closure(tmp_path / "src").files(["stages.fetch"])
+    with pytest.raises(ConfigError, match=r"tasks/new/task.py: no such file; add it"):
+        Closure(SOURCE).files(["tasks.new.task"])
 
 
 def test_a_relative_import_is_refused():

@@ -4,10 +4,17 @@ import json
 import shutil
 
 import pytest
+import torch
 
+from glassworks.encoders.tower import Tower
 from glassworks.errors import ArtifactError, ConfigError, DataError
 from glassworks.pipeline.freshness import Keys
 from glassworks.runtime import fork_server
+from glassworks.runtime.launch import run_workers
+from glassworks.stages.train import describe
+from glassworks.training.loop import make_trainer
+from glassworks.training.metrics_log import read_metrics
+from glassworks.training.validation import validate
 
 from ..tiny_towers import image_tower, text_tower
 
@@ -104,7 +111,7 @@ def test_training_depends_on_the_features_that_it_reads(project):
     assert not [n for n in project.configure(PARAMS, loop={**LOOP, "evaluations": {}}).stages if n.startswith("feat")]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_stored_features_end_with_the_bytes_of_the_encoders_in_the_loop(aligned, precision):
     """For one worker and two, and for features rounded to another type."""
     training = {**EXPERIMENT["training"], "precision": precision}
@@ -143,6 +150,23 @@ def test_features_have_one_manifest_for_any_number_of_jobs(aligned):
     shutil.rmtree(manifest.parent)
     aligned.run("features-eye-pictures")  # without jobs
     assert manifest.read_bytes() == by_two
+
+
+def test_samples_encoded_alone_or_together_in_batches_of_64_have_one_manifest(aligned, monkeypatch):
+    """Every batch has the shape of 64 samples, however many of them are real."""
+    aligned.configure(encoders(eye={"batch_size": 64}), stored=EXPERIMENT)
+    together = (build(aligned, "features-eye-pictures") / "manifest.json").read_bytes()
+    shutil.rmtree(aligned.root / "data/features/eye/pictures")
+    original, sizes = Tower.features_of, []
+
+    def one_at_a_time(self, readings, device="cpu"):
+        sizes.append(len(readings))
+        parts = [original(self, [reading], device) for reading in readings]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    monkeypatch.setattr(Tower, "features_of", one_at_a_time)
+    assert (aligned.run("features-eye-pictures") / "manifest.json").read_bytes() == together
+    assert sum(sizes) == 28 and max(sizes) == 5, "those of a shard"
 
 
 @pytest.mark.parametrize(
@@ -282,3 +306,102 @@ def test_heads_learn_which_text_belongs_to_which_picture(aligned):
     metrics = json.loads((aligned.run("evaluate-stored-retrieval") / "metrics.json").read_text())
     found, control = (metrics["systems"][name]["image_to_text"]["recall@5"] for name in ("model", "shuffled"))
     assert metrics["samples"] == 16 and found["low"] > control["high"]
+
+
+def _validated(workers, stop, context):
+    run = describe(context)
+    trainer = make_trainer(run, workers)
+    return validate(trainer.model, run.task, run.held_out, trainer.precision, workers, 0)
+
+
+FURTHER = {"image": {"encoder": "eye"}, "text": {"encoder": "reader"}, "second": {"encoder": "other_eye"}}
+SECOND_EYE = {
+    **PARAMS,
+    "encoders": {**PARAMS["encoders"], "other_eye": {**PARAMS["encoders"]["eye"], "weights": "other_cnn"}},
+}
+
+
+def start_of(project, name):
+    return json.loads((project.root / f"provenance/train-{name}.json").read_text())["start"]
+
+
+def test_an_alignment_continues_another_and_may_have_further_and_fewer_towers(aligned, tmp_path):
+    """Before its first step it has the last validation of the first, bit for bit. A head of a further tower is new, one without a tower is left over."""
+    again = {**EXPERIMENT, "model": {"from": "stored"}}
+    further = {
+        **EXPERIMENT,
+        "model": {"from": "stored", "towers": FURTHER, "pairs": [["image", "text"], ["second", "text"]]},
+    }
+    fewer = {
+        **EXPERIMENT,
+        "model": {"from": "further", "towers": EXPERIMENT["model"]["towers"], "pairs": [], "loss": "sigmoid"},
+    }
+    table = aligned.configure(SECOND_EYE, stored=EXPERIMENT, again=again, further=further, fewer=fewer)
+    assert table["train-again"].inputs["start"] == "train-stored"
+    assert table["train-further"].params["model"]["width"] == 8
+    build(aligned, "features-other_eye-pictures")
+    stored = aligned.run("train-stored")
+
+    context = aligned.context("train-again", tmp_path / "work")
+    before = run_workers(_validated, context, count=1, device="cpu", folder=tmp_path / "workers")
+    last = [row for row in read_metrics(stored / "metrics.jsonl") if "validation_loss" in row][-1]
+    assert before == {name: value for name, value in last.items() if name != "step"}
+
+    aligned.run("train-further")
+    note = start_of(aligned, "further")
+    assert note["new"] and all(name.startswith("heads.second.") for name in note["new"]) and not note["left_over"]
+    aligned.run("train-fewer")
+    note = start_of(aligned, "fewer")
+    assert [*note["new"]] == ["bias"] and {name.split(".")[1] for name in note["left_over"]} == {"second"}
+
+
+def test_a_head_that_does_not_fit_is_one_line(aligned):
+    aligned.run("train-stored")
+    other = {**EXPERIMENT, "model": {"from": "stored", "towers": {**FURTHER, "image": {"encoder": "other_eye"}}}}
+    aligned.configure(SECOND_EYE, stored=EXPERIMENT, other=other)
+    build(aligned, "features-other_eye-pictures")
+    line = r"^model\.from: \S+stored: its head 'image' was trained on features of another encoder \(weights\) than model\.towers\.image; give .*$"
+    with pytest.raises(ArtifactError, match=line):
+        aligned.run("train-other")
+
+
+@pytest.mark.parametrize(
+    ("model", "line"),
+    [
+        ({"from": "stored", "width": 16}, "experiments/later.yaml: model.width: 16, but 'stored', from which it continues, has 8; remove this key"),
+        ({"from": "stord"}, "model.from: params.yaml lists no other alignment experiment called 'stord'; did you mean 'stored'?"),
+    ],
+)  # fmt: skip
+def test_another_shape_than_that_of_the_alignment_to_continue_is_one_line(project, model, line):
+    towers = {} if model["from"] == "stored" else {"towers": EXPERIMENT["model"]["towers"]}
+    with pytest.raises(ConfigError) as refused:
+        project.configure(PARAMS, stored=EXPERIMENT, later={**EXPERIMENT, "model": {**model, **towers}})
+    assert line in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (
+            lambda tensors: tensors.pop("heads.image.project.weight"),
+            r"model\.safetensors: missing heads\.image\.project\.weight$",
+        ),
+        (
+            lambda tensors: tensors.update({"heads.text.norm.bias": tensors["heads.text.norm.bias"][:2].clone()}),
+            r"model\.safetensors: heads\.text\.norm\.bias is \[2\], not \[6\]$",
+        ),
+    ],
+)
+def test_missing_and_misshapen_tensors_of_a_shared_head_are_one_line(tmp_path, damage, line):
+    from glassworks.models import saving
+    from glassworks.models.alignment import Alignment
+    from glassworks.models.begin_alignment import begin_alignment
+    from glassworks.models.settings.alignment import Alignment as Heads
+
+    model = Alignment(Heads(width=4), {"image": {"width": 5}, "text": {"width": 6}})
+    model.save(tmp_path)
+    tensors = saving.read_tensors(tmp_path / saving.WEIGHTS)
+    damage(tensors)
+    saving.save_tensors(tensors, tmp_path / saving.WEIGHTS)
+    with pytest.raises(ArtifactError, match=f"^model\\.from: .*{line}"):
+        begin_alignment(model, tmp_path)

@@ -6,7 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from glassworks.artifacts.manifest import read_recipe
 from glassworks.config.packing import Packing
 from glassworks.config.project import load_project
 from glassworks.data.messages import parse_messages
@@ -17,12 +20,13 @@ from glassworks.data.reading.tokens import Tokens
 from glassworks.data.records import Record
 from glassworks.errors import ConfigError, DataError
 from glassworks.models.losses import IGNORED
+from glassworks.models.new_tokens import ROWS
 from glassworks.models.settings.text_decoder import TextDecoder
 from glassworks.stages import records as records_stage
 from glassworks.stages import shards as shards_stage
 from glassworks.tasks.instruction.task import InstructionTask, load
 
-from ..data.chats import MISTRAL, ONE, TWO, template
+from ..data.chats import CHATML, MISTRAL, ONE, TWO, template
 from .test_packed_documents import Samples
 
 TEMPLATE = (
@@ -122,6 +126,18 @@ def test_a_tuned_model_is_scored_on_texts(tuned):
     assert metrics["samples"] == 6 and 0 < metrics["bits_per_byte"]["value"] < 20
 
 
+def test_defect_002_a_speed_is_recorded_with_its_conditions(tuned):
+    """The document has tokens per second without machine, batch or length. Here the machine, the versions and the settings are beside the speed."""
+    tuned.run("pack-tuned")
+    folder = tuned.run("train-tuned")
+    made, recipe = json.loads((tuned.root / "provenance/train-tuned.json").read_text()), read_recipe(folder)
+    assert made["samples_per_second"] > 0 and made["workers"] == 1 and made["cores"] >= 1 and made["seconds"] > 0
+    assert {"host", "platform", "peak_memory_bytes"} <= made.keys()
+    assert {"versions", "machine", "cpu_isa", "device", "reduction"} <= recipe["fingerprint"].keys()
+    training = recipe["params"]["training"]
+    assert (training["batch_size"], training["precision"]) == (2, "fp32")
+
+
 def test_defect_000_6_padding_that_is_eos_hides_no_eos(tmp_path):
     """A tokenizer without padding pads with EOS. A mask by token hides the EOS that ends an answer, and the model never learns to end."""
     chat = template(tmp_path, MISTRAL, pad_token="")
@@ -185,6 +201,7 @@ def test_a_tokenizer_without_a_template_is_one_line(tuned):
     [
         ({"model": {"width": 16}}, "model: instruction tuning starts with a trained model"),
         ({"model": {"from": "bases"}}, "model.from: params.yaml lists no other instruction experiment called 'bases'; did you mean 'base'?"),
+        ({"data": {**TUNED["data"], "new_tokens": ["<|im_end|>"]}}, "data.new_tokens: their rows are trained beside a new adapter; set `model.adapter`"),
         ({"data": {**TUNED["data"], "too_long": "cut"}}, "data.too_long: unknown value 'cut'"),
         ({"data": {**TUNED["data"], "templates": "x"}}, "data.templates: unknown key; did you mean 'template'?"),
         ({"data": {**TUNED["data"], "template": "chta.jinja"}}, "data.template: there is no file chta.jinja; did you mean 'chat.jinja'?"),
@@ -205,3 +222,49 @@ def test_answers_are_the_default_evaluation_and_read_the_base_of_any_tuning(proj
     assert [*load_project(project.root).experiments["tuned"].evaluations] == ["answers"]
     for name in ("tuned", "adapted"):
         assert project.table[f"evaluate-{name}-answers"].inputs["start"] == "train-base"
+
+
+NEW = ["<|im_start|>", "<|im_end|>"]
+NEW_TOKENS = {
+    **TUNED,
+    "model": {**TUNED["model"], "adapter": {"rank": 2}},
+    "data": {**TUNED["data"], "new_tokens": NEW},
+}
+
+
+def test_new_tokens_of_the_template_are_trained_saved_and_known_to_the_model_that_is_compared(tuned):
+    """A template of a chat model on a base that lacks its tokens. One set of bytes for 1 and 2 workers."""
+    (tuned.root / "chat.jinja").write_text(CHATML)
+    training = {**TUNED["training"], "micro_batches": 2, "steps": 4}
+    experiment = {
+        **NEW_TOKENS,
+        "training": training,
+        "evaluations": {"answers": {"split": "validation", "max_new_tokens": 4}},
+    }
+    tuned.configure(PARAMS, base=BASE, tuned=experiment)
+    size = TextTokenizer(tuned.root / "data/tokenizers/base").size
+    packed = tuned.run("pack-tuned")
+    [first, *_] = json.loads((packed / "rows.json").read_text())["chats"]
+    assert first["texts"][0][1] == ["a pear and an apple<|im_end|>\n", 1]
+    folder = tuned.run("train-tuned", workers=1)
+    before = (folder / "adapter_model.safetensors").read_bytes()
+    assert (tuned.run("train-tuned", workers=2) / "adapter_model.safetensors").read_bytes() == before
+
+    tokenizer = TextTokenizer(folder)
+    ids = [tokenizer.id_of(token) for token in NEW]
+    assert ids == [size, size + 1] and tokenizer.ends == (tokenizer.eos, ids[1])
+    rows = load_file(folder / "adapter_model.safetensors")[f"base_model.model.decoder.tokens.{ROWS}"]
+    assert rows.shape == (2, 16) and not torch.equal(rows[0], rows[1]), "they began with equal values"
+    task, model = load({"model": folder}, experiment["data"])
+    assert task.template.stop == ids[1] and model.vocabulary == size + 2
+    metrics = json.loads((tuned.run("evaluate-tuned-answers") / "metrics.json").read_text())
+    assert {"model", "base"} <= metrics["systems"].keys()
+
+
+def test_a_new_token_that_the_tokenizer_has_is_one_line(tuned):
+    data = {**NEW_TOKENS["data"], "new_tokens": [*NEW, "<|eos|>"]}
+    tuned.configure(PARAMS, base=BASE, tuned={**NEW_TOKENS, "data": data})
+    with pytest.raises(
+        ConfigError, match=r"^data.new_tokens: '<\|eos\|>' is a token of .*tokenizers/base already; remove it$"
+    ):
+        tuned.run("pack-tuned")

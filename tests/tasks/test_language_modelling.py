@@ -145,6 +145,7 @@ def test_the_noise_of_a_row_follows_from_its_seed_and_the_length_of_the_document
     assert seen[5] is None and seen[6] is None and task.collate(rows).noise is None
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_a_compiled_model_has_the_same_loss_and_gradients():
     torch.compiler.reset()

@@ -1,5 +1,6 @@
-"""Runs on small real shards, through the real loader: the captioner, a contrastive model, a language model, and an adapter of its quantised weights."""
+"""Runs on small real shards, through the real loader: one for each kind of task, of model and of data."""
 
+import json
 import math
 import os
 import signal
@@ -8,19 +9,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glassworks.artifacts.digests import sha256_file, write_json
+from glassworks.config.packing import Chat, Packing
 from glassworks.config.project import parse_experiment
+from glassworks.data.messages import parse_messages
+from glassworks.data.reading.chat import ChatTemplate
+from glassworks.data.reading.features import INDEX, KEYS, PRESENT, FeatureTable
 from glassworks.data.reading.images import normalise
+from glassworks.data.reading.text import TextTokenizer
+from glassworks.data.records import Record
+from glassworks.data.sidecars import INDEX as SHARDS
+from glassworks.data.sidecars import read_sidecar
 from glassworks.models.language_model import LanguageModel
 from glassworks.models.losses import IGNORED
 from glassworks.models.settings.adapter import Adapter
+from glassworks.models.settings.alignment import Alignment
 from glassworks.stages import train as stage
+from glassworks.tasks.alignment.task import AlignmentTask
 from glassworks.tasks.captioning.task import Batch, CaptioningTask
+from glassworks.tasks.instruction.task import InstructionTask
 from glassworks.tasks.language_modelling.task import Begin, LanguageModellingTask
 from glassworks.training.loop import Run
 from glassworks.training.task import Loss
+
+from ..data.chats import CHATML
 
 MODEL = {
     "encoder": {"image_size": 16, "patch_size": 8, "width": 16, "depth": 2, "heads": 2, "dropout": 0.1},
@@ -29,6 +45,15 @@ MODEL = {
 LANGUAGE = {**MODEL["decoder"], "max_tokens": 24}
 ADAPTED = {**LANGUAGE, "position": "rotary", "norm": "rms", "feed_forward": "swiglu", "biases": "qkv"}
 """A base with fused projections."""
+ALIGNED = {
+    "width": 8,
+    "dropout": 0.2,
+    "pairs": [["image", "text"], ["audio", "text"]],
+    "equal": "text",
+    "widths": [8, 4],
+}
+WIDTHS = {"image": 12, "audio": 10, "text": 6}
+"""Widths of the stored features."""
 STEPS = 6
 
 
@@ -90,8 +115,15 @@ TASKS = {
     "contrastive": Contrast,
     "mixture": CaptioningTask,
     "language": LanguageModellingTask,
-    "adapter": LanguageModellingTask,
 }
+NAMES = {
+    "language": "language_modelling",
+    "adapter": "language_modelling",
+    "alignment": "alignment",
+    "instruction": "instruction",
+}
+"""The tasks in settings, where they are not captioning."""
+MODELS = {"language": LANGUAGE, "adapter": ADAPTED, "instruction": {"from": "base"}, "alignment": ALIGNED}
 MIXTURE = [
     {"dataset": "pictures", "rate": 0.7},
     {"dataset": "more_pictures", "rate": 0.3, "options": {"loss_weight": 0.5}},
@@ -99,20 +131,64 @@ MIXTURE = [
 """Both data sets have the same keys."""
 
 
-def save_base(folder: Path) -> Path:
-    """The weights under the adapter of the task `adapter`."""
+def save_base(folder: Path, vocabulary: int = Bytes.size, max_tokens: int = 24) -> Path:
+    """The weights under the adapter of the tasks `adapter` and `instruction`."""
     torch.manual_seed(0)
     experiment = parse_experiment(
         {
             "task": "language_modelling",
             "data": {"dataset": "pictures"},
-            "model": ADAPTED,
+            "model": {**ADAPTED, "max_tokens": max_tokens},
             "training": {"steps": 1},
         },
         "base",
     )
-    LanguageModel(experiment.model, Bytes.size).save(folder)
+    LanguageModel(experiment.model, vocabulary).save(folder)
     return folder
+
+
+def chat(number: int, split: str) -> Record:
+    """A conversation of one or two turns, of a length of its own."""
+    turns = [("user", f"fruit {number}?"), ("assistant", "a pear" + " and a fig" * (number % 4))]
+    turns += [("user", "more?"), ("assistant", "no")] * (number % 2)
+    messages = parse_messages([{"role": role, "content": content} for role, content in turns], "chat")
+    return Record(f"c{number:03d}", split, f"c{number}", messages=messages)
+
+
+def save_features(folder: Path, shards: Path, encoder: str, width: int, lacking: int = 0) -> Path:
+    """Features of all samples of a data set, as the stage `features` writes them. With `lacking`, each sample of that many lacks them."""
+    folder.mkdir(parents=True)
+    generator, listed = torch.Generator().manual_seed(width), []
+    for shard in json.loads((shards / SHARDS).read_text())["shards"]:
+        file = folder / f"{Path(shard['tar']).stem}.safetensors"
+        keys = [sample.key for sample in read_sidecar(shards / f"{file.stem}.json").samples]
+        present = torch.tensor([not lacking or bool(int(key[1:]) % lacking) for key in keys])
+        features = torch.randn(len(keys), width, generator=generator) * present[:, None]
+        save_file({"features": features, PRESENT: present}, file, metadata={KEYS: json.dumps(keys)})
+        listed.append({"file": file.name, "sha256": sha256_file(file), "tar_sha256": shard["sha256"]})
+    index = {"encoder": encoder, "identity": {}, "dataset": shards.name, "width": width, "shards": listed}
+    write_json(folder / INDEX, index)
+    return folder
+
+
+def make_task(name: str, experiment: Any, shards: dict[str, Path]) -> Any:
+    """The task of a run; `shards` also holds its features, its tokenizer and the weights that it begins with."""
+    if name in TASKS:
+        return TASKS[name](experiment.model, Bytes())
+    if name == "alignment":
+        towers = {tower: {"encoder": tower, "width": width} for tower, width in WIDTHS.items()}
+        stored = {tower: [FeatureTable(shards[tower])] for tower in WIDTHS}
+        return AlignmentTask(experiment.model.plain(Alignment), towers, stored, {})
+    neftune = experiment.training.neftune
+    if name == "adapter":
+        begin = Begin(shards["base"], Bytes.size, Adapter(kind="pissa", rank=2, dropout=0.1), quantisation="nf4")
+        return LanguageModellingTask(experiment.model, Bytes(), begin=begin, neftune=neftune)
+    tokenizer = TextTokenizer(shards["tokenizer"])
+    shape = LanguageModel.load(shards["chat_base"]).config
+    begin = Begin(shards["chat_base"], tokenizer.size, Adapter(rank=2, dropout=0.1), quantisation="nf4")
+    packing = Packing(row_tokens=shape.max_tokens, chat=Chat(template="chat.jinja"))
+    template = ChatTemplate(CHATML, tokenizer, "chat.jinja")
+    return InstructionTask(template, shape, tokenizer, packing, begin=begin, neftune=neftune)
 
 
 def picture_run(
@@ -132,22 +208,24 @@ def picture_run(
         "validate_every": 3,
         "precision": precision,
     }
-    if task == "adapter":
+    if task in ("adapter", "instruction"):
         training["neftune"] = 5.0
-    language = task in ("language", "adapter")
+    model = dict(MODELS.get(task, MODEL))
+    if task == "alignment":
+        model["towers"] = {tower: {"encoder": tower} for tower in WIDTHS}
+    data: dict[str, Any] = {"train": MIXTURE} if task == "mixture" else {"dataset": "pictures"}
+    if task == "instruction":
+        data = {"dataset": "chats", "template": "chat.jinja"}
     settings = {
-        "task": "language_modelling" if language else "captioning",
-        "data": {"train": MIXTURE} if task == "mixture" else {"dataset": "pictures"},
-        "model": ADAPTED if task == "adapter" else LANGUAGE if language else MODEL,
+        "task": NAMES.get(task, "captioning"),
+        "data": data,
+        "model": model,
         "training": training,
         "optimization": {"warmup_steps": 2},
         "execution": {"checkpoint_every": 2, "loader_workers": loader_workers},
     }
     experiment = parse_experiment(settings, "experiment")
-    objective = TASKS[task](experiment.model, Bytes())
-    if task == "adapter":
-        begin = Begin(shards["base"], Bytes.size, Adapter(kind="pissa", rank=2, dropout=0.1), quantisation="nf4")
-        objective = LanguageModellingTask(experiment.model, Bytes(), begin=begin, neftune=experiment.training.neftune)
+    objective = make_task(task, experiment, shards)
     parts, held_out = stage._read(experiment.data, objective, shards, folder)
     return Run(
         name=task,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from glassworks.data.reading.text import TextTokenizer
 from glassworks.errors import ResourceError
 from glassworks.runtime import fork_server
 from glassworks.runtime.launch import run_workers
@@ -16,9 +17,10 @@ from glassworks.training.loop import METRICS, fit
 from glassworks.training.metrics_log import read_metrics
 from glassworks.training.workers import Workers
 
+from ..data.chats import CHATML, make_tokenizer
 from ..data.small_shards import make_shards
 from .engine import sha256
-from .pictures import STEPS, picture_run, save_base
+from .pictures import STEPS, WIDTHS, chat, picture_run, save_base, save_features
 
 WORKERS, LOADERS = (1, 2, 4, 8), (0, 2)
 
@@ -26,10 +28,17 @@ WORKERS, LOADERS = (1, 2, 4, 8), (0, 2)
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("shards")
+    pictures, tokenizer = folder / "pictures", make_tokenizer(folder / "tokenizer", CHATML)
     return {
-        "pictures": make_shards(folder / "pictures", train=40, validation=9),
+        "pictures": make_shards(pictures, train=40, validation=9),
         "more_pictures": make_shards(folder / "more_pictures", train=25, validation=5),
+        "chats": make_shards(folder / "chats", make=chat, train=70, validation=9),
         "base": save_base(folder / "base"),
+        "chat_base": save_base(folder / "chat_base", TextTokenizer(tokenizer).size, 160),
+        "tokenizer": tokenizer,
+    } | {
+        tower: save_features(folder / tower, pictures, tower, width, 3 if tower == "audio" else 0)
+        for tower, width in WIDTHS.items()
     }
 
 
@@ -107,23 +116,37 @@ def test_an_adapter_of_4_bit_weights_has_one_set_of_final_bytes(tmp_path, shards
     assert len(found) == 1, found
 
 
-@some_and_all([(1, 0), (4, 2)], (1, 2, 4))
-def test_a_mixture_has_one_set_of_final_bytes(tmp_path, shards, record_row, settings):
-    """Killed twice: after a step before the first validation, and after a later one."""
+@pytest.mark.parametrize("task", ["mixture", "alignment", "instruction"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param([((1, 0), (2, 2))], id="some"),
+        pytest.param([(one, one) for one in itertools.product((1, 2, 4), LOADERS)], id="all", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_twice_a_run_has_the_final_bytes_of_the_whole_one(tmp_path, shards, record_row, task, settings):
+    """Killed after a step before the first validation, and after a later one: a mixture of two data sets; heads on stored features of three
+    encoders, with InfoNCE over the global batch; LoRA of 4-bit weights on packed conversations. The log has one set of bytes, too.
+    """
     found, rows = set(), set()
-    for workers, loaders in settings:
-        common = {"shards": shards, "task": "mixture", "precision": "fp32", "loader_workers": loaders}
-        whole = {"folder": tmp_path / f"whole-{workers}-{loaders}", "killed_at": None, "rank": 0, **common}
-        uninterrupted = train(workers, whole)
-        cut = {"folder": tmp_path / f"killed-{workers}-{loaders}", "rank": 0, **common}
+    precision = "bf16" if task == "instruction" else "fp32"
+    for whole_with, killed_with in settings:
+        common = {"shards": shards, "task": task, "precision": precision, "rank": 0}
+        whole = {**common, "folder": tmp_path / "whole-{}-{}".format(*whole_with), "killed_at": None}
+        uninterrupted = train(whole_with[0], {**whole, "loader_workers": whole_with[1]})
+        workers, loaders = killed_with
+        cut = {**common, "folder": tmp_path / f"killed-{workers}-{loaders}", "loader_workers": loaders}
         for step in (2, 5):
             kill(workers, {**cut, "killed_at": step})
         resumed = train(workers, {**cut, "killed_at": None})
         found |= {uninterrupted, resumed}
         rows |= {(run["folder"] / METRICS).read_text() for run in (whole, cut)}
         how = f"{resumed[:16]} (killed after steps 2 and 5)"
-        record_row("exactness", "mixture", "fp32", workers, loaders, uninterrupted[:16], how)
+        record_row("exactness", task, precision, workers, loaders, uninterrupted[:16], how)
     assert len(found) == len(rows) == 1, found
-    last = read_metrics(tmp_path / "whole-1-0" / METRICS)[-1]
-    losses = [last[f"validation_loss{name}"] for name in ("", ".pictures", ".more_pictures")]
-    assert min(losses[1:]) < losses[0] < max(losses[1:])
+    first, *_, last = read_metrics(tmp_path / "whole-1-0" / METRICS)
+    if task == "mixture":
+        losses = [last[f"validation_loss{name}"] for name in ("", ".pictures", ".more_pictures")]
+        assert min(losses[1:]) < losses[0] < max(losses[1:])
+    if task == "alignment":
+        assert first["loss.image_text"] > 0 and first["loss.audio_text"] > 0, "both pairs are trained"

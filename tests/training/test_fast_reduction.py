@@ -23,7 +23,7 @@ def assert_close(a, b):
 
 @pytest.mark.parametrize(
     ("task", "reduction"),
-    [(Regression(), "ddp"), (Contrastive(), "ddp"), (Regression(), "fsdp2")],
+    [(Regression(), "ddp"), pytest.param(Contrastive(), "ddp", marks=pytest.mark.slow), (Regression(), "fsdp2")],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_fast_reduction_trains_to_nearly_the_same_weights(tmp_path, task, reduction):
@@ -37,7 +37,7 @@ def test_fast_reduction_trains_to_nearly_the_same_weights(tmp_path, task, reduct
 @pytest.mark.parametrize(
     "settings", [{"ema_decay": 0.9}, {"groups": {"a": {"parameters": ["inner.*"], "frozen": True}}}], ids=str
 )
-@pytest.mark.parametrize("reduction", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("reduction", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp2"])
 def test_averages_and_frozen_groups_work_as_with_exact_reduction(tmp_path, reduction, settings):
     train(tmp_path / "exact", Regression(), **settings)
     train(tmp_path / "fast", Regression(), workers=2, reduction=reduction, **settings)

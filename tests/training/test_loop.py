@@ -156,7 +156,7 @@ def _validated(workers: Workers, stop: StopRequest, count: int) -> dict[str, flo
     return validate(trainer.model, run.task, held_out, trainer.precision, workers, 0)
 
 
-@pytest.mark.parametrize("count", [1, 3, 8])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(8, marks=pytest.mark.slow)])
 def test_validation_is_the_same_for_any_number_of_workers(tmp_path, count):
     wanted = _validated(Workers(), StopRequest(), count)
     for workers in (2, 4):

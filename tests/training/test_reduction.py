@@ -84,7 +84,7 @@ def summed(workers: Workers, stop: object, bucket_bytes: int) -> list[str]:
     return [str(tensor.flatten().tolist()) for tensor in result]  # in which -0.0 is not 0.0
 
 
-@pytest.mark.parametrize("bucket_bytes", [1, 300, 1 << 20])
+@pytest.mark.parametrize("bucket_bytes", [pytest.param(1, marks=pytest.mark.slow), 300, 1 << 20])
 def test_backward_passes_of_any_number_of_workers_give_the_same_bits(tmp_path, bucket_bytes):
     wanted = summed(Workers(), None, bucket_bytes)
     assert wanted[0] == str(tree(leaves(PARTS)).tolist())
@@ -123,7 +123,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_at_most_log_micro_batches_plus_two_buffers_of_the_gradients_size(tmp_path, workers):
     script = tmp_path / "memory.py"
     script.write_text(MEMORY)

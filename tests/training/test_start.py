@@ -14,17 +14,20 @@ from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.text import TextTokenizer
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.inference.export import run as export
+from glassworks.models import saving
 from glassworks.models.adapters import WEIGHTS
 from glassworks.models.language_model import LanguageModel
 from glassworks.models.pretrained.language_models import load_language_model
 from glassworks.models.saving import WEIGHTS as WHOLE
 from glassworks.runtime.launch import run_workers
+from glassworks.runtime.signals import StopRequest
 from glassworks.stages.train import describe
 from glassworks.tasks.language_modelling.task import LanguageModellingTask
 from glassworks.training.checkpoint import snapshot
-from glassworks.training.loop import make_trainer
+from glassworks.training.loop import fit, make_trainer
 from glassworks.training.metrics_log import read_metrics
 from glassworks.training.validation import validate
+from glassworks.training.workers import Workers
 
 PARAMS = {
     "datasets": {
@@ -131,6 +134,17 @@ def test_an_adapter_is_trained_saved_and_used_without_the_weights_of_its_base(tr
 
     shutil.rmtree(folder)
     assert sha256_file(trained.run("train-second") / "adapter_model.safetensors") == digest, "by one worker, too"
+
+
+def test_a_frozen_base_is_read_once(trained, tmp_path, monkeypatch):
+    """For the training, its checkpoints and the published adapter together."""
+    trained.configure(PARAMS, first=FIRST, second={**ADAPTED, "training": FIRST["training"]})
+    read, original = [], saving.read_tensors
+    monkeypatch.setattr(saving, "read_tensors", lambda file: read.append(file) or original(file))
+    run = describe(trained.context("train-second", tmp_path / "work"))
+    run.task.save(fit(run, Workers(), StopRequest()).model, tmp_path / "published")
+    assert (tmp_path / "published" / WEIGHTS).is_file()
+    assert read == [trained.root / "models/first" / WHOLE]
 
 
 def test_an_adapter_without_its_base_is_one_line(trained):

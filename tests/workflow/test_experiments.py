@@ -24,6 +24,7 @@ def shown(repository: Repository) -> dict[str, dict[str, str]]:
     return {row["Experiment"] or row["rev"]: row for row in csv.DictReader(io.StringIO(table))}
 
 
+@pytest.mark.slow
 def test_an_experiment_in_the_workspace_is_shown_beside_its_baseline(repository):
     output = repository.command("dvc", "exp", "run", "--name", "longer", "--set-param", STEPS).stdout
     assert ran(output) == DOWNSTREAM["train-tiny"]

@@ -62,6 +62,7 @@ def test_losing_every_tools_memory_changes_nothing(repository):
     assert_both_idle(repository)
 
 
+@pytest.mark.slow
 def test_a_hit_in_dvcs_run_cache_is_fresh_for_snakemake(repository):
     def steps(count):
         repository.edit("experiments/tiny.yaml", lambda e: e["training"].update(steps=count))
@@ -80,6 +81,7 @@ def test_a_hit_in_dvcs_run_cache_is_fresh_for_snakemake(repository):
     assert_both_idle(repository)
 
 
+@pytest.mark.slow
 def test_another_branch_and_back_by_hand(repository):
     """The trap: Snakemake remembers having run this value, but the files are the other branch's."""
     repository.command("git", "checkout", "--quiet", "-b", "other")
@@ -121,6 +123,7 @@ def test_two_parameters_that_swap_values(repository):
     assert changed_for_dvc(repository) == {"train-tiny", "report"}
 
 
+@pytest.mark.slow
 def test_a_changed_source_package(repository, tmp_path):
     with (repository.root / "src/glassworks/stages/evaluate.py").open("a") as file:
         file.write("\n# a comment\n")
@@ -143,6 +146,7 @@ def unchanged(output: str) -> set[str]:
     return set(re.findall(r"^([\w-]+): its inputs have the content of before", output, re.MULTILINE))
 
 
+@pytest.mark.slow
 def test_a_file_that_no_row_names_trains_nothing(repository, tmp_path):
     """The raw files change, the shards do not: every later stage finds its artefact fresh and ends at once."""
     before, provenance = repository.manifests(), repository.root / "provenance/train-tiny.json"
@@ -172,6 +176,7 @@ def test_a_module_that_is_imported_in_a_function_makes_its_users_stale(repositor
     assert changed_for_dvc(repository) == {"train-tiny", "evaluate-tiny-captions"}, "both import it"
 
 
+@pytest.mark.slow
 def test_a_deleted_shard(repository, tmp_path):
     before, tar = repository.manifests(), "data/shards/pictures/train-00001.tar"
     content = (repository.root / tar).read_bytes()
@@ -238,6 +243,7 @@ def runs_of_variants(*seeds: int) -> set[str]:
     return {f"train-{name}" for name in names} | {f"evaluate-{name}-captions" for name in names}
 
 
+@pytest.mark.slow
 def test_variants_in_both_entrances(repository, tmp_path):
     """Each seed trains a model on the shards and the tokenizer of the experiment; adding a seed trains one."""
     twin, before = Repository(tmp_path / "twin"), repository.manifests()

@@ -212,6 +212,54 @@ def ask(
 
 
 @app.command(rich_help_panel="Models")
+def index(
+    model: Annotated[Path, typer.Argument(help="A folder with aligned heads, such as models/align_trimodal.")],
+    dataset: Annotated[str, typer.Argument(help="A data set of params.yaml, whose shards are made.")],
+) -> None:
+    """Write the vectors of a data set by aligned heads to data/indexes/MODEL/DATASET, for `retrieve`.
+
+    Stored features of the data set are read; without them, the encoders compute them.
+
+    Example: glassworks index models/align_trimodal spoken
+    """
+    from glassworks.inference.index import make
+
+    folder, counts = make(model, dataset, Path.cwd())
+    found = ", ".join(f"{count:,} {name}" for name, count in counts["samples"].items())
+    typer.echo(f"{folder}: {found}")
+
+
+@app.command(rich_help_panel="Models")
+def retrieve(
+    model: Annotated[Path, typer.Argument(help="A folder with aligned heads whose data set has an index.")],
+    text: Annotated[str | None, typer.Option(help="The text to search with.")] = None,
+    image: Annotated[Path | None, typer.Option(metavar="FILE", help="The image to search with.")] = None,
+    speech: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The WAV, FLAC, MP3 or Ogg file to search with.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="The indexed data set; not needed for a model with one index.")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(help="Compare only the first numbers of the vectors: one of the model's `widths`.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Items of each modality.")] = 5,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write a page with pictures and players; it opens offline.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the items of an index that are nearest to a text, an image or speech, in every modality.
+
+    Example: glassworks retrieve models/align_trimodal --text "a rocket" --html found.html
+    """
+    from glassworks.inference.retrieve import read_query, run
+
+    query = read_query(text, image, speech)
+    run(model, query, dataset, width, count, as_json, html, _show, _note, Path.cwd())
+
+
+@app.command(rich_help_panel="Models")
 def export(
     model: Annotated[
         Path, typer.Argument(help="A folder with a language model that was trained here (models/NAME), or an adapter.")
@@ -248,3 +296,7 @@ def export(
 def _show(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)

@@ -12,6 +12,8 @@ class Chat(Settings):
 
     template: str | None = None
     """Chat template: a .jinja file, relative to the project. null uses the one that comes with the tokenizer."""
+    new_tokens: Annotated[tuple[str, ...], Field(strict=False), Field(exclude_if=lambda tokens: not tokens)] = ()
+    """Special tokens of the template that the tokenizer lacks. They get rows of their own, which are trained beside the frozen weights of an adapter."""
     supervise: Literal["all", "last"] = "all"
     """Answers with a loss: all of a conversation, or the last one."""
     too_long: Literal["refuse", "drop"] = "refuse"

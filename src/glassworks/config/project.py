@@ -162,8 +162,11 @@ def _with_base(content: Any, contents: Mapping[str, Any], where: Path | str, see
     started = getattr(parse_experiment(_with_base(base, contents, file, seen | {name}), file), "model", None)
     if not isinstance(started, Start):
         return content
+    replaced: frozenset[str] = getattr(started, "REPLACED", frozenset())
+    own = {key: value for key, value in model.items() if key not in replaced}
+    others = {key: value for key, value in model.items() if key in replaced}
     try:
-        return {**content, "model": inherited_section(started, model, name)}
+        return {**content, "model": inherited_section(started, own, name) | others}
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
 

@@ -7,11 +7,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from glassworks.artifacts.digests import digest_json
-from glassworks.artifacts.manifest import MANIFEST, read_manifest
-from glassworks.config import registry
-from glassworks.config.datasets import LocalImages
-from glassworks.config.encoder import Encoder
 from glassworks.config.packing import Images
 from glassworks.data.messages import Medium, Message
 from glassworks.data.points import parse_points
@@ -20,14 +15,13 @@ from glassworks.data.reading.pixels import read_image
 from glassworks.data.reading.text import TextTokenizer, check_vocabulary
 from glassworks.data.reading.tokens import prompt_of
 from glassworks.encoders.protocol import stack
-from glassworks.encoders.tower import Tower, load_tower
 from glassworks.errors import ArtifactError, ConfigError, DataError, ResourceError
 from glassworks.evaluation.questions.drawing import draw_points
 from glassworks.generation.decoding import answer, stream_answers
 from glassworks.generation.settings import Decoding
 from glassworks.generation.text import TextStream
-from glassworks.inference.caption import find_images
-from glassworks.inference.model_folders import find_model, find_tokenizer
+from glassworks.inference.caption import find_images, read_file
+from glassworks.inference.model_folders import find_model, find_tokenizer, find_tower
 from glassworks.models.vision_language import KIND, VisionLanguageModel
 
 BATCH = 16
@@ -47,7 +41,7 @@ class Answerer:
         self.tokenizer = TextTokenizer(find_tokenizer(directory))
         self.model = VisionLanguageModel.load(directory).eval()
         check_vocabulary(self.tokenizer, self.model.vocabulary, directory)
-        self.tower = find_tower(directory, self.model)
+        self.tower = find_tower(directory, self.model.tower)
 
     def prompt(self, question: str, where: str) -> list[int]:
         """The tokens of a question about an image, as in a message tree: the image and the question are messages of their own."""
@@ -60,7 +54,9 @@ class Answerer:
 
     def features(self, files: list[Path]) -> Tensor:
         """Features [N, P, C] of image files. Raises `DataError` if one is not a readable image."""
-        readings = [self.tower.read(Sample(file.stem, {MEMBER: memoryview(_read(file))}, str(file))) for file in files]
+        readings = [
+            self.tower.read(Sample(file.stem, {MEMBER: memoryview(read_file(file))}, str(file))) for file in files
+        ]
         return self.tower.features(stack(readings))["features"]
 
     def answers(self, files: list[Path], question: str, settings: Decoding) -> Iterator[tuple[Path, str]]:
@@ -80,20 +76,6 @@ class Answerer:
             for _, token in step:
                 yield text.add(token)
         yield text.end()
-
-
-def find_tower(directory: Path, model: VisionLanguageModel) -> Tower:
-    """The tower that a model was trained with, whose weights its config.json names by digest. Raises `ArtifactError` if they are not in the project."""
-    name, saved = str(model.tower["encoder"]), model.tower["settings"]
-    weights = directory.resolve().parent.parent / "data/weights"
-    for manifest in sorted(weights.glob(f"*/{MANIFEST}")):
-        if digest_json(read_manifest(manifest.parent).files) == model.tower["weights"]:
-            settings = {**saved, "weights": manifest.parent.name}
-            encoder = registry.settings_class("encoders", saved["encoder"], Encoder)
-            return load_tower(name, encoder.model_validate_json(json.dumps(settings)), manifest.parent)
-    raise ArtifactError(
-        f"{directory}: the weights of its encoder {name!r} are not in {weights}; make them with `glassworks weights NAME`"
-    )
 
 
 def run(
@@ -127,7 +109,7 @@ def run(
             else:
                 show(f"{file}: {' '.join(found.split())}\n")
     if draw is not None:
-        content = draw_points(read_image(_read(files[0]), str(files[0])), _points(found))
+        content = draw_points(read_image(read_file(files[0]), str(files[0])), _points(found))
         try:
             draw.write_bytes(content)
         except OSError as error:
@@ -140,12 +122,3 @@ def _points(text: str) -> list[tuple[float, float]]:
         return parse_points(text)
     except DataError:
         return []
-
-
-def _read(file: Path) -> bytes:
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{file}: not readable ({error.strerror})") from None
-    read_image(content, str(file), LocalImages.model_fields["max_pixels"].default)
-    return content

@@ -105,6 +105,16 @@ def find_images(paths: list[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def read_file(file: Path) -> bytes:
+    """The bytes of an image file. Raises `DataError` if it is not a readable image."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file}: not readable ({error.strerror})") from None
+    read_image(content, str(file), LocalImages.model_fields["max_pixels"].default)
+    return content
+
+
 def _figure_names(files: list[Path]) -> dict[Path, str]:
     """A unique figure name for each image: NAME.png, or NAME-2.png and so on for duplicate names."""
     names: dict[Path, str] = {}

@@ -12,7 +12,7 @@ from glassworks.errors import ArtifactError, ConfigError
 from glassworks.inference.gguf import Precision, write_gguf
 from glassworks.inference.language_models import Opened, open_language_model
 from glassworks.inference.model_folders import find_model
-from glassworks.models import adapters
+from glassworks.models import adapters, new_tokens
 from glassworks.models.captioner import KIND as CAPTIONER
 from glassworks.models.language_model import KIND, LanguageModel
 from glassworks.models.pretrained.language_models import export_language_model
@@ -103,6 +103,9 @@ def _export_adapter(directory: Path, target: Path, opened: Opened) -> Exported:
     trained = sum(tensor.numel() for tensor in adapters.adapter_tensors(opened.model).values())
     first = f"An adapter trained with glassworks, in the layout of peft for {architecture}."
     facts = [f"{trained:,} trained parameters", f"Trained on {opened.base}."]
+    if any(one.end > len(one.base_layer.weight) for one in new_tokens.modules(opened.model).values()):
+        rows = f"resize_token_embeddings({opened.model.vocabulary}, mean_resizing=False)"
+        facts.append(f"The base has no rows for the new tokens: call `{rows}` on it before peft loads the adapter.")
     write_text(target / "README.md", _card(directory, first, [*facts, *_text_facts(opened)], use))
     _readable(target)
     return Exported(architecture, None)

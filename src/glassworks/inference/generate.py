@@ -26,12 +26,14 @@ class Writer:
     def encode(self, prompt: str) -> list[int]:
         """The token ids of a prompt. An empty prompt starts a new text with BOS; raises `DataError` if the tokenizer has no BOS.
 
-        A model trained here reads BOS first. A published one reads the special tokens of its tokenizer's template: Llama's puts BOS before every text,
-        GPT-2's and SmolLM2's put nothing.
+        A model trained here reads BOS first, unless it has a chat template, which writes BOS itself. A published one reads the special tokens of its
+        tokenizer's template: Llama's puts BOS before every text, GPT-2's and SmolLM2's put nothing.
         """
         if self.opened.trained_here:
-            return self.tokenizer.begin(prompt)
-        ids = self.tokenizer.prompt(prompt)
+            begun = self.tokenizer.begin(prompt)
+            ids = begun if self.opened.adds_bos else begun[1:]
+        else:
+            ids = self.tokenizer.prompt(prompt)
         if not ids and not self.tokenizer.has_bos:
             raise DataError(
                 f"the prompt is empty, and the tokenizer of {self.directory} names no BOS to begin with; write at least a word"

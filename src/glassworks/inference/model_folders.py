@@ -1,15 +1,20 @@
-"""Finds the model folder and the tokenizer for a command, and parses decoding options."""
+"""Finds the model folder, the tokenizer and the towers for a command, and parses decoding options."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from glassworks.artifacts.digests import sha256_file
-from glassworks.artifacts.manifest import MANIFEST, read_recipe
+from glassworks.artifacts.digests import digest_json, sha256_file
+from glassworks.artifacts.manifest import MANIFEST, read_manifest, read_recipe
 from glassworks.artifacts.model_files import CONFIG, read_hub_config
+from glassworks.config import registry
 from glassworks.config.base import nearest
+from glassworks.config.encoder import Encoder
 from glassworks.data.reading.text import FILES, GENERATION, has_tokenizer
+from glassworks.encoders.tower import Tower, load_tower
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.generation.settings import Decoding
 
@@ -59,13 +64,35 @@ def find_tokenizer(directory: Path) -> Path:
     if has_tokenizer(directory):
         return directory
     wanted = ((read_recipe(directory) or {}).get("inputs") or {}).get(f"tokenizer/{MANIFEST}")
-    data = directory.resolve().parent.parent / "data"
+    data = project_of(directory) / "data"
     for manifest in sorted([*data.glob(f"tokenizers/*/{MANIFEST}"), *data.glob(f"weights/*/{MANIFEST}")]):
         if sha256_file(manifest) == wanted:
             return manifest.parent
     raise ArtifactError(
         f"{directory}: no {FILES[0]} there; put the tokenizer that the model was trained with beside it"
     )
+
+
+def find_tower(directory: Path, described: Mapping[str, Any]) -> Tower:
+    """The tower that a model was trained with, as its config.json describes it, with weights by digest.
+
+    Raises `ArtifactError` if the weights are not in the project of the model.
+    """
+    name, saved = str(described["encoder"]), described["settings"]
+    weights = project_of(directory) / "data/weights"
+    for manifest in sorted(weights.glob(f"*/{MANIFEST}")):
+        if digest_json(read_manifest(manifest.parent).files) == described["weights"]:
+            settings = {**saved, "weights": manifest.parent.name}
+            encoder = registry.settings_class("encoders", saved["encoder"], Encoder)
+            return load_tower(name, encoder.model_validate_json(json.dumps(settings)), manifest.parent)
+    raise ArtifactError(
+        f"{directory}: the weights of its encoder {name!r} are not in {weights}; make them with `glassworks weights NAME`"
+    )
+
+
+def project_of(directory: Path) -> Path:
+    """The project that a model folder belongs to."""
+    return directory.resolve().parent.parent
 
 
 def published_decoding(directory: Path, given: dict[str, Any]) -> tuple[dict[str, Any], str]:

@@ -26,7 +26,7 @@ from glassworks.artifacts.digests import write_json
 from glassworks.artifacts.manifest import MANIFEST
 from glassworks.config.base import nearest
 from glassworks.errors import ArtifactError, ConfigError
-from glassworks.models import saving
+from glassworks.models import new_tokens, saving
 from glassworks.models.quantisation import QuantisedLinear, one_thread
 from glassworks.models.settings.adapter import ALL, Adapter
 
@@ -49,6 +49,7 @@ NEUTRAL = {
     "revision",
     "target_modules",
     "task_type",
+    new_tokens.INDICES,
     "use_dora",
     "use_rslora",
 }
@@ -288,6 +289,7 @@ def merge(model: nn.Module, rounding: Callable[[str, Tensor], Tensor] | None = N
     weight and the same adapter merged onto the weight before rounding, 0 without `rounding`.
     """
     difference = 0.0
+    new_tokens.merge(model, rounding)
     for name, adapter in _adapters(model).items():
         layer = adapter.base_layer
         if isinstance(layer, QuantisedLinear):
@@ -306,8 +308,8 @@ def merge(model: nn.Module, rounding: Callable[[str, Tensor], Tensor] | None = N
 
 
 def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The trained tensors of all adapters, by parameter name."""
-    return {
+    """The trained tensors of all adapters and new tokens, by parameter name."""
+    return {f"{name}.rows.weight": layer.rows.weight.detach() for name, layer in new_tokens.modules(model).items()} | {
         f"{name}.{part}": tensor.detach()
         for name, adapter in _adapters(model).items()
         for part, tensor in adapter.named_parameters()
@@ -351,8 +353,10 @@ def save_adapter(model: nn.Module, folder: Path, base: Mapping[str, str]) -> Non
         "fan_in_fan_out": False,
         "init_lora_weights": True,
     }
+    if indices := new_tokens.indices(model):
+        config[new_tokens.INDICES] = indices
     tensors = {f"{PREFIX}{name}.{key}": one.clone() for name, own in parts.items() for key, one in own.items()}
-    saving.save_tensors(tensors, folder / WEIGHTS)
+    saving.save_tensors(tensors | dict(new_tokens.tensors(model, PREFIX)), folder / WEIGHTS)
     write_json(folder / CONFIG, config)
     write_json(folder / BASE, base)
 
@@ -374,14 +378,22 @@ def load_adapter(model: nn.Module, folder: Path, manifest: str | None = None) ->
     if not names:
         hint = nearest(str(config["target_modules"]), _patterns(known))
         raise ArtifactError(f"{folder / CONFIG}: target_modules name no linear layer of the model{hint}")
-    return put_adapter(model, settings, {name: name for name in names}, folder / WEIGHTS)
+    span = new_tokens.span(config, folder / CONFIG)
+    return put_adapter(model, settings, {name: name for name in names}, folder / WEIGHTS, span)
 
 
 @torch.no_grad()
-def put_adapter(model: nn.Module, settings: Adapter, names: Mapping[str, str], file: Path) -> list[str]:
+def put_adapter(
+    model: nn.Module,
+    settings: Adapter,
+    names: Mapping[str, str],
+    file: Path,
+    span: tuple[int, int] | None = None,
+    embeddings: Mapping[str, str] | None = None,
+) -> list[str]:
     """Attach an adapter with the tensors of a file, where the projection `name` is called `names[name]`, and return the names of its layers.
 
-    The model is unchanged after an error. Raises `ArtifactError` listing missing, extra and misshapen tensors.
+    `span` is the first id and the number of new tokens, and `embeddings` has the names of their layers in the file. The model is unchanged after an error. Raises `ArtifactError` listing missing, extra and misshapen tensors.
     """
     known, pissa = projections(model), settings.kind == "pissa"
     _refuse_shared(model, dict.fromkeys(known[name].layer for name in names))
@@ -392,8 +404,16 @@ def put_adapter(model: nn.Module, settings: Adapter, names: Mapping[str, str], f
         expected[f"{PREFIX}{saved}.lora_B.weight"] = [known[name].rows, settings.rank * (1 + pissa)]
         if settings.kind == "dora":
             expected[f"{PREFIX}{saved}.lora_magnitude_vector"] = [known[name].rows]
+    layers = [] if span is None else [(name, (embeddings or {}).get(name, name)) for name in new_tokens.layers(model)]
+    for name, saved in layers:
+        width = model.get_parameter(f"{name}.weight").shape[1]
+        expected[f"{PREFIX}{saved}.{new_tokens.ROWS}"] = [span[1] if span else 0, width]
     saving.check(expected, tensors, file)
     inserted = _insert(model, [known[name] for name in names], settings)
+    if span is not None:
+        new_tokens.attach(model, *span)
+    for name, saved in layers:
+        model.get_parameter(f"{name}.rows.weight").copy_(tensors[f"{PREFIX}{saved}.{new_tokens.ROWS}"])
     for layer, adapter in inserted.items():
         for part, own in adapter.tensors().items():
             prefix = f"{PREFIX}{names[_named_part(layer, part)]}."

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from glassworks.artifacts.digests import sha256_file, write_text
+from glassworks.errors import ConfigError
 
 PACKAGE = "glassworks"
 PLUMBING = (
@@ -43,7 +44,7 @@ class Closure:
                 self._known = json.loads(cache.read_text())
 
     def files(self, entries: Iterable[str]) -> tuple[str, ...]:
-        """The sorted files in the closure of modules such as `stages.train`, relative to the package."""
+        """The sorted files in the closure of modules such as `stages.train`, relative to the package. Raises `ConfigError` for a missing module."""
         entries = tuple(entries)
         if entries not in self._closures:
             self._closures[entries] = self._close(entries)
@@ -66,8 +67,15 @@ class Closure:
     def _close(self, entries: tuple[str, ...]) -> tuple[str, ...]:
         found: set[str] = set()
         waiting = [f"{PACKAGE}.{entry}" for entry in entries]
-        for entry in waiting:
-            assert self._file(entry), f"no module {entry}"
+        for entry in entries:
+            if not self._file(f"{PACKAGE}.{entry}"):
+                path = self.source.joinpath(PACKAGE, *entry.split(".")).with_suffix(".py")
+                hint = (
+                    "add it"
+                    if (self.source / PACKAGE).is_dir()
+                    else "run the command in the root of a clone of the project"
+                )
+                raise ConfigError(f"{path}: no such file; {hint}")
         while waiting:
             module = waiting.pop()
             file = self._file(module)

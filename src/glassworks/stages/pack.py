@@ -16,6 +16,7 @@ from glassworks.config.needs import roles
 from glassworks.config.packing import IMAGE_PATCH, Packing
 from glassworks.data.reading.chat import ChatTemplate, read_template
 from glassworks.data.reading.dataset import ShardDataset
+from glassworks.data.reading.extended import open_tokenizer_of
 from glassworks.data.reading.packing import PLAN, TOKENS, Plan, plan_rows, too_long
 from glassworks.data.reading.text import TEMPLATE, TextTokenizer
 from glassworks.data.reading.tokens import Tokens, image_chat, join, tokenize
@@ -49,7 +50,7 @@ def run_job(context: Context, job: int) -> dict[str, Any]:
 def run(context: Context) -> dict[str, Any]:
     """The documents, tokens and rows of every split. Tokenizes the shards that no job has tokenized, and plans the rows."""
     splits, packing = _splits(context), Packing.model_validate(context.params["rows"])
-    tokenizer = TextTokenizer(context.inputs["tokenizer"])
+    tokenizer = open_tokenizer_of(context.inputs["tokenizer"], packing)
     template = _template(context, packing, tokenizer)
     _tokenize(context, [shard for part in splits.values() for shard in part], context.stage.name)
     counts: dict[str, dict[str, Any]] = {}
@@ -161,8 +162,8 @@ def _tokenize(context: Context, shards: list[Shard], label: str) -> None:
     missing = [shard for shard in shards if not (folder / shard.name).is_dir()]
     if not missing:
         return
-    tokenizer = TextTokenizer(context.inputs["tokenizer"])
     packing = Packing.model_validate(context.params["rows"])
+    tokenizer = open_tokenizer_of(context.inputs["tokenizer"], packing)
     template = _template(context, packing, tokenizer)
     chat = template.document if template else image_chat(tokenizer, packing.images)
     total, left = (sum(len(shard.samples) for shard in some) for some in (shards, missing))

@@ -19,7 +19,7 @@ from glassworks.artifacts.digests import sha256_file
 from glassworks.artifacts.manifest import MANIFEST
 from glassworks.artifacts.model_files import CONFIG, read_hub_config
 from glassworks.errors import ArtifactError, ConfigError
-from glassworks.models import adapters, saving
+from glassworks.models import adapters, new_tokens, saving
 from glassworks.models.language_model import KIND, LanguageModel
 from glassworks.models.pretrained.hub_keys import HubKeys
 from glassworks.models.pretrained.mapping import Piece, fused, join_all, layer, load, published, read_tensors
@@ -73,14 +73,22 @@ def load_base(directory: Path, base: Path) -> LanguageModel:
     if (directory / adapters.CONFIG).is_file():
         record = adapters.read_base(directory)
         saving.round_weights(model, record.get("dtype", "fp32"), record.get("quantisation"))
+        if (span := _new_tokens(directory)) is not None:
+            new_tokens.attach(model, *span)
+            new_tokens.merge(model)
     return model
+
+
+def _new_tokens(directory: Path) -> tuple[int, int] | None:
+    return new_tokens.span(adapters.read_config(directory), directory / adapters.CONFIG)
 
 
 def _load_adapted(directory: Path, base: Path, merged: bool) -> LanguageModel:
     """The base with the adapter, or with the adapter merged into it. Base weights that training held in half precision or quantised are rounded as there."""
     config, vocabulary = saving.read_settings(directory, KIND, Config)
     model = load_language_model(base)
-    if model.vocabulary != vocabulary:
+    span = _new_tokens(directory)
+    if max(model.vocabulary, sum(span or ())) != vocabulary:
         raise ArtifactError(
             f"{directory}: an adapter of a vocabulary of {vocabulary:,}, but {base} has {model.vocabulary:,}"
         )
@@ -99,6 +107,7 @@ def _load_adapted(directory: Path, base: Path, merged: bool) -> LanguageModel:
 
     names = adapters.load_adapter(model, directory, sha256_file(base / MANIFEST))
     difference = adapters.merge(model, rounding if quantisation or dtype != "fp32" else None)
+    names += new_tokens.layers(model) if span else []
     saving.round_weights(model, dtype, quantisation, {f"{name}.weight" for name in names})
     if quantisation:
         print(

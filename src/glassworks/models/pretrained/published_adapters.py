@@ -10,9 +10,10 @@ from glassworks.artifacts.digests import sha256_file, write_json
 from glassworks.artifacts.manifest import MANIFEST
 from glassworks.config.base import nearest
 from glassworks.errors import ArtifactError, ConfigError
-from glassworks.models import adapters, saving
+from glassworks.models import adapters, new_tokens, saving
 from glassworks.models.adapters import PREFIX
 from glassworks.models.language_model import KIND, LanguageModel
+from glassworks.models.new_tokens import ROWS
 from glassworks.models.pretrained.language_models import (
     hub_config,
     load_language_model,
@@ -39,14 +40,24 @@ def publish_adapter(source: Path, target: Path, base: str, revision: str | None 
     names = _names(hub, shape)
     tensors: dict[str, Tensor] = {}
     adapted: list[str] = []
+    rows: list[str] = []
     for name, tensor in saving.read_tensors(source / adapters.WEIGHTS).items():
+        if name.endswith(f".{ROWS}"):
+            module = names[name.removeprefix(PREFIX).removesuffix(f".{ROWS}")]
+            tensors[f"{PREFIX}{module}.{ROWS}"] = tensor
+            rows.append(module)
+            continue
         ours, _, part = name.removeprefix(PREFIX).partition(".lora_")
         if ours not in names:
             raise ConfigError(f"{source / adapters.WEIGHTS}: {name}: peft has no place for it on {hub['model_type']}")
         tensors[f"{PREFIX}{names[ours]}.lora_{part}"] = tensor
         adapted += [names[ours]] if part == "A.weight" else []
+    saved = saving.read_config(source, "an adapter", adapters.CONFIG)
+    if span := new_tokens.span(saved, source / adapters.CONFIG):
+        ids = list(range(span[0], sum(span)))
+        saved[new_tokens.INDICES] = {module.rpartition(".")[-1]: ids for module in rows}
     config = {
-        **saving.read_config(source, "an adapter", adapters.CONFIG),
+        **saved,
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
         "revision": revision,
@@ -88,7 +99,8 @@ def _attach(model: LanguageModel, folder: Path) -> None:
     if not chosen:
         hint = nearest(str(targets), list(known.values()))
         raise ArtifactError(f"{folder / adapters.CONFIG}: target_modules name no linear layer of the base{hint}")
-    adapters.put_adapter(model, settings, chosen, folder / adapters.WEIGHTS)
+    span = new_tokens.span(config, folder / adapters.CONFIG)
+    adapters.put_adapter(model, settings, chosen, folder / adapters.WEIGHTS, span, names)
 
 
 def _names(hub: Mapping[str, Any], config: Config) -> dict[str, str]:

@@ -1,12 +1,12 @@
 """experiments/NAME.yaml of the task `alignment`."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from glassworks.config.base import Name, Settings, nearest
 from glassworks.config.data import Data
-from glassworks.config.experiment import Experiment
+from glassworks.config.experiment import Experiment, Start
 from glassworks.config.needs import EncoderWeights, Features, Need, roles
 from glassworks.models.settings.alignment import Alignment as Heads
 
@@ -20,9 +20,16 @@ class Tower(Settings):
     """`stored`: read the features that the stage `features` has computed once. `loop`: run the encoder in every training step, for the same result."""
 
 
-class Network(Heads):
-    """The heads and the encoders that they read."""
+class Network(Heads, Start):
+    """The heads, the encoders that they read, and the initial weights."""
 
+    REPLACED: ClassVar = frozenset({"towers", "pairs", "loss", "equal", "widths", "width_weights"})
+    """Keys that replace those of the experiment that the training continues from. The other settings of a shape must be equal."""
+
+    from_: Annotated[Name | None, Field(alias="from", exclude_if=lambda name: name is None)] = None
+    """Continue from another alignment: the heads of towers with the same names start with its weights. Settings need not be repeated. `towers`, `pairs`,
+    `loss`, `equal`, `widths` and `width_weights` may be others. A head of a further tower is new, and one that is not named is left over.
+    """
     towers: dict[Name, Tower] = Field(default={})
     """At least two encoders by modality: `image`, `audio`, `text`."""
 

@@ -26,7 +26,9 @@ from glassworks.encoders.protocol import Reading, stack
 from glassworks.encoders.tower import Tower, identity, load_tower
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.models.alignment import Alignment, prefix
+from glassworks.models.begin_alignment import begin_alignment
 from glassworks.models.contrastive import equal_rows
+from glassworks.models.saving import Matches
 from glassworks.models.settings.alignment import Alignment as Heads
 from glassworks.tasks.alignment.settings import Alignment as Experiment
 from glassworks.tasks.alignment.settings import features_role, weights_role
@@ -80,13 +82,20 @@ class AlignmentTask:
         towers: Mapping[str, dict[str, object]],
         stored: Mapping[str, Sequence[FeatureTable]],
         in_loop: Mapping[str, Tower],
+        begin: Path | None = None,
     ) -> None:
-        """`towers` describes the features of each modality. They are stored for some or all data sets, or computed `in_loop`."""
-        self.config, self.towers, self.stored, self.in_loop = config, towers, stored, in_loop
+        """`towers` describes the features of each modality. They are stored for some or all data sets, or computed `in_loop`. `begin` is the artefact of
+        an alignment to continue.
+        """
+        self.config, self.towers, self.stored, self.in_loop, self.begin = config, towers, stored, in_loop, begin
 
     def build(self) -> Alignment:
         """Heads with random weights from torch's generator."""
         return Alignment(self.config, self.towers)
+
+    def start(self, model: Alignment, seed: int) -> Matches | None:
+        """Continue the heads of another alignment; those of further towers stay as built."""
+        return begin_alignment(model, self.begin) if self.begin else None
 
     def save(self, model: Alignment, folder: Path) -> None:
         """Write the heads. The frozen encoders are not part of them."""
@@ -242,9 +251,7 @@ def make(experiment: Experiment, inputs: Mapping[str, Path], fingerprint: dict[s
         if found["settings"]["pooling"] == "none" and "texts" not in found["settings"]:
             raise ConfigError(f"encoders.{tower.encoder}.pooling: a head reads one vector per sample; set it to mean")
         towers[name] = {"encoder": tower.encoder, "width": width, **found}
-    return AlignmentTask(
-        Heads(**{field: getattr(experiment.model, field) for field in Heads.model_fields}), towers, stored, in_loop
-    )
+    return AlignmentTask(experiment.model.plain(Heads), towers, stored, in_loop, inputs.get("start"))
 
 
 def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[AlignmentTask, Alignment]:

@@ -13,7 +13,7 @@ class InstructionData(Chat, PackedData):
     """Conversations to train on. Samples without messages are texts, of which every token has a loss."""
 
     def rows(self, row_tokens: int) -> Packing:
-        chat = Chat(template=self.template, supervise=self.supervise, too_long=self.too_long)
+        chat = Chat(**{name: getattr(self, name) for name in Chat.model_fields})
         return super().rows(row_tokens).model_copy(update={"chat": chat})
 
 
@@ -36,5 +36,9 @@ class Instruction(LanguageModelling):
         if not self.model.inherits:
             raise ValueError(
                 "model: instruction tuning starts with a trained model; name published weights in `weights`, or an experiment in `from`"
+            )
+        if self.data.new_tokens and (self.model.adapter is None or (self.model.weights and self.model.from_)):
+            raise ValueError(
+                "data.new_tokens: their rows are trained beside a new adapter; set `model.adapter`, and continue no other adapter"
             )
         return self

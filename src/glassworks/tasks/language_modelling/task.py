@@ -16,10 +16,11 @@ from glassworks.config.continuation import inherit_shape
 from glassworks.config.data import LossOptions
 from glassworks.config.experiment import data_of
 from glassworks.config.packing import Packing
+from glassworks.data.reading.extended import ExtendedTokenizer, open_tokenizer_of
 from glassworks.data.reading.packing import PackedRows, Row, arrange
 from glassworks.data.reading.rows import Samples
 from glassworks.data.reading.text import TextTokenizer, check_vocabulary
-from glassworks.models import saving
+from glassworks.models import new_tokens, saving
 from glassworks.models.attention import document_positions
 from glassworks.models.language_model import LanguageModel
 from glassworks.models.losses import (
@@ -86,10 +87,15 @@ class Begin:
     """Precision of the base."""
     quantisation: Quantisation | None = None
     """Precision of its linear layers, if it is another."""
+    new_tokens: tuple[int, int] | None = None
+    """The first id and the number of tokens whose rows are trained beside the adapter."""
 
     def __call__(self, model: LanguageModel, seed: int) -> Matches:
         held = saving.DTYPES[self.dtype], self.quantisation
-        return begin_language_model(model, self.base, seed, self.adapter, self.continued, *held)
+        matches = begin_language_model(model, self.base, seed, self.adapter, self.continued, *held)
+        if self.new_tokens is None:
+            return matches
+        return matches._replace(new=[*matches.new, *new_tokens.attach(model, *self.new_tokens)])
 
 
 class LanguageModellingTask:
@@ -251,17 +257,18 @@ def parts(
     experiment: LanguageModelling, inputs: Mapping[str, Path]
 ) -> tuple[ModelConfig, TextTokenizer, Packing, float, Begin | None, float]:
     """The arguments of the task of an experiment."""
-    model, tokenizer, training = experiment.model, TextTokenizer(inputs["tokenizer"]), experiment.training
-    packing = experiment.packing()
+    model, packing, training = experiment.model, experiment.packing(), experiment.training
+    tokenizer = open_tokenizer_of(inputs["tokenizer"], packing)
     if not model.inherits:
         return model.plain(ModelConfig), tokenizer, packing, training.z_loss, None, training.neftune
     weights, start = inputs.get("weights"), inputs.get("start")
     base, first = weights or start, start or weights
     assert base is not None and first is not None
     saved, vocabulary = read_decoder(first)
-    check_vocabulary(tokenizer, vocabulary, first)
+    new = (tokenizer.first, tokenizer.size - tokenizer.first) if isinstance(tokenizer, ExtendedTokenizer) else None
+    check_vocabulary(tokenizer if new is None else TextTokenizer(inputs["tokenizer"]), vocabulary, first)
     continued = start if weights is not None else None
-    begin = Begin(base, vocabulary, model.adapter, continued, *experiment.base_precision)
+    begin = Begin(base, vocabulary, model.adapter, continued, *experiment.base_precision, new)
     return inherit_shape(model, saved, first.name), tokenizer, packing, training.z_loss, begin, training.neftune
 
 

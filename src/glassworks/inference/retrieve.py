@@ -1,0 +1,184 @@
+"""`glassworks retrieve`: the items of an index that are nearest to a text, an image or speech."""
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import torch
+from markupsafe import Markup
+from torch import Tensor
+from transformers.utils import logging as transformers_log
+
+from glassworks.artifacts.digests import write_text
+from glassworks.data.reading import pixels, sounds
+from glassworks.data.reading.dataset import Sample
+from glassworks.encoders.protocol import EXTENSIONS
+from glassworks.encoders.tower import Tower
+from glassworks.errors import ConfigError, DataError, ResourceError
+from glassworks.inference.caption import read_file
+from glassworks.inference.index import Index, Item, Neighbour, find_index, read_heads
+from glassworks.inference.model_folders import find_tower
+from glassworks.models.alignment import Alignment
+from glassworks.models.log_mel import RATE
+from glassworks.report.page import TEMPLATES
+from glassworks.tasks.alignment.task import AlignmentTask, Example
+
+WORDS = {"text": "text", "image": "image", "audio": "speech"}
+"""Words for modalities; each is an option of the command."""
+SIDE = 320
+"""Side of a picture on the page in pixels."""
+MEDIA_TYPES = {"flac": "audio/flac", "mp3": "audio/mpeg", "ogg": "audio/ogg", "wav": "audio/wav"}
+
+
+class Query(NamedTuple):
+    """A text, or the content of a file."""
+
+    modality: str
+    where: str
+    """The option or the file, for messages."""
+    members: dict[str, bytes]
+    """As those of a sample."""
+
+
+def read_query(text: str | None, image: Path | None, speech: Path | None) -> Query:
+    """The query of a command line. Raises `ConfigError` unless there is exactly one, `DataError` if it is empty or does not decode."""
+    if sum(one is not None for one in (text, image, speech)) != 1:
+        raise ConfigError("give one query: --text, --image or --speech")
+    if text is not None:
+        if not text.strip():
+            raise DataError("--text: the text is empty")
+        return Query("text", "--text", {"txt": text.encode()})
+    if image is not None:
+        return Query("image", str(image), {"png": read_file(image)})  # any format: the content decides
+    assert speech is not None
+    try:
+        content = speech.read_bytes()
+    except OSError as error:
+        raise DataError(f"{speech}: not readable ({error.strerror})") from None
+    sounds.read_sound(content, str(speech))
+    return Query("audio", str(speech), {sounds.sound_extension(content) or "wav": content})
+
+
+def remarks(query: Query, tower: Tower) -> list[str]:
+    """Sentences about a sound that the encoder does not read as it is."""
+    if query.modality != "audio":
+        return []
+    samples, rate = sounds.read_sound(next(iter(query.members.values())), query.where)
+    found, channels = [], samples.shape[1]
+    if (rate, channels) != (RATE, 1):
+        kind = {1: "mono", 2: "stereo"}.get(channels, f"of {channels} channels")
+        found.append(f"{query.where}: {rate:,} Hz, {kind}, is resampled to {RATE:,} Hz, mono")
+    window, seconds = getattr(tower.settings, "seconds", None), len(samples) / rate
+    if window and seconds > window:
+        found.append(f"{query.where}: lasts {seconds:.1f} s; the encoder reads the first {window} s")
+    return found
+
+
+@torch.inference_mode()
+def embed(model: Alignment, tower: Tower, query: Query) -> Tensor:
+    """The unit vector [D] of a query."""
+    name = query.modality
+    task = AlignmentTask(model.config, {name: model.towers[name]}, {}, {name: tower})
+    views = {extension: memoryview(content) for extension, content in query.members.items()}
+    reading = tower.read(Sample("query", views, query.where))
+    return task.embed(model, task.collate([Example("query", {}, {name: reading}, 0.0)]))[name][0]
+
+
+def run(
+    directory: Path,
+    query: Query,
+    dataset: str | None,
+    width: int | None,
+    count: int,
+    as_json: bool,
+    html: Path | None,
+    show: Callable[[str], None],
+    note: Callable[[str], None],
+    project: Path,
+) -> None:
+    """Pass a line or a JSON object for each of the `count` nearest items of every modality to `show`; with `html`, also write them as a page to that file."""
+    model = read_heads(directory, project)
+    widths, word = list(model.config.prefixes), WORDS[query.modality]
+    if query.modality not in model.towers:
+        has = " and ".join(WORDS.get(name, name) for name in model.towers)
+        raise ConfigError(f"--{word}: {directory} has no tower for {word}; it aligns {has}")
+    if width is not None and width not in widths:
+        known = ", ".join(map(str, widths))
+        raise ConfigError(f"--width {width}: {directory} was trained for the widths {known}; choose one of them")
+    index = Index.load(find_index(directory, dataset), directory)
+    transformers_log.disable_progress_bar()
+    tower = find_tower(directory, model.towers[query.modality])
+    for remark in remarks(query, tower):
+        note(remark)
+    found = index.nearest(embed(model, tower, query), width or widths[0], count)
+    if html is not None:
+        _write(html, page(query, index, found, directory.name, width or widths[0]))
+    for modality, neighbours in found.items():
+        if not as_json:
+            show(f"{WORDS.get(modality, modality)}\n")
+        for rank, (similarity, item) in enumerate(neighbours, start=1):
+            if as_json:
+                row = {"modality": modality, "rank": rank, "similarity": similarity}
+                row |= {"key": item.key, "split": item.split, "texts": item.texts}
+                show(json.dumps(row, ensure_ascii=False) + "\n")
+            else:
+                name = " ".join(item.texts[0].split()) if item.texts else "(no text)"
+                show(f"{rank:4d}  {similarity:6.3f}  {item.key}  {name} ({item.split})\n")
+
+
+def page(query: Query, index: Index, found: dict[str, list[Neighbour]], model: str, width: int) -> str:
+    """An HTML page with the query and its neighbours: pictures and sounds are part of it, nothing is fetched.
+
+    Raises `ArtifactError` if the shards of the index were made again.
+    """
+    samples, asked = index.samples(), {name: memoryview(content) for name, content in query.members.items()}
+
+    def card(neighbour: Neighbour) -> dict[str, Any]:
+        item: Item = neighbour.item
+        sample = samples[item.split][item.row]
+        return {**item._asdict(), "similarity": neighbour.similarity, **_media(sample.members, sample.where)}
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("neighbours.html.j2").render(
+        stylesheet=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        query={"text": bytes(asked["txt"]).decode() if "txt" in asked else query.where, **_media(asked, query.where)},
+        groups={WORDS.get(name, name): [card(one) for one in some] for name, some in found.items()},
+        model=model,
+        dataset=index.dataset,
+        width=width,
+    )
+
+
+def _media(members: dict[str, memoryview], where: str) -> dict[str, str | None]:
+    """The picture and the sound of a sample as data URIs; None for one that it lacks."""
+    picture, sound = (next((name for name in EXTENSIONS[kind] if name in members), None) for kind in ("image", "audio"))
+    found: dict[str, str | None] = {"picture": None, "sound": None}
+    if picture:
+        image, file = pixels.read_image(members[picture], where), io.BytesIO()
+        image.thumbnail((SIDE, SIDE))
+        image.save(file, "PNG")
+        found["picture"] = _uri("image/png", file.getvalue())
+    if sound:
+        found["sound"] = _uri(MEDIA_TYPES[sound], bytes(members[sound]))
+    return found
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _write(file: Path, content: str) -> None:
+    try:
+        write_text(file, content)
+    except OSError as error:
+        raise ResourceError(f"{file}: cannot be written ({error.strerror})") from None
