@@ -248,18 +248,18 @@ def test_variants_in_both_entrances(repository, tmp_path):
     """Each seed trains a model on the shards and the tokenizer of the experiment; adding a seed trains one."""
     twin, before = Repository(tmp_path / "twin"), repository.manifests()
     shutil.copytree(repository.root, twin.root, symlinks=True)
-    seeds_of_variants(repository, 1)
-    assert repository.snakemake("all") == runs_of_variants(1) | {"report"}
+    seeds_of_variants(repository, 1, 2)
+    assert repository.snakemake("all") == runs_of_variants(1, 2) | {"report"}
     for each in (repository, twin):
-        seeds_of_variants(each, 1, 2)
-    assert repository.snakemake("all") == runs_of_variants(2) | {"report"}
+        seeds_of_variants(each, 1, 2, 3)
+    assert repository.snakemake("all") == runs_of_variants(3) | {"report"}
     twin.command("glassworks", "dvc-yaml")
-    assert twin.repro() == runs_of_variants(1, 2) | {"report"}
+    assert twin.repro() == runs_of_variants(1, 2, 3) | {"report"}
     after = repository.manifests()
     assert twin.manifests() == after
     assert (twin.root / "dvc.lock").read_text() == (repository.root / "dvc.lock").read_text()
     assert {name for name in before if before[name] != after[name]} == {"results/report/manifest.json"}
-    assert len({after[f"models/tiny--dry--{seed}/manifest.json"] for seed in (1, 2)}) == 2
+    assert len({after[f"models/tiny--dry--{seed}/manifest.json"] for seed in (1, 2, 3)}) == 3
 
     # the variant overrides the steps, so those of the experiment do not concern it; its evaluations do
     twin.edit("experiments/tiny.yaml", lambda e: e["training"].update(steps=5))
@@ -267,7 +267,7 @@ def test_variants_in_both_entrances(repository, tmp_path):
     assert changed_for_dvc(twin) == {"train-tiny", "report"}
     twin.edit("experiments/tiny.yaml", lambda e: e["training"].update(steps=4))
     twin.edit("experiments/tiny.yaml", lambda e: e["evaluations"]["captions"].update(beams=1))
-    evaluated = {"evaluate-tiny-captions", *(f"evaluate-tiny--dry--{seed}-captions" for seed in (1, 2)), "report"}
+    evaluated = {"evaluate-tiny-captions", *(f"evaluate-tiny--dry--{seed}-captions" for seed in (1, 2, 3)), "report"}
     assert twin.pending() == changed_for_dvc(twin) == evaluated
 
 
