@@ -141,6 +141,12 @@ def test_how_a_run_is_carried_out_makes_nothing_stale(repository):
     assert_both_idle(repository)
 
 
+def test_the_litter_of_a_file_manager_runs_nothing(repository):
+    for name in (".DS_Store", "Thumbs.db", "._000.png"):
+        (repository.root / "pictures" / name).write_bytes(b"x")
+    assert_both_idle(repository)
+
+
 def unchanged(output: str) -> set[str]:
     """The stages that ended at once."""
     return set(re.findall(r"^([\w-]+): its inputs have the content of before", output, re.MULTILINE))
