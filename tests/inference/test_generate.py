@@ -137,6 +137,7 @@ def test_the_sampling_defaults_of_a_published_model_apply_as_in_transformers(wri
     searched = text("--beams", 3, "--length-penalty", 1.0)[0]
     assert text(num_beams=3) == (searched, "--beams 3, --length-penalty 1.0")
     assert text(no_repeat_ngram_size=2, typical_p=1.0, suppress_tokens=None)[1] == "not applied: no_repeat_ngram_size"
+    assert text(max_length=64, min_length=0)[1] == "not applied: max_length"
     write_json(writer / "generation_config.json", {"eos_token_id": 2, "repetition_penalty": "high"})
     code, _, error = ask("generate", writer, "ab")
     assert code == 2 and error.strip().endswith("repetition_penalty is 'high', not a number")

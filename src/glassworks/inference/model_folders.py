@@ -30,6 +30,8 @@ NOT_APPLIED = {
     "exponential_decay_length_penalty": [],
     "forced_bos_token_id": [],
     "forced_eos_token_id": [],
+    "max_length": 20,
+    "min_length": 0,
     "no_repeat_ngram_size": 0,
     "num_beam_groups": 1,
     "penalty_alpha": 0,
