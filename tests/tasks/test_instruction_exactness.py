@@ -10,7 +10,6 @@ import os
 import random
 import signal
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ from glassworks.models.settings.text_decoder import TextDecoder
 from glassworks.runtime import fork_server
 from glassworks.runtime.launch import run_workers
 from glassworks.runtime.signals import StopRequest
-from glassworks.stages import train as stage
 from glassworks.tasks.instruction.task import InstructionTask
 from glassworks.tasks.language_modelling.task import Begin
 from glassworks.training.loop import METRICS, Run, fit
@@ -42,7 +40,7 @@ from glassworks.training.metrics_log import read_metrics
 from glassworks.training.workers import Workers
 
 from ..data.chats import CHATML, make_tokenizer
-from ..training.engine import sha256
+from ..training.engine import sha256, stage_run
 from .test_packed_documents import LLAMA, Samples
 
 STEPS, ROWS, ROW = 12, 8, 96
@@ -92,19 +90,7 @@ def tuning(folder: Path, base: Path, held: str, micro_batches: int, killed_at: i
         if step == killed_at and rank == int(os.environ.get("RANK", rank)):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    return Run(
-        name=held,
-        folder=folder,
-        task=task,
-        batches=partial(stage._batches, [part], experiment, task, 5),
-        held_out=None,
-        seed=5,
-        optimization=experiment.optimization,
-        training=experiment.training,
-        execution=experiment.execution,
-        start=stage._start(task, None, 5),
-        after_step=die,
-    )
+    return stage_run(experiment, task, part, folder, after_step=die)
 
 
 def final(workers: Workers, stop: StopRequest, settings: dict[str, Any]) -> str | None:

@@ -3,7 +3,6 @@
 import copy
 import json
 import sys
-from functools import partial
 from typing import Any
 
 import pytest
@@ -20,14 +19,13 @@ from glassworks.models.language_model import LanguageModel
 from glassworks.models.quantisation import QuantisedLinear
 from glassworks.models.settings.text_decoder import TextDecoder
 from glassworks.runtime.signals import StopRequest
-from glassworks.stages import train as stage
 from glassworks.tasks.instruction.task import make
 from glassworks.training.loop import METRICS, Run, fit
 from glassworks.training.metrics_log import read_metrics
 from glassworks.training.workers import Workers
 
 from ..data.chats import CHATML, make_tokenizer
-from ..training.engine import sha256
+from ..training.engine import sha256, stage_run
 from .test_instruction import BASE, PARAMS
 from .test_packed_documents import LLAMA, Samples
 
@@ -154,18 +152,7 @@ def run_of(experiment: Any, base: Any, folder: Any) -> Run[Any, Any]:
     """The run that the stage makes, on conversations in memory."""
     task: Any = make(experiment, {"tokenizer": base, "pack": base, "start": base}, {})
     part = Part(task.arrange(Samples(conversations())), experiment.data.options, "")
-    return Run(
-        name="tuned",
-        folder=folder,
-        task=task,
-        batches=partial(stage._batches, [part], experiment, task, 5),
-        held_out=None,
-        seed=5,
-        optimization=experiment.optimization,
-        training=experiment.training,
-        execution=experiment.execution,
-        start=stage._start(task, base, 5),
-    )
+    return stage_run(experiment, task, part, folder, base)
 
 
 def test_pain_14_every_option_changes_the_weights(base, tmp_path, capsys):

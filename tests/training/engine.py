@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from safetensors.torch import save
 
 from glassworks.runtime.launch import run_workers
 from glassworks.runtime.signals import StopRequest
+from glassworks.stages import train as stage
 from glassworks.training.loop import Fitted, Run, fit
 from glassworks.training.workers import Workers
 
@@ -22,6 +24,25 @@ class Stopped(Exception):
 def sha256(fitted: Fitted) -> str:
     """Of the final weights."""
     return hashlib.sha256(save(fitted.model.state_dict())).hexdigest()
+
+
+def stage_run(
+    experiment: Any, task: Any, part: Any, folder: Path, base: Path | None = None, **settings: Any
+) -> Run[Any, Any]:
+    """The run that the stage `train` makes of an experiment, on one part in memory."""
+    return Run(
+        name=folder.name,
+        folder=folder,
+        task=task,
+        batches=partial(stage._batches, [part], experiment, task, 5),
+        held_out=None,
+        seed=5,
+        optimization=experiment.optimization,
+        training=experiment.training,
+        execution=experiment.execution,
+        start=stage._start(task, base, 5),
+        **settings,
+    )
 
 
 def train(folder: Path, task: Any, workers: int = 1, **settings: Any) -> dict[str, Any]:
