@@ -52,12 +52,7 @@ class ImageFiles(LocalFiles):
 
     def facts(self, name: str) -> "ImageFacts | str":
         """Size and format of an image that decodes completely, else the reason why it cannot be used."""
-        content = self.read(name)
-        try:
-            width, height = read_image(content, name, self.max_pixels).size
-        except DataError as error:
-            return str(error).removeprefix(f"{name}: ")
-        return ImageFacts(width, height, member_extension(content, name))
+        return facts_of(self.read(name), name, self.max_pixels)
 
     def fault(self, name: str) -> str | None:
         """The reason why an image cannot be used; None if it decodes completely."""
@@ -88,6 +83,15 @@ class ImageFacts(NamedTuple):
     height: int
     extension: str
     """Name of its member in a shard."""
+
+
+def facts_of(content: bytes, name: str, max_pixels: int) -> ImageFacts | str:
+    """Size and format of an image that decodes completely, else the reason why it cannot be used. Messages of the decoder have `name`."""
+    try:
+        width, height = read_image(content, name, max_pixels).size
+    except DataError as error:
+        return str(error).removeprefix(f"{name}: ")
+    return ImageFacts(width, height, member_extension(content, name))
 
 
 def member_extension(content: bytes, name: str) -> str:

@@ -14,7 +14,7 @@ from glassworks.pipeline.watched import watched_encoder, written_keys
 def dataset_stages(project: Project, name: str) -> Iterator[Stage]:
     """The stages fetch (if there is something to fetch), records and shards of a dataset."""
     dataset = project.params.datasets[name]
-    settings = dataset.model_dump(mode="json", exclude={"shard_jobs"})
+    settings = dataset.model_dump(mode="json", exclude={"shard_jobs", "downloads"})
     written, code = dataset.model_fields_set, registry.modules("sources", settings["source"])
     seed = project.params.seed if dataset.seed is None else dataset.seed
     seed_keys = written_keys(project, "seed") if dataset.seed is None else (f"datasets.{name}.seed",)
@@ -28,10 +28,12 @@ def dataset_stages(project: Project, name: str) -> Iterator[Stage]:
             kind="fetch",
             subject=name,
             directory=f"data/raw/{name}",
-            entries=("stages.fetch", code[0]),
+            entries=("stages.fetch", code[0], *dataset.fetch_modules),
             params={field: settings[field] for field in ("source", *dataset.fetch_fields)},
             settings={"params.yaml": watched("source", *dataset.fetch_fields)},
             local_path=dataset.local_path(),
+            resources=Resources(runtime=1440) if dataset.fetch_modules else Resources(),
+            downloads=getattr(dataset, "downloads", None),
         )
         inputs["raw"] = f"fetch-{name}"
     for role, need in dataset.needs().items():

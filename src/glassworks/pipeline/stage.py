@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from glassworks.config.datasets import Downloads
 from glassworks.config.training import Execution
 
 PACKAGE = "src/glassworks"
@@ -57,6 +58,8 @@ class Stage:
     """Resources requested from a scheduler."""
     execution: Execution | None = None
     """Execution settings of a training stage; not in its key."""
+    downloads: Downloads | None = None
+    """How a stage that fetches images downloads them; not in its key."""
 
     @property
     def name(self) -> str:

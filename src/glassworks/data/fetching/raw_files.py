@@ -77,7 +77,12 @@ def take_stock(context: Context, description: str, single_files: Sequence[str] =
 
 def raw_folder(context: Context) -> Path:
     """The folder with the files of a local data set: the user's folder, the folder of a single file, or the extracted archive."""
-    extracted, given = context.inputs["raw"] / EXTRACTED, context.local_path
+    return raw_files_folder(context.inputs["raw"], context.local_path)
+
+
+def raw_files_folder(raw: Path, given: Path) -> Path:
+    """The folder with the files of a local data set, from the directory of its raw artefact and the path of the user."""
+    extracted = raw / EXTRACTED
     if extracted.is_dir():
         return _top(extracted)
     return given.parent if given.is_file() else given
