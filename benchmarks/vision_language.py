@@ -132,6 +132,7 @@ def ours(setting: Setting, precision: str, scratch: Path) -> Result:
     steps = groups([len(found) for found in images])
 
     def batches(first: int, part: range) -> Iterator[list[Batch]]:
+        clock.start()
         for step in steps:
             yield [task.collate([task.example(rows[row], VisionOptions(answer_weights="flat"), 0) for row in step])]
 
@@ -177,19 +178,23 @@ def groups(sizes: list[int]) -> list[range]:
 
 
 class Clock:
-    """The end of every step, and the peak memory until then. The first step warms up; the last one of ours saves a checkpoint."""
+    """The time at the end of every step, and the peak memory until then. The first step warms up; the last one of ours saves a checkpoint."""
 
     def __init__(self) -> None:
-        self.before, self.times, self.peaks = resident("VmRSS"), [], []  # type: ignore[var-annotated]
+        self.before, self.steps = 0, []  # type: ignore[var-annotated]
+
+    def start(self) -> None:
+        """Before the first step, with model and optimizer."""
+        self.before = resident("VmRSS")
 
     def tick(self) -> None:
-        self.times.append(time.perf_counter())
-        self.peaks.append(resident("VmHWM"))
+        self.steps.append((time.perf_counter(), time.process_time(), resident("VmHWM")))
 
     def result(self, questions: list[int]) -> Result:
         """`questions` are those of each step."""
-        speed = sum(questions[1:-1]) / (self.times[-2] - self.times[0])
-        return {"speed": speed, "peak": self.peaks[-2], "added": self.peaks[-2] - self.before}
+        wall, cpu = (self.steps[-2][kind] - self.steps[0][kind] for kind in range(2))
+        done, peak = sum(questions[1:-1]), self.steps[-2][2]
+        return {"speed": done / wall, "cpu": done / cpu, "peak": peak, "added": peak - self.before}
 
 
 def resident(name: str) -> int:
@@ -206,6 +211,7 @@ def padded(setting: Setting, precision: str, scratch: Path) -> Result:
     count = len(setting.features)
     steps = [range(first, min(first + IMAGES, count)) for first in range(0, count, IMAGES)]
     clock, total, targets, tokens, computed = Clock(), 0.0, 0, 0, 0
+    clock.start()
     for step in steps:
         found = [(image, *sample) for image in step for sample in apart(setting.packed.tokens, image)]
         length = max(len(ids) for _, ids, _ in found) - 1
@@ -302,7 +308,9 @@ def compare(form: str, precision: str, count: int, rounds: int) -> None:
 def show(title: str, own: list[Result], other: list[Result], key: str, scale: float, unit: str, goal: str) -> None:
     ratios = sorted(one[key] / two[key] for one, two in zip(own, other, strict=True))
     sides = [statistics.median(one[key] for one in side) / scale for side in (own, other)]
-    spread = f"({ratios[0]:.2f} … {ratios[-1]:.2f}, {len(ratios)} rounds)"
+    by_cpu = statistics.median(one["cpu"] / two["cpu"] for one, two in zip(own, other, strict=True))
+    cpu = f"; by CPU time {by_cpu:.2f} x" if key == "speed" else ""
+    spread = f"({ratios[0]:.2f} … {ratios[-1]:.2f}, {len(ratios)} rounds{cpu})"
     print(
         f"{title:52} {statistics.median(ratios):.2f} x  goal {goal:6}  {spread}  {sides[0]:,.0f} vs {sides[1]:,.0f}{unit}",
         flush=True,
@@ -313,7 +321,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few images and one round: a smoke test")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the passes")
-    parser.add_argument("--images", type=int, default=160, help="images of a run")
+    parser.add_argument("--images", type=int, default=96, help="images of a run")
     parser.add_argument("--rounds", type=int, default=5, help="runs of every side")
     parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
