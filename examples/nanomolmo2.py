@@ -8,7 +8,7 @@ Every line of data.jsonl is a JSON object. Paths of images are relative to the f
     {"image_path": "cat.jpg", "caption": "A cat on a mat."}
     {"image": "cat.jpg", "conversations": [{"from": "human", "value": "<image>\nWho is it?"}, {"from": "gpt", "value": "A cat."}]}
 
-An image becomes tokens of the text in three steps:
+An image becomes tokens of the text in two steps, and the third step is a language model:
 
     pixels --(1) vision tower, CLIP's ViT--> patches --(2) connector, attention pooling--> image tokens --(3) decoder, as Qwen2.5--> next token
 
@@ -44,9 +44,7 @@ class Config:
     image_size: int = 96  # [336] side of the square input in pixels
     patch_size: int = 12  # [14]
     vision_width: int = 128  # [1024]
-    vision_depth: int = (
-        4  # [22] blocks. The last two of CLIP's 24 serve contrast and not language, so they are left out
-    )
+    vision_depth: int = 4  # [22] blocks; Molmo leaves out the last two of CLIP's 24
     vision_heads: int = 4  # [16]
     vision_layers: tuple[int, ...] = (-1, -3)  # [(-1, -8)] blocks whose outputs are joined
     window: int = 2  # [2] a window of 2 x 2 patches becomes one image token
@@ -103,9 +101,8 @@ class VisionLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.self_attn(self.layer_norm1(x))
         inner = self.mlp["fc1"](self.layer_norm2(x))
-        return x + self.mlp["fc2"](
-            inner * torch.sigmoid(1.702 * inner)
-        )  # CLIP's "quick GELU"; the exact one is another function
+        inner = inner * torch.sigmoid(1.702 * inner)  # CLIP's "quick GELU", with which its weights were trained
+        return x + self.mlp["fc2"](inner)
 
 
 class VisionTower(nn.Module):
@@ -131,13 +128,13 @@ class VisionTower(nn.Module):
         for layer in self.encoder["layers"]:
             x = layer(x)
             outputs.append(x[:, 1:])
-        # An early block knows where things are, a late one their names. The class token is dropped, and CLIP's final norm is not applied.
+        # Outputs of an early and a late block are joined. The class token is dropped, and CLIP's final norm is not applied.
         return torch.cat([outputs[layer] for layer in self.read], dim=-1)
 
 
 # ---------- 2. The connector: attention pooling, then SwiGLU ----------
 class SwiGLU(nn.Module):
-    """A feed-forward part whose features are switched on and off by a gate. The decoder has it in every layer, too."""
+    """A feed-forward part whose inner features are multiplied by a gate. Every layer of the decoder has one, too."""
 
     def __init__(self, width: int, inner: int, out: int) -> None:
         super().__init__()
@@ -264,7 +261,7 @@ class NanoMolmo2(nn.Module):
         text = self.language.embed_tokens(ids.where(~special, 0))
         x = torch.where(special[..., None], self.special(number.clamp(min=0)), text)
         if images is not None:
-            # The image is added to the embeddings of its placeholders. Here a language model begins to see, and gradients flow back to the pixels.
+            # The image is added to the embeddings of its placeholders. Only here the decoder gets the image, and gradients return to connector and tower.
             places = number == IMAGE_PATCH
             x[places] = x[places] + self.connector(self.vision(images)).flatten(0, 1).to(x.dtype)
         if not past:
@@ -291,9 +288,9 @@ class NanoMolmo2(nn.Module):
         for _ in range(min(most, self.config.max_tokens - len(ids))):
             logits = self.logits(self(new, None if past else image[None], past, caches)[:, -1])
             past += new.shape[1]
-            new = (
-                torch.multinomial((logits / temperature).softmax(-1), 1) if temperature else logits.argmax(-1)[:, None]
-            )
+            new = logits.argmax(-1, keepdim=True)
+            if temperature:
+                new = torch.multinomial((logits / temperature).softmax(-1), 1)
             if new.item() == EOS:
                 return
             yield int(new.item())
