@@ -140,11 +140,10 @@ def assign(
     """Make `tensors` the weights of `module`. Missing optional tensors keep their values.
 
     Raises `ArtifactError` listing missing, extra and misshapen tensors. The weights are then gathered into one block of memory, in the layout for
-    training or `for_decoding` (`glassworks.models.memory`). `tensors` is emptied: each weight is freed once it is in the block.
+    training or `for_decoding` (`glassworks.models.memory`).
     """
     check({name: tensor.shape for name, tensor in module.state_dict().items()}, tensors, where, optional)
     module.load_state_dict(tensors, assign=True, strict=False)
-    tensors.clear()
     gather(module, for_decoding)
 
 
