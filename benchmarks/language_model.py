@@ -28,7 +28,8 @@ from torch.nn import functional as F
 
 from glassworks.artifacts.digests import write_json
 from glassworks.config.base import read_yaml
-from glassworks.config.experiment import Experiment, parse_experiment
+from glassworks.config.experiment import Experiment
+from glassworks.config.project import parse_experiment
 from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.mixture import Part
 from glassworks.data.reading.text import TextTokenizer

@@ -38,7 +38,7 @@ def writer(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """models/writer, a language model, in a project that is the current folder."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(3)
-    return _saved(LanguageModel(TextDecoder(width=16, depth=2, heads=2, max_tokens=32), 259), tokenizer, "writer")
+    return saved(LanguageModel(TextDecoder(width=16, depth=2, heads=2, max_tokens=32), 259), tokenizer, "writer")
 
 
 @pytest.fixture
@@ -50,10 +50,11 @@ def describer(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) 
         encoder=VisionTransformer(image_size=24, patch_size=8, width=16, depth=1, heads=2, class_token=True),
         decoder=TextDecoder(width=16, depth=2, heads=2, max_tokens=12),
     )
-    return _saved(Captioner(config, 259), tokenizer, "describer")
+    return saved(Captioner(config, 259), tokenizer, "describer")
 
 
-def _saved(model: torch.nn.Module, tokenizer: Path, name: str) -> Path:
+def saved(model: torch.nn.Module, tokenizer: Path, name: str) -> Path:
+    """models/NAME with other weights than those of an initialisation, and the tokenizer."""
     torch.manual_seed(1)
     for parameter in model.parameters():
         parameter.data.add_(torch.randn_like(parameter))

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -14,6 +14,9 @@ from glassworks.cli.app import Threads, app
 from glassworks.console import uninterrupted
 from glassworks.errors import ConfigError
 from glassworks.generation.settings import Decoding
+
+if TYPE_CHECKING:
+    from glassworks.inference.chat import Dialogue
 
 Base = Annotated[
     Path | None,
@@ -156,15 +159,9 @@ def chat(
 
     Example: glassworks chat models/sft_smollm2 --message "Name three birds." --temperature 0.7
     """
-    from glassworks.inference.chat import Conversation, read_turns, run, talk
+    from glassworks.inference.chat import Conversation
 
-    conversation = Conversation(model, settings, system, Path.cwd(), base, merge)
-    if message is None and sys.stdin.isatty() and not as_json:
-        import readline  # noqa: F401  edits and recalls lines of `input`
-
-        talk(conversation, _show, lambda text: print(text, end="", file=sys.stderr, flush=True))
-    else:
-        run(conversation, read_turns() if message is None else message, as_json, _show)
+    _converse(Conversation(model, settings, system, Path.cwd(), base, merge), message, as_json)
 
 
 @app.command(rich_help_panel="Models")
@@ -194,9 +191,27 @@ def caption(
 @decodes(beams=1, max_new_tokens=200)
 def ask(
     model: Annotated[Path, typer.Argument(help="A folder with a vision-language model, such as models/vlm_scenes.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    question: Annotated[str, typer.Argument(help="The question about each image.")],
     settings: Decoding,
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="IMAGE… QUESTION", help="Image files, or folders of them, and the question about each of them."
+        ),
+    ] = None,
+    talk: Annotated[
+        bool,
+        typer.Option(
+            "--chat",
+            help="Talk about one image, without QUESTION. Each turn follows the earlier ones. A model trained on conversations has learned this; "
+            "one trained on message trees has seen every question alone, and may confuse turns.",
+        ),
+    ] = False,
+    message: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT", help="With --chat, answer this message and end; several are the turns of one conversation."
+        ),
+    ] = None,
     draw: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Draw the points of the answer on the image, into this file.")
     ] = None,
@@ -204,11 +219,24 @@ def ask(
 ) -> None:
     """Ask a question about images. The answer for a single image is printed while it is generated.
 
+    Each image is asked about alone: a model is trained on samples with one image. --chat is a conversation about one image, as `glassworks chat` is.
+
     Example: glassworks ask models/vlm_scenes scene.png "where is the lobster?" --draw points.png
     """
-    from glassworks.inference.ask import run
+    given = images or []
+    if talk and draw is not None:
+        raise ConfigError("--draw: draws the points of one answer; leave out --chat")
+    if message and not talk:
+        raise ConfigError("--message: is a turn of a conversation; add --chat, or give the question after the images")
+    if len(given) < 2 - talk:
+        raise ConfigError(f"{model}: give an image{'' if talk else ' and a question about it'}")
+    from glassworks.inference.ask import ImageConversation, run
 
-    run(model, images, question, settings, draw, as_json, _show, Path.cwd())
+    if talk:
+        _converse(ImageConversation(model, [Path(name) for name in given], settings, Path.cwd()), message, as_json)
+    else:
+        *files, question = given
+        run(model, [Path(name) for name in files], question, settings, draw, as_json, _show, Path.cwd())
 
 
 @app.command(rich_help_panel="Models")
@@ -291,6 +319,18 @@ def export(
         raise ConfigError(f"--gguf-type {gguf_type}: only --format gguf has types")
     done = run(model, folder, Path.cwd(), form, base, gguf_type or "f16")
     typer.echo(f"{folder}: {done.architecture}" + (f"\n{done.merged}" if done.merged else ""))
+
+
+def _converse(conversation: "Dialogue", message: list[str] | None, as_json: bool) -> None:
+    """Answer the given messages; without any, those of the terminal or of standard input."""
+    from glassworks.inference.chat import read_turns, run, talk
+
+    if message is None and sys.stdin.isatty() and not as_json:
+        import readline  # noqa: F401  edits and recalls lines of `input`
+
+        talk(conversation, _show, lambda text: print(text, end="", file=sys.stderr, flush=True))
+    else:
+        run(conversation, read_turns() if message is None else message, as_json, _show)
 
 
 def _show(text: str) -> None:

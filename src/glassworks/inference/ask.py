@@ -1,7 +1,7 @@
 """`glassworks ask`: answers to a question about images, by a vision-language model and the tower that it was trained with."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from glassworks.generation.decoding import answer, stream_answers
 from glassworks.generation.settings import Decoding
 from glassworks.generation.text import TextStream
 from glassworks.inference.caption import find_images, read_file
+from glassworks.inference.chat import Dialogue
 from glassworks.inference.model_folders import find_model, find_tokenizer, find_tower
 from glassworks.models.vision_language import KIND, VisionLanguageModel
 
@@ -28,6 +29,8 @@ BATCH = 16
 """Images asked at a time. Does not affect the answers."""
 MEMBER = "png"
 """The name of an image in its message; its content decides on the format."""
+IMAGE = Message(role="user", content=[Medium(type="image", media=MEMBER)])
+"""The message with the image, as in message trees."""
 
 
 class Answerer:
@@ -45,12 +48,11 @@ class Answerer:
 
     def prompt(self, question: str, where: str) -> list[int]:
         """The tokens of a question about an image, as in a message tree: the image and the question are messages of their own."""
-        messages = [
-            Message(role="user", content=[Medium(type="image", media=MEMBER)]),
-            Message(role="user", content=question),
-        ]
-        image = Images(tokens=self.model.connector.tokens).ids
-        return prompt_of(messages, self.tokenizer, where, image)
+        return self.tokens([IMAGE, Message(role="user", content=question)], where)
+
+    def tokens(self, messages: Sequence[Message], where: str) -> list[int]:
+        """The tokens of messages that an answer follows."""
+        return prompt_of(messages, self.tokenizer, where, Images(tokens=self.model.connector.tokens).ids)
 
     def features(self, files: list[Path]) -> Tensor:
         """Features [N, P, C] of image files. Raises `DataError` if one is not a readable image."""
@@ -76,6 +78,27 @@ class Answerer:
             for _, token in step:
                 yield text.add(token)
         yield text.end()
+
+
+class ImageConversation(Dialogue):
+    """A conversation about one image. Its features are computed once."""
+
+    def __init__(self, directory: Path, paths: list[Path], settings: Decoding, project: Path) -> None:
+        """Raises `ConfigError` for several images: a model reads one image a sample."""
+        files = find_images(paths)
+        if len(files) > 1:
+            raise ConfigError(
+                f"--chat: {len(files)} images, and a model is trained on samples with one; talk about one image"
+            )
+        self.answerer, self.file = Answerer(directory, project), files[0]
+        self.features = self.answerer.features(files)
+        super().__init__(self.answerer.model, self.answerer.tokenizer, settings, [IMAGE], file=str(files[0]))
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        return self.answerer.tokens(messages, str(self.file))
+
+    def steps(self, prompt: list[int]) -> Iterator[list[tuple[int, int]]]:
+        return stream_answers(self.model, [prompt], self.features, self.settings, self.tokenizer.ends)
 
 
 def run(
