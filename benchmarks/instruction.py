@@ -24,7 +24,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -82,40 +82,46 @@ def conversations(vocabulary: int, count: int) -> list[tuple[list[int], int]]:
     return [(draw.integers(3, vocabulary, length).tolist(), length - length // 3) for length in lengths]
 
 
-def ours(weights: Path, scratch: Path, shape: dict[str, Any], count: int) -> Result:
-    from collections.abc import Iterator
-
+def packed_task(weights: Path, count: int, row: int, dtype: Literal["fp32", "bf16"]) -> tuple[Any, Any]:
+    """The task of a LoRA run over `weights`, held in `dtype`, and the conversations in rows of `row` tokens."""
     import numpy as np
 
-    from glassworks.config.optimization import Optimization
     from glassworks.config.packing import Packing
-    from glassworks.config.training import Execution, Training
     from glassworks.data.reading.packing import PackedRows, plan_rows
     from glassworks.data.reading.tokens import Tokens
     from glassworks.models.pretrained.language_models import read_decoder
     from glassworks.models.settings.adapter import Adapter
-    from glassworks.runtime.signals import StopRequest
-    from glassworks.tasks.language_modelling.task import Batch, Begin, LanguageModellingTask
-    from glassworks.training.loop import METRICS, Run, fit
-    from glassworks.training.metrics_log import read_metrics
-    from glassworks.training.workers import Workers
+    from glassworks.tasks.language_modelling.task import Begin, LanguageModellingTask
 
-    chats = conversations(shape["vocab_size"], count)
+    config, vocabulary = read_decoder(weights)
+    chats = conversations(vocabulary, count)
     ids = np.array([token for chat, _ in chats for token in chat], np.int32)
     scored = np.array([at >= first for chat, first in chats for at in range(len(chat))], np.float32)
     ends = np.cumsum([len(chat) for chat, _ in chats])
     tokens = Tokens(ids, ends, None, scored, np.zeros(count, bool))
     samples: Any = _Named(count)
-    plan = plan_rows(samples, tokens, Packing(row_tokens=ROW))
-    rows = PackedRows(samples, tokens, plan)
-    config, vocabulary = read_decoder(weights)
-    begin = Begin(weights, vocabulary, Adapter(rank=RANK, alpha=ALPHA), None, "bf16")
+    packing = Packing(row_tokens=row)
+    rows = PackedRows(samples, tokens, plan_rows(samples, tokens, packing))
+    begin = Begin(weights, vocabulary, Adapter(rank=RANK, alpha=ALPHA), None, dtype)
     tokenizer: Any = SimpleNamespace(pad=0, size=vocabulary)
-    task: Any = LanguageModellingTask(
-        config.model_copy(update={"max_tokens": ROW}), tokenizer, Packing(row_tokens=ROW), begin=begin
-    )
+    config = config.model_copy(update={"max_tokens": row})
+    return LanguageModellingTask(config, tokenizer, packing, begin=begin), rows
+
+
+def ours(weights: Path, scratch: Path, shape: dict[str, Any], count: int) -> Result:
+    from collections.abc import Iterator
+
+    from glassworks.config.optimization import Optimization
+    from glassworks.config.training import Execution, Training
+    from glassworks.runtime.signals import StopRequest
+    from glassworks.tasks.language_modelling.task import Batch
+    from glassworks.training.loop import METRICS, Run, fit
+    from glassworks.training.metrics_log import read_metrics
+    from glassworks.training.workers import Workers
+
+    task, rows = packed_task(weights, count, ROW, "bf16")
     steps = [range(start, min(start + ROWS, len(rows))) for start in range(0, len(rows), ROWS)]
-    held = [len(plan.row(index)) for index in range(len(rows))]
+    held = [len(rows.plan.row(index)) for index in range(len(rows))]
 
     def batches(first: int, part: range) -> Iterator[list[Batch]]:
         for step in steps:
@@ -213,7 +219,7 @@ def theirs(weights: Path, scratch: Path, shape: dict[str, Any], count: int, pack
         model=LlamaForCausalLM.from_pretrained(weights, dtype=torch.bfloat16),
         args=settings,
         train_dataset=Dataset.from_dict(data),
-        processing_class=_tokenizer(shape["vocab_size"], PreTrainedTokenizerFast),
+        processing_class=padding_tokenizer(shape["vocab_size"], PreTrainedTokenizerFast),
         peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"),
         callbacks=[Ends()],
     )
@@ -236,7 +242,7 @@ def _targets(row: dict[str, Any]) -> int:
     return sum(label != -100 and at not in begins for at, label in enumerate(row["labels"]))
 
 
-def _tokenizer(size: int, kind: Any) -> Any:
+def padding_tokenizer(size: int, kind: Any) -> Any:
     """A tokenizer that only pads."""
     from tokenizers import Tokenizer, models
 
