@@ -9,7 +9,7 @@ conversations a step.
 
 The learning rate is 0, so that every side computes the losses of the same weights: their mean over all conversations, token by token, must be equal up to rounding. Each run is
 a fresh process. Sides take turns, and who begins alternates. Peak memory is the peak resident set of the process, libraries included. The median of all rounds is printed.
-The first step, which also warms up, has no share in the speed.
+The first step, which also warms up, has no share in the speed. The speed by CPU time is disturbed less by other work on the machine.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -52,6 +52,17 @@ MEMORY = 0.45
 Result = dict[str, Any]
 
 
+class Clock(NamedTuple):
+    """Seconds."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> "Clock":
+        return cls(time.perf_counter(), time.process_time())
+
+
 def make_weights(folder: Path, shape: dict[str, Any]) -> None:
     """Random bf16 weights in transformers' layout. In a process of its own, like the sides."""
     import torch
@@ -71,46 +82,52 @@ def conversations(vocabulary: int, count: int) -> list[tuple[list[int], int]]:
     return [(draw.integers(3, vocabulary, length).tolist(), length - length // 3) for length in lengths]
 
 
-def ours(weights: Path, scratch: Path, shape: dict[str, Any], count: int) -> Result:
-    from collections.abc import Iterator
-
+def packed_task(weights: Path, count: int, row: int, dtype: Literal["fp32", "bf16"]) -> tuple[Any, Any]:
+    """The task of a LoRA run over `weights`, held in `dtype`, and the conversations in rows of `row` tokens."""
     import numpy as np
 
-    from glassworks.config.optimization import Optimization
     from glassworks.config.packing import Packing
-    from glassworks.config.training import Execution, Training
     from glassworks.data.reading.packing import PackedRows, plan_rows
     from glassworks.data.reading.tokens import Tokens
     from glassworks.models.pretrained.language_models import read_decoder
     from glassworks.models.settings.adapter import Adapter
-    from glassworks.runtime.signals import StopRequest
-    from glassworks.tasks.language_modelling.task import Batch, Begin, LanguageModellingTask
-    from glassworks.training.loop import METRICS, Run, fit
-    from glassworks.training.metrics_log import read_metrics
-    from glassworks.training.workers import Workers
+    from glassworks.tasks.language_modelling.task import Begin, LanguageModellingTask
 
-    chats = conversations(shape["vocab_size"], count)
+    config, vocabulary = read_decoder(weights)
+    chats = conversations(vocabulary, count)
     ids = np.array([token for chat, _ in chats for token in chat], np.int32)
     scored = np.array([at >= first for chat, first in chats for at in range(len(chat))], np.float32)
     ends = np.cumsum([len(chat) for chat, _ in chats])
     tokens = Tokens(ids, ends, None, scored, np.zeros(count, bool))
     samples: Any = _Named(count)
-    plan = plan_rows(samples, tokens, Packing(row_tokens=ROW))
-    rows = PackedRows(samples, tokens, plan)
-    config, vocabulary = read_decoder(weights)
-    begin = Begin(weights, vocabulary, Adapter(rank=RANK, alpha=ALPHA), None, "bf16")
+    packing = Packing(row_tokens=row)
+    rows = PackedRows(samples, tokens, plan_rows(samples, tokens, packing))
+    begin = Begin(weights, vocabulary, Adapter(rank=RANK, alpha=ALPHA), None, dtype)
     tokenizer: Any = SimpleNamespace(pad=0, size=vocabulary)
-    task: Any = LanguageModellingTask(
-        config.model_copy(update={"max_tokens": ROW}), tokenizer, Packing(row_tokens=ROW), begin=begin
-    )
+    config = config.model_copy(update={"max_tokens": row})
+    return LanguageModellingTask(config, tokenizer, packing, begin=begin), rows
+
+
+def ours(weights: Path, scratch: Path, shape: dict[str, Any], count: int) -> Result:
+    from collections.abc import Iterator
+
+    from glassworks.config.optimization import Optimization
+    from glassworks.config.training import Execution, Training
+    from glassworks.runtime.signals import StopRequest
+    from glassworks.tasks.language_modelling.task import Batch
+    from glassworks.training.loop import METRICS, Run, fit
+    from glassworks.training.metrics_log import read_metrics
+    from glassworks.training.workers import Workers
+
+    task, rows = packed_task(weights, count, ROW, "bf16")
     steps = [range(start, min(start + ROWS, len(rows))) for start in range(0, len(rows), ROWS)]
-    held = [len(plan.row(index)) for index in range(len(rows))]
+    held = [len(rows.plan.row(index)) for index in range(len(rows))]
 
     def batches(first: int, part: range) -> Iterator[list[Batch]]:
         for step in steps:
             yield [task.collate([rows[index] for index in step])]
 
-    times = [time.perf_counter()]
+    times = [Clock.now()]
     run = Run(
         name="ours",
         folder=scratch,
@@ -122,15 +139,21 @@ def ours(weights: Path, scratch: Path, shape: dict[str, Any], count: int) -> Res
         training=Training(steps=len(steps), batch_size=ROWS, micro_batches=1, precision="bf16", digest_every=10**6),
         execution=Execution(checkpoint_every=10**6),
         start=lambda model: task.start(model, SEED),
-        after_step=lambda step: times.append(time.perf_counter()),
+        after_step=lambda step: times.append(Clock.now()),
     )
     fit(run, Workers(), StopRequest())
     lines = [line for line in read_metrics(scratch / METRICS) if "loss" in line]
     return {
         "loss": sum(line["loss"] * line["tokens"] for line in lines) / sum(line["tokens"] for line in lines),
         "targets": sum(line["tokens"] for line in lines),
-        "speed": sum(held[index] for step in steps[1:] for index in step) / (times[-1] - times[1]),
+        **speeds(sum(held[index] for step in steps[1:] for index in step), times),
     }
+
+
+def speeds(conversations: int, times: list[Clock]) -> Result:
+    """Conversations a second of all steps after the first, by wall time and by CPU time."""
+    wall, cpu = (last - first for first, last in zip(times[1], times[-1], strict=True))
+    return {"speed": conversations / wall, "cpu_speed": conversations / cpu}
 
 
 class _Named:
@@ -156,12 +179,12 @@ def theirs(weights: Path, scratch: Path, shape: dict[str, Any], count: int, pack
         "input_ids": [ids for ids, _ in chats],
         "labels": [[token if at >= first else -100 for at, token in enumerate(ids)] for ids, first in chats],
     }
-    times = [time.perf_counter()]
+    times = [Clock.now()]
     losses: list[float] = []
 
     class Ends(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *arguments: Any, **options: Any) -> None:
-            times.append(time.perf_counter())
+            times.append(Clock.now())
 
         def on_log(self, *arguments: Any, logs: dict[str, float], **options: Any) -> None:
             losses.extend([logs["loss"]] if "loss" in logs else [])
@@ -196,7 +219,7 @@ def theirs(weights: Path, scratch: Path, shape: dict[str, Any], count: int, pack
         model=LlamaForCausalLM.from_pretrained(weights, dtype=torch.bfloat16),
         args=settings,
         train_dataset=Dataset.from_dict(data),
-        processing_class=_tokenizer(shape["vocab_size"], PreTrainedTokenizerFast),
+        processing_class=padding_tokenizer(shape["vocab_size"], PreTrainedTokenizerFast),
         peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"),
         callbacks=[Ends()],
     )
@@ -209,7 +232,7 @@ def theirs(weights: Path, scratch: Path, shape: dict[str, Any], count: int, pack
     return {
         "loss": sum(loss * number for loss, number in zip(losses, of_step, strict=True)) / sum(of_step),
         "targets": sum(of_step),
-        "speed": sum(held[index] for step in steps[1:] for index in step) / (times[-1] - times[1]),
+        **speeds(sum(held[index] for step in steps[1:] for index in step), times),
     }
 
 
@@ -219,7 +242,7 @@ def _targets(row: dict[str, Any]) -> int:
     return sum(label != -100 and at not in begins for at, label in enumerate(row["labels"]))
 
 
-def _tokenizer(size: int, kind: Any) -> Any:
+def padding_tokenizer(size: int, kind: Any) -> Any:
     """A tokenizer that only pads."""
     from tokenizers import Tokenizer, models
 
@@ -272,8 +295,9 @@ def compare(shape: dict[str, Any], count: int, rounds: int) -> None:
         difference = abs(found[0]["loss"] / other[0]["loss"] - 1)
         assert difference < 1e-3, f"{side}: the losses differ by {difference:.0e}"
         print(f"parity with {side}: loss within {difference:.0e}")
-        speeds = [[one["speed"] for one in some] for some in (found, other)]
-        report(f"conversations a second, ours / TRL {side}", *speeds, "", f"{goal:.1f}")
+        for name, title in (("speed", "second"), ("cpu_speed", "CPU second")):
+            rates = [[one[name] for one in some] for some in (found, other)]
+            report(f"conversations a {title}, ours / TRL {side}", *rates, "", f"{goal:.1f}")
         peaks = [[one["peak"] / 1e9 for one in some] for some in (found, other)]
         report(f"peak memory, ours / TRL {side}", *peaks, " GB", f"{MEMORY:.2f}" if side == "padded" else "-")
 

@@ -150,7 +150,8 @@ class LoraLinear(nn.Module):
                 strict=True,
             )
             updates = [(m / norm - 1) * part + m / norm * update for m, norm, part, update in parts]
-        return (result + self._join(updates)).to(result.dtype)
+            return (result + self._join(updates)).to(result.dtype)
+        return result.add_(self._join(updates))
 
     @torch.no_grad()
     def merged_weight(self) -> Tensor:

@@ -1,6 +1,8 @@
 """The feed-forward part of a transformer block, in the variants of published models."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,12 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 GATES: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu, "geglu_tanh": ACTIVATIONS["gelu_tanh"]}
 """Non-linearities of gated feed-forward parts."""
 
+DERIVED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "swiglu": torch.ops.aten.silu_backward,
+    "geglu_tanh": partial(torch.ops.aten.gelu_backward, approximate="tanh"),
+}
+"""The gradients of these non-linearities, from the gradient of the output and the input, as autograd computes them."""
+
 
 class FeedForward(nn.Module):
     """Two linear maps with a non-linearity between them. A gated one multiplies the non-linearity of one half of the inner features by the other half (Llama, Qwen, Gemma).
@@ -25,7 +33,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, inner: int, kind: str, bias: bool = True) -> None:
         super().__init__()
-        self.gated = kind in GATES
+        self.kind, self.gated = kind, kind in GATES
         self.activation = GATES[kind] if self.gated else ACTIVATIONS[kind]
         self.fused_rows = {"inner": dict.fromkeys(("gate_proj", "up_proj"), inner)} if self.gated else {}
         self.inner = nn.Linear(width, (1 + self.gated) * inner, bias=bias)
@@ -34,6 +42,27 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.inner(x)
         if self.gated:
-            gate, x = x.chunk(2, dim=-1)
-            return self.out(self.activation(gate) * x)
+            keeps = torch.is_grad_enabled() and not torch.compiler.is_compiling()  # a compiler chooses by itself
+            return self.out(_Gated.apply(x, self.kind) if keeps else gated(x, self.activation))
         return self.out(self.activation(x))
+
+
+def gated(x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+    """The non-linearity of the first half of the features [..., 2 I], times the second half: [..., I]."""
+    gate, up = x.chunk(2, dim=-1)
+    return activation(gate) * up
+
+
+class _Gated(torch.autograd.Function):
+    """`gated`. Keeps the inner features alone and computes the non-linearity again in the backward pass, with the same bits. It has no second derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kind: str) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.kind = kind
+        return gated(x, GATES[kind])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        gate, up = ctx.saved_tensors[0].chunk(2, dim=-1)
+        return torch.cat([DERIVED[ctx.kind](gradient * up, gate), gradient * GATES[ctx.kind](gate)], -1), None
