@@ -16,9 +16,12 @@ from glassworks.errors import ArtifactError, ConfigError
 from glassworks.generation.cpu_step import supports
 from glassworks.generation.decoding import generate
 from glassworks.generation.settings import Decoding
+from glassworks.models import saving
 from glassworks.models.language_model import LanguageModel
 from glassworks.models.losses import IGNORED, next_token_losses
+from glassworks.models.pretrained.begin_language_model import begin_language_model
 from glassworks.models.pretrained.language_models import hub_config, read_plain_decoder
+from glassworks.models.settings.adapter import Adapter
 from glassworks.models.settings.captioner import Captioner
 from glassworks.models.settings.recursive import Recursion
 from glassworks.models.settings.text_decoder import TextDecoder as Config
@@ -182,6 +185,17 @@ def test_a_saved_model_gives_the_same_logits_and_a_plain_one_names_no_recursion(
     (tmp_path / "plain/config.json").write_bytes((tmp_path / "config.json").read_bytes())
     with pytest.raises(ArtifactError, match=r"missing decoder\.initial_answer; missing decoder\.initial_latent"):
         LanguageModel.load(tmp_path / "plain")
+
+
+def test_training_begins_with_a_recursive_model_and_an_adapter_of_it(model, tmp_path):
+    model.save(tmp_path)
+    with saving.without_weights():
+        begun = LanguageModel(model.config, VOCABULARY)
+    begin_language_model(begun, tmp_path, 0, Adapter(rank=2))
+    torch.testing.assert_close(begun.eval()(IDS), model(IDS))
+    begun.train()(IDS, targets=TARGETS).total.backward()
+    trained = {name for name, parameter in begun.named_parameters() if parameter.grad is not None}
+    assert trained and all("lora" in name for name in trained)
 
 
 def test_no_export_and_no_model_with_images_takes_a_recursive_decoder(model, tmp_path):
