@@ -106,11 +106,15 @@ def test_the_rows_are_the_same_for_any_number_of_jobs(packable):
     assert np.diff(starts).max() == 4
 
 
-def test_one_set_of_bytes_for_any_number_of_workers_and_loaders(packable):
+@pytest.mark.parametrize(
+    ("recursion", "counts"), [(None, ((1, 0), (1, 2), (2, 0), (2, 2))), ({"outer_recursions": 2}, ((1, 0), (2, 2)))]
+)
+def test_one_set_of_bytes_for_any_number_of_workers_and_loaders(packable, recursion, counts):
     packable.run("pack-lm")
     found = set()
-    for workers, loaders in ((1, 0), (1, 2), (2, 0), (2, 2)):
-        packable.configure(PARAMS, lm={**EXPERIMENT, "execution": {"loader_workers": loaders}})
+    for workers, loaders in counts:
+        model = {**EXPERIMENT["model"], "recursion": recursion}
+        packable.configure(PARAMS, lm={**EXPERIMENT, "model": model, "execution": {"loader_workers": loaders}})
         folder = packable.run("train-lm", workers=workers)
         found.add((sha256_file(folder / "model.safetensors"), sha256_file(folder / "metrics.jsonl")))
     assert len(found) == 1

@@ -47,11 +47,12 @@ Map = Callable[[Array], Array]
 def supports(decoder: nn.Module) -> bool:
     """Whether `CpuStep` is equivalent to the forward pass of `decoder`.
 
-    True for a plain `TextDecoder` in eval mode with float32 weights on a CPU. False with an adapter or another subclass of a module, a
+    True for a plain `TextDecoder` in eval mode with float32 weights on a CPU. False with a recursion, an adapter or another subclass of a module, a
     parametrization, a forward hook, a replaced method, a subclass of a tensor, or autocast.
     """
     return (
         type(decoder) is TextDecoder
+        and decoder.config.recursion is None
         and all(_is_plain(module) for module in decoder.modules())
         and all(
             type(weight) is nn.Parameter and weight.device.type == "cpu" and weight.dtype == torch.float32

@@ -1,8 +1,9 @@
-"""A language model: a text decoder without a memory."""
+"""A language model: a text decoder without a memory, plain or recursive."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from glassworks.artifacts.digests import sha256_file, write_json
@@ -38,13 +39,24 @@ class LanguageModel(nn.Module):
         z_loss: float = 0.0,
         noise: Tensor | None = None,
     ) -> Tensor | LinearLoss:
-        """With `targets` [B, T], their loss (`linear_cross_entropy`), without the logits of all positions. `noise` [B, T, C] is added to the embeddings."""
-        hidden = self.decoder.hidden(ids, documents=documents, branches=branches, positions=positions, noise=noise)
+        """With `targets` [B, T], their loss (`linear_cross_entropy`), without the logits of all positions. `noise` [B, T, C] is added to the embeddings.
+
+        The loss of a recursive decoder in training is the mean over its supervision steps. Otherwise logits and loss are those after the last one.
+        """
+        supervised = self.config.recursion is not None and self.training and targets is not None
+        hidden = self.decoder.hidden(
+            ids, documents=documents, branches=branches, positions=positions, noise=noise, every_step=supervised
+        )
         if targets is None:
             return self.decoder.logits(hidden)
-        return linear_cross_entropy(
+        if supervised:  # hidden is [N_sup, B, T, C]
+            weights = torch.ones_like(targets, dtype=torch.float32) if token_weights is None else token_weights
+            targets = targets.expand(hidden.shape[:-1])
+            token_weights = (weights / len(hidden)).expand(hidden.shape[:-1])
+        found = linear_cross_entropy(
             hidden, self.decoder.head_weight, targets, token_weights=token_weights, z_loss=z_loss
         )
+        return found._replace(correct=found.correct / len(hidden)) if supervised else found
 
     def hidden(
         self,

@@ -2,8 +2,7 @@
 
 One network f of two layers keeps two states at every position: an answer y and a latent state z. The question is x.
 
-    round:             n times z = f(z + y + x), then y = f(y + z)
-    supervision step:  T rounds; only the last one has a gradient
+    supervision step:  T rounds of n updates of z and one of y (`recursion.refine`)
     answer:            a linear map of y at the cells; a halting logit from y at the first position
 
 Training repeats the supervision step on its own detached states (deep supervision). There are no further inputs: the states are all that a step passes on.
@@ -12,7 +11,7 @@ Shapes: B boards, L cells, P prefix vectors, D width, V symbols.
 """
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +23,7 @@ from glassworks.errors import ArtifactError
 from glassworks.models import saving
 from glassworks.models.attention import Attend, SelfAttention, initialise
 from glassworks.models.feed_forward import FeedForward
+from glassworks.models.recursion import States, refine, register_initial_states
 from glassworks.models.rotary import Rotation, rotation
 from glassworks.models.settings.recursive import Recursive as Config
 from glassworks.models.settings.recursive import rounded_up
@@ -32,15 +32,13 @@ KIND = "recursive"
 EPS = 1e-5
 HALTING_BIAS = -5.0
 """Initial bias of the halting logit: at first no answer counts as correct."""
-States = tuple[Tensor, Tensor]
-"""The answer y and the latent state z, each [B, P + L, D]."""
 
 
 class Step(NamedTuple):
     """The result of a supervision step."""
 
     states: States
-    """For the next step; detached by the caller."""
+    """Each [B, P + L, D], for the next step; detached by the caller."""
     logits: Tensor
     """[B, L, V] of every cell."""
     halting: Tensor
@@ -87,8 +85,7 @@ class Recursive(nn.Module):
         self.layers = nn.ModuleList(Layer(config, length) for _ in range(config.layers))
         self.head = nn.Linear(config.width, symbols, bias=False)
         self.halting = nn.Linear(config.width, 1)
-        for name in ("initial_answer", "initial_latent"):
-            self.register_buffer(name, nn.init.trunc_normal_(torch.empty(config.width), std=1.0))
+        register_initial_states(self, config.width)
         self.apply(initialise)
         nn.init.normal_(self.embedding.weight, std=config.width**-0.5)
         nn.init.zeros_(self.halting.weight)
@@ -109,20 +106,9 @@ class Recursive(nn.Module):
 
     def forward(self, boards: Tensor, states: States | None = None) -> Step:
         """One supervision step on boards [B, L], from the states of the previous one or from the initial ones."""
-        config = self.config
-        answer, latent = states or self.begin(len(boards))
-        x, attend = self.embed(boards), Attend(rotation=self._rotation(boards.device))
-        with torch.no_grad():
-            for _ in range(config.outer_recursions - 1):
-                for _ in range(config.inner_recursions):
-                    latent = self._network(latent + answer + x, attend)
-                answer = self._network(answer + latent, attend)
-        for number in range(config.inner_recursions):
-            early = config.gradient == "one_step" and number < config.inner_recursions - 1
-            with torch.no_grad() if early else nullcontext():
-                latent = self._network(latent + answer + x, attend)
-        answer = self._network(answer + latent, attend)
-        cells = answer[:, config.prefix :]
+        network = partial(self._network, attend=Attend(rotation=self._rotation(boards.device)))
+        answer, latent = refine(network, self.embed(boards), states or self.begin(len(boards)), self.config)
+        cells = answer[:, self.config.prefix :]
         return Step((answer, latent), self.head(cells), self.halting(answer[:, 0]).float()[:, 0])
 
     def _network(self, x: Tensor, attend: Attend) -> Tensor:

@@ -2,11 +2,15 @@
 
 Image keys and values are computed once per image (`Memory`). Text keys and values are cached while decoding (`Cache`), so each step processes only
 the new token.
+
+With `recursion`, the blocks and the norm after them are the network f of a Tiny Recursive Model. The question x is the normalised embeddings, and the logits
+are a linear map of the answer y. Attention is causal, so a token's states depend on no later token: every position takes all steps.
 Shapes: B batch, T text tokens, N image tokens, C width, K heads of keys and values, D size of a head, V vocabulary.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +29,7 @@ from glassworks.models.attention import (
 )
 from glassworks.models.feed_forward import FeedForward
 from glassworks.models.memory import empty
+from glassworks.models.recursion import States, refine, register_initial_states
 from glassworks.models.rotary import Rotation, rotation
 from glassworks.models.settings.text_decoder import Rope, View
 from glassworks.models.settings.text_decoder import TextDecoder as Config
@@ -36,6 +41,8 @@ Memory = list[KeysValues]
 @dataclass
 class Cache:
     """Keys and values of the text so far in one tensor [L, B, 2 K, T_max, D], the keys of a block before its values; `length` positions are filled.
+
+    L is the number of blocks, with a recursion that of all applications of a block.
 
     Texts of different lengths are padded on the left: the first `padding` [B] positions of a row are padding. With `shared`, that many tokens of a
     beginning that all rows have come before the padding.
@@ -164,6 +171,9 @@ class DecoderBlock(nn.Module):
 class TextDecoder(nn.Module):
     """Token ids [B, T] to logits [B, T, V], with cross-attention to a memory if `memory_widths` has a width for each block."""
 
+    initial_answer: Tensor
+    initial_latent: Tensor
+
     def __init__(self, config: Config, vocabulary: int, memory_widths: Sequence[int] = ()) -> None:
         super().__init__()
         if memory_widths and config.width % config.heads:
@@ -180,6 +190,8 @@ class TextDecoder(nn.Module):
         self.blocks = nn.ModuleList(DecoderBlock(config, width) for width in widths)
         self.norm = norm(config)
         self.head = None if config.tied else nn.Linear(config.width, vocabulary, bias=False)
+        if config.recursion:
+            register_initial_states(self, config.width)
 
     def encode_memory(self, image_tokens: Sequence[Tensor]) -> Memory:
         """Keys and values of image tokens [B, N, C'], given per block or once for all blocks. Call it once per image."""
@@ -191,7 +203,8 @@ class TextDecoder(nn.Module):
         weight, config, tokens = self.tokens.weight, self.config, tokens or self.max_tokens
         positions = torch.arange(tokens, device=weight.device)
         rotations = {view.rope: self._rotation(positions, view.rope) for view in set(self.views) if view.rope}
-        shape = (len(self.blocks), rows, 2 * (config.kv_heads or config.heads), tokens, config.size)
+        applied = config.recursion.applications if config.recursion else 1
+        shape = (applied * len(self.blocks), rows, 2 * (config.kv_heads or config.heads), tokens, config.size)
         kept = empty(*shape, dtype=weight.dtype) if weight.device.type == "cpu" else weight.new_empty(shape)
         return Cache(kept, padding, 0, rotations, self.max_tokens - 1, shared)
 
@@ -217,13 +230,15 @@ class TextDecoder(nn.Module):
         noise: Tensor | None = None,
         inputs: Tensor | None = None,
         mutual: Tensor | None = None,
+        every_step: bool = False,
     ) -> Tensor:
         """The normalised features [B, T, C], the input of `logits`. `noise` [B, T, C] is added to the token embeddings.
 
         `documents` [B, T] numbers the packed documents of a row. Attention is masked between them, and positions restart. `branches` [B, T] numbers the
         branches of message trees (`document_mask`); it needs `positions` [B, T], the position of every token in its document. `cache` holds the
         preceding tokens and excludes all three. `inputs` [B, T, C] are input vectors in place of the embeddings of `ids`. Tokens in `mutual`, bool
-        [B, T], attend to each other in both directions; they need documents, or an empty cache.
+        [B, T], attend to each other in both directions; they need documents, or an empty cache. `every_step` gives the features after every
+        supervision step, [N_sup, B, T, C]; it needs a recursion.
         """
         new, mask = ids.shape[1], None
         if cache is not None:
@@ -243,14 +258,29 @@ class TextDecoder(nn.Module):
         if mutual is not None and (documents is None if cache is None else cache.length):
             raise ValueError("mutual needs documents, or an empty cache")
         attends = {view: self._attend(view, new, mask, positions, cache, mutual) for view in dict.fromkeys(self.views)}
-        for index, block in enumerate(self.blocks):
-            attend = attends[self.views[index]]
-            if cache is not None:
-                attend = replace(attend, cache=cache.keys_values(index))
-            x = block(x, attend, memory[index] if memory else None)
+        numbers = count()  # of the applications of a block, each with keys and values of its own
+
+        def network(x: Tensor) -> Tensor:
+            for index, block in enumerate(self.blocks):
+                attend = attends[self.views[index]]
+                if cache is not None:
+                    attend = replace(attend, cache=cache.keys_values(next(numbers)))
+                x = block(x, attend, memory[index] if memory else None)
+            return self.norm(x)
+
+        recursion = self.config.recursion
+        if recursion is None:
+            steps = [network(x)]
+        else:
+            x = F.rms_norm(x, x.shape[-1:], eps=self.config.norm_eps)  # as large as the states
+            states: States = (self.initial_answer.expand_as(x), self.initial_latent.expand_as(x))
+            steps = []
+            for _ in range(recursion.supervision_steps):
+                states = refine(network, x, (states[0].detach(), states[1].detach()), recursion)
+                steps.append(states[0])
         if cache is not None:
             cache.length += new
-        return self.norm(x)
+        return torch.stack(steps) if every_step else steps[-1]
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token embeddings [..., C] of ids [...]."""

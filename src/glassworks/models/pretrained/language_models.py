@@ -127,6 +127,14 @@ def read_decoder(directory: Path) -> tuple[Config, int]:
     return decoder_config(config, directory), config["vocab_size"]
 
 
+def read_plain_decoder(directory: Path) -> tuple[Config, int]:
+    """As `read_decoder`, for a model that reads images. Raises `ConfigError` for a recursive decoder."""
+    config, vocabulary = read_decoder(directory)
+    if config.recursion:
+        raise ConfigError(f"model.language_model: the decoder of {directory} is recursive; name one without recursion")
+    return config, vocabulary
+
+
 def check_language_model(directory: Path) -> int:
     """The number of token embeddings of a language model in a directory. Raises as `load_language_model`, in the memory of one tensor."""
     hub = read_hub_config(directory)
@@ -197,6 +205,8 @@ def published_pieces(hub: Mapping[str, Any], config: Config) -> list[Piece]:
 
 def hub_config(config: Config, vocabulary: int) -> dict[str, Any]:
     """config.json of the transformers architecture that matches our settings."""
+    if config.recursion:
+        raise ConfigError("model.recursion: transformers has no recursive language model; only plain ones are exported")
     hub = _hub_gpt2(config) if config.position == "learned" else _hub_llama(config)
     hub = {"vocab_size": vocabulary, "tie_word_embeddings": config.tied, "dtype": "float32", **hub}
     try:

@@ -33,6 +33,8 @@ class Captioner(Settings):
         for one, other in (("encoder", "backbone"), ("decoder", "language_model")):
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise ValueError(f"give either {one} or {other}, not both")
+        if self.decoder is not None and self.decoder.recursion:
+            raise ValueError("decoder.recursion: only a language model has one; remove it")
         if self.lock_step and self.backbone is None:
             raise ValueError("lock_step needs a backbone with one of its layers for each decoder block")
         return self

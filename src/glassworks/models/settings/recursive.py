@@ -1,4 +1,4 @@
-"""Shape of the Tiny Recursive Model."""
+"""The recursion of the Tiny Recursive Model, and its shape for boards."""
 
 from typing import Annotated, Literal
 
@@ -8,7 +8,27 @@ from glassworks.config.base import Settings
 from glassworks.models.settings.numbers import Count, Positive
 
 
-class Recursive(Settings):
+class Recursion(Settings):
+    """One network that refines a latent state z and an answer y again and again."""
+
+    inner_recursions: Count = 2
+    """n: updates of the latent state before each update of the answer."""
+    outer_recursions: Count = 3
+    """T: rounds of n + 1 updates in one supervision step."""
+    supervision_steps: Count = 2
+    """N_sup: supervision steps. Each has a loss in training, and continues from the detached states of the one before. 1: no deep supervision."""
+    gradient: Literal["all_rounds", "last_round", "one_step"] = "last_round"
+    """`last_round` back-propagates through all n + 1 updates of the last round. `one_step` through the last update of the latent state and that of the answer
+    (HRM). `all_rounds` through all T (n + 1) updates of a supervision step.
+    """
+
+    @property
+    def applications(self) -> int:
+        """How often all supervision steps together apply the network."""
+        return self.supervision_steps * self.outer_recursions * (self.inner_recursions + 1)
+
+
+class Recursive(Recursion):
     """One small network that refines a latent state and an answer again and again."""
 
     width: Count = 64
@@ -25,16 +45,10 @@ class Recursive(Settings):
     """Inner features of the SwiGLU part; null takes 8/3 of the width, rounded up to a multiple of 16."""
     prefix: Annotated[int, Field(ge=0)] = 1
     """Learned vectors before the cells. The halting head reads the first position."""
-    inner_recursions: Count = 2
-    """n: updates of the latent state before each update of the answer."""
-    outer_recursions: Count = 3
-    """T: rounds of n + 1 updates in one supervision step. Only the last round has a gradient."""
     supervision_steps: Count = 16
     """N_sup: supervision steps of an answer. Training updates the weights after each one, which continues from the detached states of the one before. 1: no
     deep supervision.
     """
-    gradient: Literal["last_round", "one_step"] = "last_round"
-    """`last_round` back-propagates through all n + 1 updates of the last round. `one_step` through the last update of the latent state and that of the answer (HRM)."""
     theta: Positive = 10000.0
     """Base of the rotary frequencies."""
 

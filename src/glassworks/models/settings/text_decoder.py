@@ -6,6 +6,7 @@ from pydantic import Field, model_serializer, model_validator
 
 from glassworks.config.base import Settings
 from glassworks.models.settings.numbers import Count, Dropout, Positive
+from glassworks.models.settings.recursive import Recursion
 
 Blocks = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]
 """Numbers of blocks, from 0."""
@@ -65,6 +66,7 @@ class TextDecoder(Settings):
             "output_norms",
             "attention_scale",
             "scale_embeddings",
+            "recursion",
         }
     )
     """Settings that a saved configuration leaves out at their defaults: older ones lack them."""
@@ -117,6 +119,8 @@ class TextDecoder(Settings):
     """Whether the output projection shares the weights of the token embedding."""
     dropout: Dropout = 0.0
     """Dropout of the residual branches."""
+    recursion: Recursion | None = None
+    """Applies the blocks and the norm after them again and again, as the network of a Tiny Recursive Model; null applies them once. Language models only."""
 
     @property
     def inner_width(self) -> int:

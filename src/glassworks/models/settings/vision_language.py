@@ -34,6 +34,8 @@ class VisionLanguage(Settings):
     def _one_decoder(self) -> "VisionLanguage":
         if self.decoder is not None and self.language_model is not None:
             raise ValueError("give either decoder or language_model, not both")
+        if self.decoder is not None and self.decoder.recursion:
+            raise ValueError("decoder.recursion: only a language model has one; remove it")
         if self.similarity and (self.decoder is None or self.decoder.kv_heads not in (None, self.decoder.heads)):
             raise ValueError("similarity: needs a decoder that has as many kv_heads as heads; remove it")
         self.connector.tokens(self.grid)

@@ -178,11 +178,11 @@ def make(
     if language_model is None and backbone is None:
         return CaptioningTask(config, tokenizer, one_length)
     from glassworks.models.pretrained.begin_captioner import begin_captioner
-    from glassworks.models.pretrained.language_models import read_decoder
+    from glassworks.models.pretrained.language_models import read_plain_decoder
 
     vocabulary = tokenizer.size
     if language_model is not None:
-        decoder, vocabulary = read_decoder(language_model)
+        decoder, vocabulary = read_plain_decoder(language_model)
         check_vocabulary(tokenizer, vocabulary, language_model)
         config = config.model_copy(update={"decoder": decoder, "language_model": None})
     begin = partial(begin_captioner, config, vocabulary, language_model, backbone)

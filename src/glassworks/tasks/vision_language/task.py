@@ -29,7 +29,7 @@ from glassworks.encoders.tower import Tower, identity, load_tower
 from glassworks.errors import ArtifactError, ConfigError, DataError
 from glassworks.models import saving
 from glassworks.models.losses import LinearLoss, count_targets
-from glassworks.models.pretrained.language_models import load_language_model, read_decoder
+from glassworks.models.pretrained.language_models import load_language_model, read_plain_decoder
 from glassworks.models.saving import Matches
 from glassworks.models.settings.vision_language import VisionLanguage as Shape
 from glassworks.models.vision_language import KIND, TowerFeatures, VisionLanguageModel
@@ -212,7 +212,7 @@ def make(experiment: VisionLanguage, inputs: Mapping[str, Path], fingerprint: di
         merged = merge_shapes(saved.model_dump(mode="json"), own, inputs["start"].name)
         shape = Shape.model_validate(merged)
     elif "language_model" in inputs:
-        decoder, vocabulary = read_decoder(inputs["language_model"])
+        decoder, vocabulary = read_plain_decoder(inputs["language_model"])
         shape = shape.model_copy(update={"decoder": decoder, "language_model": None})
     if begin is not None:
         check_vocabulary(tokenizer, vocabulary, begin)
