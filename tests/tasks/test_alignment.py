@@ -241,13 +241,59 @@ def test_altered_features_are_refused(aligned):
         aligned.run("train-stored")
 
 
-def test_a_head_needs_pooled_features(aligned):
-    aligned.configure(encoders(eye={"pooling": "none"}), stored=EXPERIMENT)
+TOKENS = encoders(eye={"pooling": "none", "dtype": "float16", "layer": -2})
+RESAMPLED = {
+    **EXPERIMENT["model"],
+    "widths": [8, 4],
+    "perceiver": {"latents": 3, "depth": 1, "heads": 2, "head_width": 4},
+    "towers": {"image": {"encoder": "eye", "head": "perceiver"}, "text": {"encoder": "reader"}},
+}
+
+
+def test_a_perceiver_reads_the_tokens_of_a_map_beside_a_head_of_pooled_texts(aligned):
+    """Stored tokens give the bytes of the encoder in the loop, for one worker and two. An alignment that continues has the trained resampler."""
+    loop = {name: {**tower, "features": "loop"} for name, tower in RESAMPLED["towers"].items()}
+    table = aligned.configure(
+        TOKENS,
+        stored={**EXPERIMENT, "model": RESAMPLED},
+        loop={**EXPERIMENT, "model": {**RESAMPLED, "towers": loop}},
+        again={**EXPERIMENT, "model": {"from": "stored"}},
+    )
     build(aligned, "features-eye-pictures")
+    found = [content(aligned.run("train-stored")), content(aligned.run("train-loop"))]
+    fork_server.start(*(f"glassworks.{entry}" for entry in table["train-loop"].entries))
+    shutil.rmtree(aligned.root / table["train-stored"].directory)
+    found.append(content(aligned.run("train-stored", threads=2, workers=2)))
+    assert found[0] == found[1] == found[2]
+    saved = json.loads(found[0]["config.json"])
+    assert saved["towers"]["image"]["tokens"] == 4 and saved["towers"]["image"]["head"] == "perceiver"
+    assert "tokens" not in saved["towers"]["text"] and saved["perceiver"]["latents"] == 3
+    metrics = json.loads((aligned.run("evaluate-stored-retrieval") / "metrics.json").read_text())
+    assert {"model", "width_4", "ridge"} <= metrics["systems"].keys()
+    aligned.run("train-again")
+    assert not start_of(aligned, "again")["new"] and start_of(aligned, "again")["matched"] > 10
+
+
+@pytest.mark.parametrize(
+    ("params", "towers", "line"),
+    [
+        (TOKENS, {}, "model.towers.image.encoder: 'eye' gives tokens, which only a perceiver reads; name an encoder with pooling: mean, or set head: perceiver"),
+        (PARAMS, {"image": {"head": "perceiver"}}, "model.towers.image.encoder: a perceiver reads tokens, which 'eye' does not give; name an encoder with pooling: none, or set another head"),
+        (encoders(reader={"pooling": "none"}), {"text": {"head": "perceiver"}}, "model.towers.text.encoder: a perceiver reads tokens, which 'reader' does not give"),
+    ],
+)  # fmt: skip
+def test_a_head_that_cannot_read_the_features_of_its_encoder_is_one_line_before_any_work(project, params, towers, line):
+    with pytest.raises(ConfigError) as refused:
+        project.configure(params, stored=with_towers(**towers))
+    assert f"experiments/stored.yaml: {line}" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_the_shape_of_a_perceiver_without_one_is_one_line(project):
+    model = {**EXPERIMENT["model"], "perceiver": {"latents": 2}}
     with pytest.raises(
-        ConfigError, match=r"encoders\.eye\.pooling: a head reads one vector per sample; set it to mean"
+        ConfigError, match=r"model\.perceiver: no head is a perceiver; set model\.head: perceiver, or remove the key$"
     ):
-        aligned.run("train-stored")
+        project.configure(PARAMS, stored={**EXPERIMENT, "model": model})
 
 
 @pytest.mark.parametrize(

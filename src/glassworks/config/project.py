@@ -266,7 +266,7 @@ def _experiment_faults(params: Params, file: Path | str, experiment: Experiment)
             for key, name in wanted.items()
             if name not in known
         ]
-    return faults
+    return faults + [f"{file}: {fault}" for fault in experiment.encoder_faults(params.encoders)]
 
 
 def _has_no(params: Params, dataset: str, split: str) -> bool:

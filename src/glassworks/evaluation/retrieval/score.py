@@ -52,8 +52,8 @@ class RetrievalTask(Protocol):
     def collate(self, examples: list[Any]) -> Any:
         """Examples as a batch."""
 
-    def inputs(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Features [B, C] by modality, and whether a sample has it [B]."""
+    def pooled(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Features [B, C] by modality, the mean of tokens, and whether a sample has it [B]."""
 
     def embed(self, model: Alignment, batch: Any) -> dict[str, Tensor]:
         """Unit vectors [B, D] by modality, zero where a sample lacks it."""
@@ -222,7 +222,7 @@ def _features(
     rows, parts = task.arrange(dataset), []
     for start in range(0, len(chosen), READ):
         examples = [task.example(rows[index], scoring.part, 0) for index in chosen[start : start + READ]]
-        values, present = task.inputs(to_device(task.collate(examples), scoring.workers.device))
+        values, present = task.pooled(to_device(task.collate(examples), scoring.workers.device))
         parts.append({name: (value * present[name][:, None]).double().cpu().numpy() for name, value in values.items()})
     if not parts:
         return {name: np.zeros((0, int(tower["width"]))) for name, tower in task.towers.items()}

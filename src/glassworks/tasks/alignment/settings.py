@@ -1,14 +1,17 @@
 """experiments/NAME.yaml of the task `alignment`."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from glassworks.config.base import Name, Settings, nearest
 from glassworks.config.data import Data
+from glassworks.config.encoder import Encoder
 from glassworks.config.experiment import Experiment, Start
 from glassworks.config.needs import EncoderWeights, Features, Need, roles
 from glassworks.models.settings.alignment import Alignment as Heads
+from glassworks.models.settings.alignment import Head
 
 
 class Tower(Settings):
@@ -18,6 +21,8 @@ class Tower(Settings):
     """An entry under `encoders` in params.yaml."""
     features: Literal["stored", "loop"] = "stored"
     """`stored`: read the features that the stage `features` has computed once. `loop`: run the encoder in every training step, for the same result."""
+    head: Annotated[Head | None, Field(exclude_if=lambda head: head is None)] = None
+    """The head of this tower; null is `model.head`. Only a `perceiver` reads an encoder with `pooling: none`."""
 
 
 class Network(Heads, Start):
@@ -63,7 +68,26 @@ class Alignment(Experiment):
         alone = [name for name in names if model.pairs and not any(name in pair for pair in model.pairs)]
         if alone:
             raise ValueError(f"model.pairs: no pair has the tower {alone[0]!r}; add one, or remove the tower")
+        if model.perceiver is not None and "perceiver" not in map(self._head, names):
+            raise ValueError("model.perceiver: no head is a perceiver; set model.head: perceiver, or remove the key")
         return self
+
+    def _head(self, tower: str) -> Head:
+        return self.model.towers[tower].head or self.model.head
+
+    def encoder_faults(self, encoders: Mapping[str, Encoder]) -> list[str]:
+        """Perceivers over encoders that give one vector, and other heads over tokens."""
+        faults = []
+        for name, tower in self.model.towers.items():
+            head, encoder = self._head(name), encoders.get(tower.encoder)
+            if encoder is not None and encoder.gives_tokens != (head == "perceiver"):
+                why = (
+                    f"{tower.encoder!r} gives tokens, which only a perceiver reads; name an encoder with pooling: mean, or set head: perceiver"
+                    if encoder.gives_tokens
+                    else f"a perceiver reads tokens, which {tower.encoder!r} does not give; name an encoder with pooling: none, or set another head"
+                )
+                faults.append(f"{_key(name)}: {why}")
+        return faults
 
     def needs(self) -> dict[str, Need]:
         found = super().needs()

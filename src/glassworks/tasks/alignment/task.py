@@ -24,8 +24,8 @@ from glassworks.data.reading.features import (
 )
 from glassworks.encoders.protocol import Reading, stack
 from glassworks.encoders.tower import Tower, identity, load_tower
-from glassworks.errors import ArtifactError, ConfigError
-from glassworks.models.alignment import Alignment, prefix
+from glassworks.errors import ArtifactError
+from glassworks.models.alignment import Alignment, head_of, prefix
 from glassworks.models.begin_alignment import begin_alignment
 from glassworks.models.contrastive import equal_rows
 from glassworks.models.saving import Matches
@@ -88,6 +88,8 @@ class AlignmentTask:
         an alignment to continue.
         """
         self.config, self.towers, self.stored, self.in_loop, self.begin = config, towers, stored, in_loop, begin
+        self.tokens = [name for name, tower in towers.items() if "tokens" in tower]
+        """The modalities whose heads read tokens."""
 
     def build(self) -> Alignment:
         """Heads with random weights from torch's generator."""
@@ -125,7 +127,7 @@ class AlignmentTask:
         )
 
     def inputs(self, batch: Batch, drawn: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The features [B, C] of each modality, and whether each sample has it [B].
+        """The features [B, C] of each modality, or the tokens [B, T, C] that a perceiver reads, and whether each sample has it [B].
 
         Of several texts it takes the first, or the one that is `drawn`.
         """
@@ -134,15 +136,26 @@ class AlignmentTask:
                 found = tower.spread(batch.readings[name], batch.present[name])
                 batch.features[name] = {**found, PRESENT: batch.present[name]}
         features = {name: batch.features[name] for name in self.towers}
-        values = {name: _chosen(some, batch.draws if drawn else None) for name, some in features.items()}
+        draws = batch.draws if drawn else None
+        values = {
+            name: some["features"] if name in self.tokens else _chosen(some, draws) for name, some in features.items()
+        }
         return values, {name: some[PRESENT] for name, some in features.items()}
+
+    def pooled(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """As `inputs`, with the mean [B, C] of the tokens that a perceiver reads."""
+        values, present = self.inputs(batch)
+        for name in self.tokens:
+            mask = batch.features[name]["mask"][..., None].float()
+            values[name] = (values[name].float() * mask).sum(1) / mask.sum(1).clamp(min=1)
+        return values, present
 
     def embed(self, model: Alignment, batch: Batch) -> dict[str, Tensor]:
         """Unit vectors [B, D] by modality, zero where a sample lacks it; in training also the features that tell equal samples, as `EQUAL`."""
         values, present = self.inputs(batch, drawn=model.training)
-        vectors = model(values, present)
+        vectors = model(values, present, {name: batch.features[name]["mask"] for name in self.tokens})
         if model.training and self.config.equal is not None:
-            vectors[EQUAL] = values[self.config.equal].float()
+            vectors[EQUAL] = values[self.config.equal].float().flatten(1)
         return vectors
 
     def coupled_loss(self, model: Alignment, embeddings: dict[str, Tensor]) -> Loss:
@@ -228,7 +241,7 @@ def _chosen(features: Reading, draws: Tensor | None) -> Tensor:
 def make(experiment: Experiment, inputs: Mapping[str, Path], fingerprint: dict[str, object]) -> AlignmentTask:
     """The task of an experiment, given the directories of its inputs.
 
-    Raises `ArtifactError` for features of another encoder than the experiment names, and `ConfigError` for an encoder without pooling.
+    Raises `ArtifactError` for features of another encoder than the experiment names.
     """
     towers: dict[str, dict[str, object]] = {}
     stored: dict[str, list[FeatureTable]] = {}
@@ -248,9 +261,11 @@ def make(experiment: Experiment, inputs: Mapping[str, Path], fingerprint: dict[s
             in_loop[name] = load_tower(tower.encoder, settings, weights)
             found, width = identity(settings, weights), in_loop[name].width
             fingerprint["timm"], fingerprint["transformers"] = version("timm"), version("transformers")
-        if found["settings"]["pooling"] == "none" and "texts" not in found["settings"]:
-            raise ConfigError(f"encoders.{tower.encoder}.pooling: a head reads one vector per sample; set it to mean")
         towers[name] = {"encoder": tower.encoder, "width": width, **found}
+        if tower.head is not None:
+            towers[name]["head"] = tower.head
+        if head_of(towers[name], experiment.model) == "perceiver":
+            towers[name]["tokens"] = in_loop[name].encoder.tokens if name in in_loop else stored[name][0].tokens
     return AlignmentTask(experiment.model.plain(Heads), towers, stored, in_loop, inputs.get("start"))
 
 
