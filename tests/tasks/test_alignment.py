@@ -269,7 +269,7 @@ def test_a_perceiver_reads_the_tokens_of_a_map_beside_a_head_of_pooled_texts(ali
     assert saved["towers"]["image"]["tokens"] == 4 and saved["towers"]["image"]["head"] == "perceiver"
     assert "tokens" not in saved["towers"]["text"] and saved["perceiver"]["latents"] == 3
     metrics = json.loads((aligned.run("evaluate-stored-retrieval") / "metrics.json").read_text())
-    assert {"model", "width_4", "ridge"} <= metrics["systems"].keys()
+    assert {"model", "width_4", "ridge", "asif"} <= metrics["systems"].keys()
     aligned.run("train-again")
     assert not start_of(aligned, "again")["new"] and start_of(aligned, "again")["matched"] > 10
 

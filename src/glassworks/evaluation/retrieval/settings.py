@@ -22,7 +22,7 @@ class RetrievalEvaluation(Evaluation):
     """Score only the first sample of each group, such as one drawing for each concept of OpenMoji."""
 
     ridge: Annotated[int, Field(ge=0)] = 20_000
-    """Training samples of the control by ridge regression; 0 leaves it out."""
+    """Training samples of the controls ridge regression and ASIF; 0 leaves both out."""
 
     def needs(self, name: str, data: Data) -> dict[str, Need]:
         return {"shards": super().needs(name, data)["shards"]}
