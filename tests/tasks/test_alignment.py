@@ -288,6 +288,14 @@ def test_a_head_that_cannot_read_the_features_of_its_encoder_is_one_line_before_
     assert f"experiments/stored.yaml: {line}" in str(refused.value) and "\n" not in str(refused.value)
 
 
+def test_a_perceiver_on_mixed_features_is_one_line(project):
+    mixing = {**EXPERIMENT, "model": RESAMPLED, "training": {**EXPERIMENT["training"], "mixup": 1}}
+    with pytest.raises(
+        ConfigError, match=r"training\.mixup mixes vectors, and a perceiver reads tokens; remove one of them$"
+    ):
+        project.configure(TOKENS, stored=mixing)
+
+
 def test_the_shape_of_a_perceiver_without_one_is_one_line(project):
     model = {**EXPERIMENT["model"], "perceiver": {"latents": 2}}
     with pytest.raises(

@@ -15,7 +15,7 @@ Head = Literal["linear", "mlp", "perceiver"]
 class Alignment(Settings):
     """One trained head for each frozen encoder, all with the same output space."""
 
-    LATER: ClassVar = frozenset({"perceiver"})
+    LATER: ClassVar = frozenset({"perceiver", "structure"})
     """Keys that models of earlier versions lack."""
 
     width: Count = 128
@@ -38,6 +38,8 @@ class Alignment(Settings):
     """Widths of Matryoshka embeddings, from `width` downwards: each prefix of the vectors is normalised again and has a loss of its own. Empty is `width` alone."""
     width_weights: list[Positive] = Field(default=[])
     """Weight of the loss at each of `widths`; empty is 1 for all."""
+    structure: Annotated[float, Field(ge=0, allow_inf_nan=False, exclude_if=lambda weight: weight == 0)] = 0.0
+    """Weight of a further loss: in every modality, samples keep the neighbours that they have by the features of the encoder (STRUCTURE). Published: 10."""
     temperature: Positive | None = None
     """Initial temperature of the similarities, which is learned; null is 0.07 for `info_nce` and 0.1 for `sigmoid`."""
     smallest_temperature: Positive = 0.01
