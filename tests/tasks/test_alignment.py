@@ -409,6 +409,30 @@ def test_an_alignment_continues_another_and_may_have_further_and_fewer_towers(al
     assert [*note["new"]] == ["bias"] and {name.split(".")[1] for name in note["left_over"]} == {"second"}
 
 
+def test_an_evaluation_may_compare_some_of_the_towers_and_needs_no_features_of_others(aligned):
+    model = {**EXPERIMENT["model"], "towers": FURTHER, "pairs": [["image", "text"], ["second", "text"]]}
+    some = {"retrieval": {"bootstrap": 100, "towers": ["image", "second"]}}
+    table = aligned.configure(SECOND_EYE, stored={**EXPERIMENT, "model": model, "evaluations": some})
+    build(aligned, "features-other_eye-pictures")
+    assert "features.text" not in table["evaluate-stored-retrieval"].inputs
+    aligned.run("train-stored")
+    metrics = json.loads((aligned.run("evaluate-stored-retrieval") / "metrics.json").read_text())
+    assert metrics["systems"]["model"].keys() == {"image_to_second", "second_to_image"} == {*metrics["emergent"]}
+
+
+@pytest.mark.parametrize(
+    ("towers", "line"),
+    [
+        (["image", "tekst"], "experiments/stored.yaml: evaluations.retrieval.towers: there is no tower 'tekst'; did you mean 'text'?"),
+        (["image"], "experiments/stored.yaml: evaluations.retrieval.towers: name at least two"),
+    ],
+)  # fmt: skip
+def test_towers_that_an_evaluation_cannot_compare_are_one_line(project, towers, line):
+    with pytest.raises(ConfigError) as refused:
+        project.configure(PARAMS, stored={**EXPERIMENT, "evaluations": {"retrieval": {"towers": towers}}})
+    assert str(refused.value) == line
+
+
 def test_a_head_that_does_not_fit_is_one_line(aligned):
     aligned.run("train-stored")
     other = {**EXPERIMENT, "model": {"from": "stored", "towers": {**FURTHER, "image": {"encoder": "other_eye"}}}}

@@ -235,7 +235,7 @@ def _ridge(
         space = next((one[1] for one in model.pairs if set(one) == {first, second}), None)
         if space is None:
             hubs = [
-                hub for hub in model.towers if _is_trained(model, (first, hub)) and _is_trained(model, (second, hub))
+                hub for hub in known.train if _is_trained(model, (first, hub)) and _is_trained(model, (second, hub))
             ]
             space = hubs[0] if hubs else second
         sides = [into(side, space) for side in pair]

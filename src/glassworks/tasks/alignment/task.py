@@ -315,20 +315,21 @@ def make(experiment: Experiment, inputs: Mapping[str, Path], fingerprint: dict[s
 
 
 def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[AlignmentTask, Alignment]:
-    """The task of trained heads, which reads stored features, and the heads in eval mode.
+    """The task of trained heads, which reads the stored features of some or all towers, and the heads in eval mode.
 
     Raises `ArtifactError` for features of another encoder than the heads were trained on.
     """
     model = Alignment.load(inputs["model"]).eval()
-    stored = {name: _tables(inputs, name) for name in model.towers}
-    for name, tower in model.towers.items():
+    stored = {name: tables for name in model.towers if (tables := _tables(inputs, name))}
+    towers = {name: model.towers[name] for name in stored}
+    for name, tower in towers.items():
         for table in stored[name]:
             if table.identity != {key: tower[key] for key in table.identity}:
                 raise ArtifactError(
                     f"{table.directory}: features of the encoder {table.encoder!r} as it is now, but the head {name!r} was "
                     f"trained on others of {tower['encoder']!r}; train it again"
                 )
-    return AlignmentTask(model.config, model.towers, stored, {}), model
+    return AlignmentTask(model.config, towers, stored, {}), model
 
 
 def _tables(inputs: Mapping[str, Path], tower: str) -> list[FeatureTable]:
