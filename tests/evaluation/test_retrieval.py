@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from glassworks.evaluation.retrieval.asif import Asif
 from glassworks.evaluation.retrieval.labels import labels
+from glassworks.evaluation.retrieval.ranks import ranks_of
 from glassworks.evaluation.retrieval.ridge import Ridge
-from glassworks.evaluation.retrieval.score import chance, gains, ranks_of, summary
+from glassworks.evaluation.retrieval.score import chance, gains, summary
 from glassworks.evaluation.retrieval.settings import RetrievalEvaluation
 from glassworks.evaluation.scoring import exchanged
 
@@ -63,14 +65,52 @@ def test_ridge_regression_is_the_closed_form_and_takes_the_penalty_that_held_out
     assert fitted.strength == 1
 
 
+def test_asif_compares_samples_by_their_nearest_anchors_by_hand():
+    """Two of three anchors count, squared: the query lies between the first two, the answers near the second and near the third."""
+    sources, targets = (
+        np.array([[3.0, 0.0], [0.0, 3.0], [-3.0, -3.0]]),
+        np.array([[0.0, 2.0], [2.0, 0.0], [-2.0, -2.0]]),
+    )
+    fitted = Asif(sources, targets)
+    assert (fitted.count, fitted.power) == (3, 8), (
+        "without held-out pairs all anchors count, with the published exponent"
+    )
+    fitted.count, fitted.power = 2, 2
+    query = np.array([1.0, 2.0]) / 5**0.5 @ (sources / np.linalg.norm(sources, axis=1, keepdims=True)).T
+    query = np.array([*query[:2] ** 2, 0])
+    near_second = np.array([0.6**2, 0.8**2, 0])  # features (0.8, 0.6): cosines 0.6, 0.8 and below 0
+    near_third = np.array([0, 0, 1.0])
+    expected = [query @ other / np.linalg.norm(query) / np.linalg.norm(other) for other in (near_second, near_third)]
+    found = fitted.similarities(np.array([[1.0, 2.0]]), np.array([[0.8, 0.6], [-1.0, -1.0]]))
+    np.testing.assert_allclose(found, [expected], atol=1e-12)
+
+
+def test_asif_takes_the_anchors_and_the_exponent_that_held_out_pairs_prefer():
+    random = np.random.default_rng(0)
+    shared = random.normal(size=(120, 3))
+    sides = [shared @ random.normal(size=(3, width)) + 0.1 * random.normal(size=(120, width)) for width in (8, 6)]
+    fitted = Asif(*(side[:80] for side in sides))
+    fitted.choose(*(side[80:] for side in sides))
+
+    def score():
+        found = fitted.similarities(*(side[80:] for side in sides))
+        return sum((1 / ranks_of(one, np.arange(40))).mean() for one in (found, found.T))
+
+    best = score()
+    assert best > 4 * np.mean(1 / np.arange(1, 41)), "twice chance in both directions"
+    for fitted.count in (10, 30):
+        for fitted.power in (1, 2, 4, 8):
+            assert score() <= best
+
+
 def test_labels_mark_emergent_directions_and_have_a_row_and_a_point_for_each_width():
     found = {name: chance(9) for name in ("image_to_audio", "image_to_text")}
     metrics = {"samples": 9, "split": "test", "emergent": ["image_to_audio"]}
-    metrics["systems"] = {name: found for name in ("model", "width_4", "shuffled", "ridge", "chance")}
+    metrics["systems"] = {name: found for name in ("model", "width_4", "shuffled", "ridge", "asif", "chance")}
     shown = labels(metrics, RetrievalEvaluation(), [8, 4], ["image", "audio"])
     groups = dict.fromkeys(column.group for column in shown.table.columns)
     assert list(groups) == ["image to speech (emergent)", "image to text"]
-    assert [row.name for row in shown.table.rows] == ["model", "width_4", "shuffled", "ridge", "chance"]
+    assert [row.name for row in shown.table.rows] == ["model", "width_4", "shuffled", "ridge", "asif", "chance"]
     assert shown.curve.rows == {"model": 8, "width_4": 4} and "emergent" in shown.table.notes[-1]
     assert [title for _, title in shown.items.answers] == ["nearest to its image", "nearest to its speech"]
     assert labels(metrics, RetrievalEvaluation(), [8], []).curve is None

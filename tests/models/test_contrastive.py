@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from glassworks.models.alignment import Alignment, prefix
-from glassworks.models.contrastive import equal_rows, info_nce, sigmoid_loss
+from glassworks.models.contrastive import equal_rows, info_nce, neighbourhood_loss, sigmoid_loss
 from glassworks.models.settings.alignment import Alignment as AlignmentConfig
-from glassworks.tasks.alignment.task import AlignmentTask, Batch
+from glassworks.tasks.alignment.task import AlignmentTask, Batch, mixed
 from tests.training.engine import fresh, train
 from tests.training.objectives import SIDE, Pairs, pairs
 
@@ -76,6 +76,25 @@ def test_equal_samples_are_not_negatives_of_each_other():
     assert info_nce(left, right, torch.tensor([2.0]), everything) == 0  # no negatives are left
 
 
+def test_the_loss_between_neighbours_is_the_published_formula():
+    """Row by row: unit vectors without their mean, the softmax of their similarities, and the mean of two divergences from the middle."""
+    draw = torch.Generator().manual_seed(0)
+    sides = (
+        torch.randn(5, 3, generator=draw, dtype=torch.float64),
+        torch.randn(5, 4, generator=draw, dtype=torch.float64),
+    )
+    rows = []
+    for side in sides:
+        unit = side / side.norm(dim=1, keepdim=True)
+        unit = unit - unit.mean(0)
+        rows.append((unit @ unit.T / 0.5).softmax(1))
+    middle = (rows[0] + rows[1]) / 2
+    expected = sum((side * (side / middle).log()).sum() for side in rows) / 2
+    found = neighbourhood_loss(*(side.float() for side in sides), temperature=0.5)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+    assert neighbourhood_loss(sides[0], 3 * sides[0]) == pytest.approx(0, abs=1e-5), "the same neighbours"
+
+
 def test_a_prefix_is_normalised_again_and_a_missing_vector_stays_zero():
     vectors = torch.tensor([[0.6, 0.0, 0.8], [0.0, 0.0, 0.0]], requires_grad=True)
     found = prefix(vectors, 2)
@@ -87,10 +106,10 @@ def test_a_prefix_is_normalised_again_and_a_missing_vector_stays_zero():
 class TriModal(AlignmentTask):
     """Three modalities made from the pairs of the engine's tests. Some samples lack the image, some the sound, and some texts are equal."""
 
-    def __init__(self, complete: bool = False, dropout: float = 0.2, **config) -> None:
+    def __init__(self, complete: bool = False, dropout: float = 0.2, mixup: float = 0.0, **config) -> None:
         settings = {"width": 8, "head": "linear", "pairs": [["image", "text"], ["audio", "text"]], "widths": [8, 4]}
         towers = {name: {"width": SIDE} for name in ("image", "audio", "text")}
-        super().__init__(AlignmentConfig(**{**settings, "dropout": dropout, **config}), towers, {}, {})
+        super().__init__(AlignmentConfig(**{**settings, "dropout": dropout, **config}), towers, {}, {}, mixup=mixup)
         self.complete = complete
 
     def batch(self, given: Pairs) -> Batch:
@@ -110,7 +129,7 @@ class TriModal(AlignmentTask):
 
 
 def test_any_number_of_workers_ends_with_the_same_bytes_though_samples_lack_modalities(tmp_path):
-    task = TriModal(loss="sigmoid", equal="text")
+    task = TriModal(loss="sigmoid", equal="text", structure=2.0, mixup=1.0)
     found = [train(fresh(tmp_path / str(count)), task, count)["sha256"] for count in (1, 2)]
     assert found[0] == found[1]
 
@@ -180,6 +199,51 @@ def test_the_loss_of_widths_is_their_weighted_sum():
     }
     torch.testing.assert_close(found.total, (single[8] + 0.5 * single[4]) / 2)
     torch.testing.assert_close(found.parts["width_4"][0], single[4].detach() / 2)
+
+
+@pytest.mark.parametrize("widths", [[], [8, 4]])
+def test_the_loss_between_neighbours_is_added_in_training_for_every_modality(widths):
+    plain, task = TriModal(dropout=0.0, widths=widths), TriModal(dropout=0.0, widths=widths, structure=3.0)
+    torch.manual_seed(0)
+    model = task.build()
+    given = task.batch(pairs(0, 0, 12))
+    found, without = task.loss(model, given), plain.loss(model, given)
+    vectors, terms = plain.embed(model, given), []
+    for name in task.towers:
+        own = given.features[name]["present"]
+        terms.append(neighbourhood_loss(given.features[name]["features"][own], vectors[name][own]) / own.sum())
+    torch.testing.assert_close(found.total, without.total + 3 * 12 * sum(terms))
+    torch.testing.assert_close(found.parts["structure"][0], 12 * sum(terms).detach())
+    assert task.loss(model.eval(), given).total == plain.loss(model, given).total
+
+
+def test_mixed_samples_have_one_weight_in_all_modalities_and_the_same_modalities():
+    draw = torch.Generator().manual_seed(0)
+    values = {name: torch.randn(64, 3, generator=draw) for name in ("image", "text")}
+    present = {"image": torch.arange(64) % 3 != 0, "text": torch.ones(64, dtype=torch.bool)}
+    values["image"] *= present["image"][:, None]
+    torch.manual_seed(0)
+    others, weights = torch.randperm(64), torch.distributions.Beta(1.0, 1.0).sample((64,))
+    torch.manual_seed(0)
+    found, changed = mixed(values, present, 1.0), 0
+    for index, (other, weight) in enumerate(zip(others.tolist(), weights, strict=True)):
+        alike = bool(present["image"][index] == present["image"][other])
+        for name, some in values.items():
+            expected = weight * some[index] + (1 - weight) * some[other] if alike else some[index]
+            torch.testing.assert_close(found[name][index], expected)
+        changed += alike and index != other
+    assert 20 < changed < 60
+    assert torch.equal(found["image"][::3], torch.zeros(22, 3)), "a missing image stays missing"
+
+
+def test_features_are_mixed_in_training_only():
+    task = TriModal(complete=True, dropout=0.0, mixup=0.5)
+    torch.manual_seed(0)
+    model = task.build()
+    batch = task.batch(pairs(0, 0, 6))
+    plain = TriModal(complete=True, dropout=0.0).embed(model, batch)
+    assert not torch.allclose(task.embed(model, batch)["image"], plain["image"])
+    assert torch.equal(task.embed(model.eval(), batch)["image"], plain["image"])
 
 
 def test_one_of_several_texts_is_drawn_in_training_and_the_first_is_read_in_evaluation():

@@ -241,13 +241,67 @@ def test_altered_features_are_refused(aligned):
         aligned.run("train-stored")
 
 
-def test_a_head_needs_pooled_features(aligned):
-    aligned.configure(encoders(eye={"pooling": "none"}), stored=EXPERIMENT)
+TOKENS = encoders(eye={"pooling": "none", "dtype": "float16", "layer": -2})
+RESAMPLED = {
+    **EXPERIMENT["model"],
+    "widths": [8, 4],
+    "perceiver": {"latents": 3, "depth": 1, "heads": 2, "head_width": 4},
+    "towers": {"image": {"encoder": "eye", "head": "perceiver"}, "text": {"encoder": "reader"}},
+}
+
+
+def test_a_perceiver_reads_the_tokens_of_a_map_beside_a_head_of_pooled_texts(aligned):
+    """Stored tokens give the bytes of the encoder in the loop, for one worker and two. An alignment that continues has the trained resampler."""
+    loop = {name: {**tower, "features": "loop"} for name, tower in RESAMPLED["towers"].items()}
+    table = aligned.configure(
+        TOKENS,
+        stored={**EXPERIMENT, "model": RESAMPLED},
+        loop={**EXPERIMENT, "model": {**RESAMPLED, "towers": loop}},
+        again={**EXPERIMENT, "model": {"from": "stored"}},
+    )
     build(aligned, "features-eye-pictures")
+    found = [content(aligned.run("train-stored")), content(aligned.run("train-loop"))]
+    fork_server.start(*(f"glassworks.{entry}" for entry in table["train-loop"].entries))
+    shutil.rmtree(aligned.root / table["train-stored"].directory)
+    found.append(content(aligned.run("train-stored", threads=2, workers=2)))
+    assert found[0] == found[1] == found[2]
+    saved = json.loads(found[0]["config.json"])
+    assert saved["towers"]["image"]["tokens"] == 4 and saved["towers"]["image"]["head"] == "perceiver"
+    assert "tokens" not in saved["towers"]["text"] and saved["perceiver"]["latents"] == 3
+    metrics = json.loads((aligned.run("evaluate-stored-retrieval") / "metrics.json").read_text())
+    assert {"model", "width_4", "ridge", "asif"} <= metrics["systems"].keys()
+    aligned.run("train-again")
+    assert not start_of(aligned, "again")["new"] and start_of(aligned, "again")["matched"] > 10
+
+
+@pytest.mark.parametrize(
+    ("params", "towers", "line"),
+    [
+        (TOKENS, {}, "model.towers.image.encoder: 'eye' gives tokens, which only a perceiver reads; name an encoder with pooling: mean, or set head: perceiver"),
+        (PARAMS, {"image": {"head": "perceiver"}}, "model.towers.image.encoder: a perceiver reads tokens, which 'eye' does not give; name an encoder with pooling: none, or set another head"),
+        (encoders(reader={"pooling": "none"}), {"text": {"head": "perceiver"}}, "model.towers.text.encoder: a perceiver reads tokens, which 'reader' does not give"),
+    ],
+)  # fmt: skip
+def test_a_head_that_cannot_read_the_features_of_its_encoder_is_one_line_before_any_work(project, params, towers, line):
+    with pytest.raises(ConfigError) as refused:
+        project.configure(params, stored=with_towers(**towers))
+    assert f"experiments/stored.yaml: {line}" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_perceiver_on_mixed_features_is_one_line(project):
+    mixing = {**EXPERIMENT, "model": RESAMPLED, "training": {**EXPERIMENT["training"], "mixup": 1}}
     with pytest.raises(
-        ConfigError, match=r"encoders\.eye\.pooling: a head reads one vector per sample; set it to mean"
+        ConfigError, match=r"training\.mixup mixes vectors, and a perceiver reads tokens; remove one of them$"
     ):
-        aligned.run("train-stored")
+        project.configure(TOKENS, stored=mixing)
+
+
+def test_the_shape_of_a_perceiver_without_one_is_one_line(project):
+    model = {**EXPERIMENT["model"], "perceiver": {"latents": 2}}
+    with pytest.raises(
+        ConfigError, match=r"model\.perceiver: no head is a perceiver; set model\.head: perceiver, or remove the key$"
+    ):
+        project.configure(PARAMS, stored={**EXPERIMENT, "model": model})
 
 
 @pytest.mark.parametrize(
@@ -353,6 +407,30 @@ def test_an_alignment_continues_another_and_may_have_further_and_fewer_towers(al
     aligned.run("train-fewer")
     note = start_of(aligned, "fewer")
     assert [*note["new"]] == ["bias"] and {name.split(".")[1] for name in note["left_over"]} == {"second"}
+
+
+def test_an_evaluation_may_compare_some_of_the_towers_and_needs_no_features_of_others(aligned):
+    model = {**EXPERIMENT["model"], "towers": FURTHER, "pairs": [["image", "text"], ["second", "text"]]}
+    some = {"retrieval": {"bootstrap": 100, "towers": ["image", "second"]}}
+    table = aligned.configure(SECOND_EYE, stored={**EXPERIMENT, "model": model, "evaluations": some})
+    build(aligned, "features-other_eye-pictures")
+    assert "features.text" not in table["evaluate-stored-retrieval"].inputs
+    aligned.run("train-stored")
+    metrics = json.loads((aligned.run("evaluate-stored-retrieval") / "metrics.json").read_text())
+    assert metrics["systems"]["model"].keys() == {"image_to_second", "second_to_image"} == {*metrics["emergent"]}
+
+
+@pytest.mark.parametrize(
+    ("towers", "line"),
+    [
+        (["image", "tekst"], "experiments/stored.yaml: evaluations.retrieval.towers: there is no tower 'tekst'; did you mean 'text'?"),
+        (["image"], "experiments/stored.yaml: evaluations.retrieval.towers: name at least two"),
+    ],
+)  # fmt: skip
+def test_towers_that_an_evaluation_cannot_compare_are_one_line(project, towers, line):
+    with pytest.raises(ConfigError) as refused:
+        project.configure(PARAMS, stored={**EXPERIMENT, "evaluations": {"retrieval": {"towers": towers}}})
+    assert str(refused.value) == line
 
 
 def test_a_head_that_does_not_fit_is_one_line(aligned):

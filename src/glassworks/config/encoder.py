@@ -24,6 +24,11 @@ class Encoder(Settings):
     jobs: Annotated[int, Field(ge=1, le=10_000)] = 2
     """Parallel jobs that compute the features of a dataset. Does not affect their bytes."""
 
+    @property
+    def gives_tokens(self) -> bool:
+        """Whether the features of a sample are tokens with a mask, and not one vector or one of several."""
+        return self.pooling == "none"
+
     def needs(self, key: str) -> dict[str, Need]:
         """Input artefacts of a stage that runs the encoder, by role. `key` is the key path of these settings."""
         return {f"{key}.weights": Weights(f"{key}.weights", self.weights)}

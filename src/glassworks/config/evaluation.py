@@ -36,6 +36,10 @@ class Evaluation(Settings):
         scored = Shards(f"evaluations.{name}.dataset", self.dataset) if self.dataset else Shards(key, trained_on)
         return {"shards": scored, **data.training_needs("training_shards")}
 
+    def read(self, needs: dict[str, Need]) -> dict[str, Need]:
+        """Those of the needs of the experiment that this evaluation reads. Raises `ValueError` for settings that do not fit them."""
+        return needs
+
 
 def evaluation_of(settings: dict[str, Any]) -> Evaluation:
     """The evaluation of a stage, parsed from the resolved settings."""

@@ -1,6 +1,7 @@
 """Settings common to all experiments (experiments/NAME.yaml)."""
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeVar, cast
 
 from pydantic import (
@@ -139,6 +140,10 @@ class Experiment(Settings):
     def evaluation_needs(self, dataset: str) -> dict[str, Need]:
         """Input artefacts that an evaluation on a dataset needs beside its shards, such as features."""
         return {}
+
+    def encoder_faults(self, encoders: Mapping[str, Encoder]) -> list[str]:
+        """The reasons why training cannot read the encoders that it names, among those of params.yaml."""
+        return []
 
     @property
     def encoders(self) -> dict[str, Encoder]:

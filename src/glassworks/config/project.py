@@ -233,7 +233,8 @@ def evaluations_of(experiment: Experiment) -> dict[str, Evaluation]:
 def evaluation_needs(experiment: Experiment, name: str) -> dict[str, Need]:
     """Input artefacts of an evaluation by role, except the model and its tokenizer."""
     evaluation, data = evaluations_of(experiment)[name], experiment.data
-    return evaluation.needs(name, data) | experiment.evaluation_needs(evaluation.dataset or data.datasets[0])
+    own = experiment.evaluation_needs(evaluation.dataset or data.datasets[0])
+    return evaluation.needs(name, data) | evaluation.read(own)
 
 
 def variants_of(experiment: Experiment) -> dict[str, Variant]:
@@ -249,7 +250,10 @@ def fits(evaluation: Evaluation, experiment: Experiment) -> bool:
 def _experiment_faults(params: Params, file: Path | str, experiment: Experiment) -> list[str]:
     needs, faults = list(experiment.needs().values()), []
     for name, evaluation in evaluations_of(experiment).items():
-        needs += evaluation_needs(experiment, name).values()
+        try:
+            needs += evaluation_needs(experiment, name).values()
+        except ValueError as error:
+            faults.append(f"{file}: evaluations.{name}.{error}")
         if not fits(evaluation, experiment):
             tasks = " or ".join(evaluation.scores)
             faults.append(f"{file}: evaluations.{name}: {evaluation.kind} scores {tasks} models, not {experiment.task}")
@@ -266,7 +270,7 @@ def _experiment_faults(params: Params, file: Path | str, experiment: Experiment)
             for key, name in wanted.items()
             if name not in known
         ]
-    return faults
+    return faults + [f"{file}: {fault}" for fault in experiment.encoder_faults(params.encoders)]
 
 
 def _has_no(params: Params, dataset: str, split: str) -> bool:

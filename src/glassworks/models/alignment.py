@@ -1,6 +1,6 @@
 """Heads that map the features of frozen encoders to one space, where matching samples are close.
 
-N samples, C features of an encoder, D width of the space. A modality is named after its encoder's tower: image, audio, text. A sample may lack some
+N samples, T tokens, C features of an encoder, D width of the space. A modality is named after its encoder's tower: image, audio, text. A sample may lack some
 modalities: its vectors of these are zero.
 """
 
@@ -16,7 +16,9 @@ from torch.nn import functional as F
 from glassworks.errors import ArtifactError
 from glassworks.models import saving
 from glassworks.models.contrastive import info_nce, sigmoid_loss
+from glassworks.models.perceiver import Perceiver
 from glassworks.models.settings.alignment import Alignment as Config
+from glassworks.models.settings.perceiver import Perceiver as Shape
 
 KIND = "alignment"
 
@@ -24,12 +26,13 @@ KIND = "alignment"
 class Head(nn.Module):
     """Features [N, C] to unit vectors [N, D]. The layer norm at the input removes the scale of the encoder."""
 
-    def __init__(self, width: int, config: Config) -> None:
+    def __init__(self, width: int, kind: str, config: Config) -> None:
+        """`kind` is `linear` or `mlp`."""
         super().__init__()
         self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(config.dropout)
         self.project = nn.Linear(width, config.width)
         self.block: nn.Sequential | None = None
-        if config.head == "mlp":
+        if kind == "mlp":
             inner = 2 * config.width
             self.block = nn.Sequential(
                 nn.LayerNorm(config.width),
@@ -46,6 +49,25 @@ class Head(nn.Module):
         return F.normalize(hidden.float(), dim=-1)
 
 
+class PerceiverHead(nn.Module):
+    """Tokens [N, T, C] with their mask [N, T] to unit vectors [N, D]: the mean of the latents of a resampler, and a linear map."""
+
+    def __init__(self, width: int, tokens: int, config: Config) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(config.dropout)
+        self.resample = Perceiver(width, tokens, config.perceiver or Shape())
+        self.project = nn.Linear(width, config.width)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        latents = self.resample(self.dropout(tokens), mask)  # [N, L, C]
+        return F.normalize(self.project(self.dropout(latents.mean(1))).float(), dim=-1)
+
+
+def head_of(tower: Mapping[str, Any], config: Config) -> str:
+    """The kind of head of a tower: its own, or that of all."""
+    return str(tower.get("head", config.head))
+
+
 def prefix(vectors: Tensor, width: int) -> Tensor:
     """The first `width` numbers of unit vectors [N, D], normalised again. Zero vectors stay zero."""
     return vectors if width == vectors.shape[1] else F.normalize(vectors[:, :width], dim=-1)
@@ -55,18 +77,31 @@ class Alignment(nn.Module):
     """The heads, and the temperature of the similarities between their outputs."""
 
     def __init__(self, config: Config, towers: Mapping[str, dict[str, Any]]) -> None:
-        """`towers` describes the features of each modality: `width`, and whatever identifies the encoder. It is saved with the model."""
+        """`towers` describes the features of each modality: `width`, the number of `tokens` if they are not pooled, its own `head` if it has one, and whatever
+        identifies the encoder. It is saved with the model.
+        """
         super().__init__()
+        kinds = {name: head_of(tower, config) for name, tower in towers.items()}
+        if "perceiver" in kinds.values() and config.perceiver is None:  # saved with the model
+            config = config.model_copy(update={"perceiver": Shape()})
         self.config, self.towers = config, dict(towers)
-        self.heads = nn.ModuleDict({name: Head(tower["width"], config) for name, tower in towers.items()})
+        self.heads = nn.ModuleDict({name: _head(kinds[name], tower, config) for name, tower in towers.items()})
         self.pairs = config.pairs_of(list(self.towers))
         temperature = config.temperature or (0.1 if config.loss == "sigmoid" else 0.07)
         self.log_scale = nn.Parameter(torch.tensor([-math.log(temperature)]))
         self.bias = nn.Parameter(torch.tensor([config.bias])) if config.loss == "sigmoid" else None
 
-    def forward(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Features [N, C] of some modalities to their unit vectors [N, D]; zero where `present` [N] of the modality is False."""
-        vectors = {name: self.heads[name](values.float()) for name, values in features.items()}
+    def forward(
+        self,
+        features: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        masks: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Features [N, C] of some modalities, or tokens [N, T, C] with their mask [N, T], to unit vectors [N, D]; zero where `present` [N] is False."""
+        vectors = {
+            name: self.heads[name](values.float(), *([masks[name]] if masks and name in masks else []))
+            for name, values in features.items()
+        }
         return {
             name: values * present[name][:, None] if present and name in present else values
             for name, values in vectors.items()
@@ -105,7 +140,8 @@ class Alignment(nn.Module):
         if saved.get("model") != KIND:
             raise ArtifactError(f"{directory}: not saved heads (it is a {saved.get('model', 'foreign model')})")
         try:
-            config = Config.model_validate({name: saved[name] for name in Config.model_fields})
+            fields = [name for name in Config.model_fields if name in saved or name not in Config.LATER]
+            config = Config.model_validate({name: saved[name] for name in fields})
             model = cls(config, saved["towers"])
         except (KeyError, ValueError, TypeError) as error:
             first = str(error).splitlines()[0]
@@ -114,3 +150,9 @@ class Alignment(nn.Module):
             ) from None
         saving.assign(model, saving.read_tensors(directory / saving.WEIGHTS), directory / saving.WEIGHTS)
         return model
+
+
+def _head(kind: str, tower: Mapping[str, Any], config: Config) -> nn.Module:
+    if kind == "perceiver":
+        return PerceiverHead(tower["width"], tower["tokens"], config)
+    return Head(tower["width"], kind, config)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from glassworks.errors import ArtifactError
 from glassworks.models import saving
-from glassworks.models.alignment import KIND, Alignment
+from glassworks.models.alignment import KIND, Alignment, head_of
 from glassworks.models.saving import Matches
 
 HEADS = "heads."
@@ -14,7 +14,7 @@ HEADS = "heads."
 def begin_alignment(model: Alignment, directory: Path) -> Matches:
     """Copy the heads of all towers that `model` and the trained alignment in `directory` share, and the temperature.
 
-    The heads of other towers stay as they were built. Raises `ArtifactError` for a shared tower whose features are those of another encoder, and listing
+    The heads of other towers stay as they were built. Raises `ArtifactError` for a shared tower whose features are those of another encoder or whose head is of another kind, and listing
     missing, extra and misshapen tensors of the shared heads.
     """
     saved = saving.read_config(directory, "saved heads")
@@ -28,6 +28,12 @@ def begin_alignment(model: Alignment, directory: Path) -> Matches:
                     f"model.from: {directory}: its head {name!r} was trained on features of another encoder ({key}) than model.towers.{name}; "
                     f"give the tower that encoder, or another name"
                 )
+        kind, theirs = head_of(model.towers[name], model.config), saved["towers"][name].get("head", saved["head"])
+        if kind != theirs:
+            raise ArtifactError(
+                f"model.from: {directory}: its head {name!r} is a {theirs} head, but that of model.towers.{name} is a {kind} head; "
+                "give the tower that head, or another name"
+            )
     file = directory / saving.WEIGHTS
     own, tensors = model.state_dict(), saving.read_tensors(file)
 

@@ -1,7 +1,9 @@
-"""Contrastive losses between the embeddings of two modalities.
+"""Contrastive losses between the embeddings of two modalities, and a loss between features and embeddings of one.
 
-N pairs, D width. Row i of one side belongs to row i of the other. Each function returns a sum over the N pairs in float32.
+N pairs, C features, D width. Row i of one side belongs to row i of the other. Each function returns a sum over the N pairs in float32.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -35,6 +37,26 @@ def sigmoid_loss(left: Tensor, right: Tensor, scale: Tensor, bias: Tensor, equal
         if equal is not None:
             losses = losses.masked_fill(_others(equal), 0.0)
         return losses.sum()
+
+
+def neighbourhood_loss(features: Tensor, vectors: Tensor, temperature: float = 0.05) -> Tensor:
+    """The summed Jensen-Shannon divergence between the neighbours of N samples by features [N, C] and by embeddings [N, D] (Gröger et al., 2025,
+    "STRUCTURE", arXiv 2506.16895, with one level, its default).
+
+    The neighbours of a sample are a distribution over all N samples: the softmax of similarities divided by `temperature`, between unit vectors from which
+    their mean over the N samples is subtracted.
+    """
+    with torch.autocast(vectors.device.type, enabled=False):
+        first, second = (_neighbours(side.float(), temperature) for side in (features, vectors))  # log, [N, N]
+        middle = torch.logaddexp(first, second) - math.log(2)
+        divergences = [F.kl_div(middle, side, reduction="sum", log_target=True) for side in (first, second)]
+        return (divergences[0] + divergences[1]) / 2
+
+
+def _neighbours(values: Tensor, temperature: float) -> Tensor:
+    unit = F.normalize(values, dim=-1)
+    centred = unit - unit.mean(0)
+    return (centred @ centred.T / temperature).log_softmax(-1)
 
 
 def equal_rows(values: Tensor) -> Tensor:

@@ -18,3 +18,8 @@ class Sentence(Encoder):
     """Texts of a sample that are encoded, such as a name and its aliases. With `pooling: none`, training draws one of them."""
     layer: int = -1
     """Block that gives the tokens before they are pooled."""
+
+    @property
+    def gives_tokens(self) -> bool:
+        """False: without pooling there is one vector for each text."""
+        return False

@@ -10,6 +10,7 @@ SYSTEMS = [
     ("model", "the model", "similarity of the vectors of its heads", False),
     ("shuffled", "shuffled pairs", "the same similarities; every sample looks for the partner of another one", True),
     ("ridge", "ridge regression", "from the features of one encoder to those of the other, in closed form", True),
+    ("asif", "ASIF", "by the similarities of each sample to the training pairs; nothing is trained", True),
     ("chance", "chance", "the expectation of a random order", True),
 ]
 """Name, title, explanation, and whether the system is a control."""

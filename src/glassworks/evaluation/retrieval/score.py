@@ -1,13 +1,13 @@
 """The evaluation `retrieval`: each sample looks for its partner among all samples of a held-out split, between all modalities in both directions.
 
 A direction counts the samples that have both modalities. One whose pair was not trained is emergent. Matryoshka embeddings are scored at every width.
-The controls are the same similarities with partners exchanged, ridge regression between the features, and chance.
+The controls are the same similarities with partners exchanged, ridge regression between the features, ASIF, and chance.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import permutations
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,9 @@ from glassworks.data.reading.rows import Keyed, Rows
 from glassworks.encoders.protocol import EXTENSIONS
 from glassworks.errors import DataError
 from glassworks.evaluation.bootstrap import mean_interval
+from glassworks.evaluation.retrieval.asif import Asif
 from glassworks.evaluation.retrieval.labels import GAIN, found_by, labels
+from glassworks.evaluation.retrieval.ranks import ranks_of
 from glassworks.evaluation.retrieval.ridge import Ridge, unit
 from glassworks.evaluation.retrieval.settings import RetrievalEvaluation
 from glassworks.evaluation.scoring import Item, Scoring, exchanged
@@ -52,8 +54,8 @@ class RetrievalTask(Protocol):
     def collate(self, examples: list[Any]) -> Any:
         """Examples as a batch."""
 
-    def inputs(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Features [B, C] by modality, and whether a sample has it [B]."""
+    def pooled(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Features [B, C] by modality, the mean of tokens, and whether a sample has it [B]."""
 
     def embed(self, model: Alignment, batch: Any) -> dict[str, Tensor]:
         """Unit vectors [B, D] by modality, zero where a sample lacks it."""
@@ -108,9 +110,10 @@ def run(scoring: Scoring, config: RetrievalEvaluation, task: RetrievalTask, mode
             for name, found in similarities[full].items()
         },
     }
-    predicted = _ridge(scoring, config, task, model, chosen, directions, both)
-    if predicted:
-        ranks["ridge"] = {name: ranks_of(found, np.arange(len(found))) for name, found in predicted.items()}
+    known = _known(scoring, config, task, chosen)
+    for system, control in (("ridge", _ridge), ("asif", _asif)):
+        if known and (found := control(known, model, directions, both)):
+            ranks[system] = {name: ranks_of(own, np.arange(len(own))) for name, own in found.items()}
     metrics = {
         "samples": len(keys),
         "split": config.split,
@@ -160,44 +163,71 @@ def _is_trained(model: Alignment, pair: tuple[str, str]) -> bool:
     return any(set(pair) == set(trained) for trained in model.pairs)
 
 
-def _ridge(
-    scoring: Scoring,
-    config: RetrievalEvaluation,
-    task: RetrievalTask,
-    model: Alignment,
-    chosen: Sequence[int],
-    directions: Mapping[str, tuple[str, str]],
-    both: Mapping[str, np.ndarray],
-) -> dict[str, np.ndarray]:
-    """The similarities of each direction by ridge regression between features; empty without a training split or with `ridge: 0`.
+Features = dict[str, np.ndarray]
+"""Features [N, C] in float64 by tower; zero where a sample lacks the modality."""
 
-    A trained pair is compared in the features of its second tower. An emergent pair is compared in those of a tower to which both have a trained pair, so
-    that its control has not seen the pair either.
-    """
+
+class _Known(NamedTuple):
+    """The features of training samples, of held-out samples that are not scored, and of the scored samples."""
+
+    train: Features
+    held_out: Features
+    scored: Features
+
+    def pair(self, part: Features, first: str, second: str) -> tuple[np.ndarray, np.ndarray]:
+        """The features of two towers, of the samples that have both."""
+        both = part[first].any(1) & part[second].any(1)
+        return part[first][both], part[second][both]
+
+
+def _known(scoring: Scoring, config: RetrievalEvaluation, task: RetrievalTask, chosen: Sequence[int]) -> _Known | None:
+    """The features that the controls read; None without a training split or with `ridge: 0`."""
     folder = scoring.inputs["shards"]
     held_out: Split = (
         "test" if config.split == "validation" else "validation"
     )  # the penalty is not chosen on scored samples
-    splits = {"train": ShardDataset(folder, "train", verify="first_touch")}
-    splits["validation"] = ShardDataset(folder, held_out, verify="first_touch")
-    rows = {split: range(min(len(samples), config.ridge)) for split, samples in splits.items()}
-    if len(rows["train"]) < 2:
-        return {}
-    known = {split: _features(scoring, task, splits[split], rows[split]) for split in splits}
-    scored = _features(scoring, task, ShardDataset(folder, config.split, verify="first_touch"), chosen)
+    splits = [ShardDataset(folder, split, verify="first_touch") for split in ("train", held_out, config.split)]
+    rows = [range(min(len(samples), config.ridge)) for samples in splits[:2]]
+    if len(rows[0]) < 2:
+        return None
+    return _Known(*(_features(scoring, task, split, some) for split, some in zip(splits, [*rows, chosen], strict=True)))
+
+
+def _asif(
+    known: _Known, model: Alignment, directions: Mapping[str, tuple[str, str]], both: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The similarities of each trained direction by ASIF. An emergent pair has no anchors that training has seen."""
+    found = {}
+    for name, (one, other) in directions.items():
+        anchors = known.pair(known.train, one, other)
+        if len(anchors[0]) >= 2 and _is_trained(model, (one, other)):
+            fitted = Asif(*anchors)
+            fitted.choose(*known.pair(known.held_out, one, other))
+            similarities = fitted.similarities(*(known.scored[side][both[name]] for side in (one, other)))
+            found[name] = similarities.round(DIGITS)
+    return found
+
+
+def _ridge(
+    known: _Known, model: Alignment, directions: Mapping[str, tuple[str, str]], both: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The similarities of each direction by ridge regression between features.
+
+    A trained pair is compared in the features of its second tower. An emergent pair is compared in those of a tower to which both have a trained pair, so
+    that its control has not seen the pair either.
+    """
 
     @cache
     def into(source: str, target: str) -> np.ndarray | None:
         """The features of the scored samples in the space of `target`, centred; None without samples to fit."""
-        have = {split: some[source].any(1) & some[target].any(1) for split, some in known.items()}
-        if have["train"].sum() < 2:
+        pairs = known.pair(known.train, source, target)
+        if len(pairs[0]) < 2:
             return None
         if source == target:
-            return scored[source] - known["train"][source][have["train"]].mean(0)
-        pairs = {split: (some[source][have[split]], some[target][have[split]]) for split, some in known.items()}
-        fitted = Ridge(*pairs["train"])
-        fitted.choose(*pairs["validation"])
-        return fitted.predict(scored[source])
+            return known.scored[source] - pairs[0].mean(0)
+        fitted = Ridge(*pairs)
+        fitted.choose(*known.pair(known.held_out, source, target))
+        return fitted.predict(known.scored[source])
 
     found = {}
     for name, pair in directions.items():
@@ -205,7 +235,7 @@ def _ridge(
         space = next((one[1] for one in model.pairs if set(one) == {first, second}), None)
         if space is None:
             hubs = [
-                hub for hub in model.towers if _is_trained(model, (first, hub)) and _is_trained(model, (second, hub))
+                hub for hub in known.train if _is_trained(model, (first, hub)) and _is_trained(model, (second, hub))
             ]
             space = hubs[0] if hubs else second
         sides = [into(side, space) for side in pair]
@@ -215,28 +245,16 @@ def _ridge(
 
 
 @torch.inference_mode()
-def _features(
-    scoring: Scoring, task: RetrievalTask, dataset: ShardDataset, chosen: Sequence[int]
-) -> dict[str, np.ndarray]:
-    """The features [N, C] of these samples in float64, by tower; zero where a sample lacks the modality."""
+def _features(scoring: Scoring, task: RetrievalTask, dataset: ShardDataset, chosen: Sequence[int]) -> Features:
+    """The features of these samples."""
     rows, parts = task.arrange(dataset), []
     for start in range(0, len(chosen), READ):
         examples = [task.example(rows[index], scoring.part, 0) for index in chosen[start : start + READ]]
-        values, present = task.inputs(to_device(task.collate(examples), scoring.workers.device))
+        values, present = task.pooled(to_device(task.collate(examples), scoring.workers.device))
         parts.append({name: (value * present[name][:, None]).double().cpu().numpy() for name, value in values.items()})
     if not parts:
         return {name: np.zeros((0, int(tower["width"]))) for name, tower in task.towers.items()}
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def ranks_of(similarities: np.ndarray, partners: np.ndarray) -> np.ndarray:
-    """The rank [N] of each query's partner, from 1. `similarities` [N, N] has a row for each query, `partners` [N] the column of its partner.
-
-    Candidates that are as similar as the partner count as better: vectors that are all equal earn nothing.
-    """
-    own = np.take_along_axis(similarities, partners[:, None], axis=1)
-    ranks: np.ndarray = (similarities >= own).sum(axis=1)
-    return ranks
 
 
 def summary(ranks: np.ndarray, *, resamples: int, seed: int) -> dict[str, Any]:

@@ -1,23 +1,33 @@
 """Shape of the heads that align the features of several encoders."""
 
 from itertools import combinations
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from glassworks.config.base import Name, Settings
 from glassworks.models.settings.numbers import Count, Dropout, Positive
+from glassworks.models.settings.perceiver import Perceiver
+
+Head = Literal["linear", "mlp", "perceiver"]
 
 
 class Alignment(Settings):
     """One trained head for each frozen encoder, all with the same output space."""
 
+    LATER: ClassVar = frozenset({"perceiver", "structure"})
+    """Keys that models of earlier versions lack."""
+
     width: Count = 128
     """Dimension of the shared space."""
-    head: Literal["linear", "mlp"] = "mlp"
-    """`linear`: one linear map. `mlp`: a linear map followed by a residual block of two layers."""
+    head: Head = "mlp"
+    """`linear`: one linear map. `mlp`: a linear map followed by a residual block of two layers. `perceiver`: a resampler that reads the tokens of an encoder
+    with `pooling: none`, and a linear map of the mean of its latents.
+    """
+    perceiver: Annotated[Perceiver | None, Field(exclude_if=lambda shape: shape is None)] = None
+    """Shape of the heads that are a perceiver; null is the default one."""
     dropout: Dropout = 0.0
-    """Dropout of the features that a head reads, and inside the residual block."""
+    """Dropout of the features that a head reads, and inside the residual block or before the linear map of a perceiver."""
     pairs: list[Annotated[list[Name], Field(min_length=2, max_length=2)]] = Field(default=[])
     """Pairs of towers that the loss brings together; empty is every pair. Text as the hub: [[image, text], [audio, text]]."""
     loss: Literal["info_nce", "sigmoid"] = "info_nce"
@@ -28,6 +38,8 @@ class Alignment(Settings):
     """Widths of Matryoshka embeddings, from `width` downwards: each prefix of the vectors is normalised again and has a loss of its own. Empty is `width` alone."""
     width_weights: list[Positive] = Field(default=[])
     """Weight of the loss at each of `widths`; empty is 1 for all."""
+    structure: Annotated[float, Field(ge=0, allow_inf_nan=False, exclude_if=lambda weight: weight == 0)] = 0.0
+    """Weight of a further loss: in every modality, samples keep the neighbours that they have by the features of the encoder (STRUCTURE). Published: 10."""
     temperature: Positive | None = None
     """Initial temperature of the similarities, which is learned; null is 0.07 for `info_nce` and 0.1 for `sigmoid`."""
     smallest_temperature: Positive = 0.01

@@ -1,14 +1,18 @@
 """experiments/NAME.yaml of the task `alignment`."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from glassworks.config.base import Name, Settings, nearest
 from glassworks.config.data import Data
+from glassworks.config.encoder import Encoder
 from glassworks.config.experiment import Experiment, Start
 from glassworks.config.needs import EncoderWeights, Features, Need, roles
+from glassworks.config.training import Training
 from glassworks.models.settings.alignment import Alignment as Heads
+from glassworks.models.settings.alignment import Head
 
 
 class Tower(Settings):
@@ -18,20 +22,31 @@ class Tower(Settings):
     """An entry under `encoders` in params.yaml."""
     features: Literal["stored", "loop"] = "stored"
     """`stored`: read the features that the stage `features` has computed once. `loop`: run the encoder in every training step, for the same result."""
+    head: Annotated[Head | None, Field(exclude_if=lambda head: head is None)] = None
+    """The head of this tower; null is `model.head`. Only a `perceiver` reads an encoder with `pooling: none`."""
 
 
 class Network(Heads, Start):
     """The heads, the encoders that they read, and the initial weights."""
 
-    REPLACED: ClassVar = frozenset({"towers", "pairs", "loss", "equal", "widths", "width_weights"})
+    REPLACED: ClassVar = frozenset({"towers", "pairs", "loss", "equal", "widths", "width_weights", "structure"})
     """Keys that replace those of the experiment that the training continues from. The other settings of a shape must be equal."""
 
     from_: Annotated[Name | None, Field(alias="from", exclude_if=lambda name: name is None)] = None
     """Continue from another alignment: the heads of towers with the same names start with its weights. Settings need not be repeated. `towers`, `pairs`,
-    `loss`, `equal`, `widths` and `width_weights` may be others. A head of a further tower is new, and one that is not named is left over.
+    `loss`, `equal`, `widths`, `width_weights` and `structure` may be others. A head of a further tower is new, and one that is not named is left over.
     """
     towers: dict[Name, Tower] = Field(default={})
     """At least two encoders by modality: `image`, `audio`, `text`."""
+
+
+class AlignmentTraining(Training):
+    """Steps, global batch, precision, reduction, validation and selection, and mixed features."""
+
+    mixup: Annotated[float, Field(ge=0, allow_inf_nan=False, exclude_if=lambda alpha: alpha == 0)] = 0.0
+    """Mix the features of two samples of a micro-batch in training, with one weight for all modalities, drawn from Beta(mixup, mixup) (FuseMix, Vouitsis et
+    al., 2024, arXiv 2312.10144). 0: none; 1: every weight is as likely.
+    """
 
 
 class Alignment(Experiment):
@@ -45,6 +60,8 @@ class Alignment(Experiment):
     """The data of training and evaluation."""
     model: Network = Network()
     """The heads and their towers."""
+    training: AlignmentTraining
+    """Steps, global batch, precision, validation and selection of the weights."""
 
     @model_validator(mode="after")
     def _pairs_of_towers(self) -> "Alignment":
@@ -63,7 +80,28 @@ class Alignment(Experiment):
         alone = [name for name in names if model.pairs and not any(name in pair for pair in model.pairs)]
         if alone:
             raise ValueError(f"model.pairs: no pair has the tower {alone[0]!r}; add one, or remove the tower")
+        if model.perceiver is not None and "perceiver" not in map(self._head, names):
+            raise ValueError("model.perceiver: no head is a perceiver; set model.head: perceiver, or remove the key")
+        if self.training.mixup and "perceiver" in map(self._head, names):
+            raise ValueError("training.mixup mixes vectors, and a perceiver reads tokens; remove one of them")
         return self
+
+    def _head(self, tower: str) -> Head:
+        return self.model.towers[tower].head or self.model.head
+
+    def encoder_faults(self, encoders: Mapping[str, Encoder]) -> list[str]:
+        """Perceivers over encoders that give one vector, and other heads over tokens."""
+        faults = []
+        for name, tower in self.model.towers.items():
+            head, encoder = self._head(name), encoders.get(tower.encoder)
+            if encoder is not None and encoder.gives_tokens != (head == "perceiver"):
+                why = (
+                    f"{tower.encoder!r} gives tokens, which only a perceiver reads; name an encoder with pooling: mean, or set head: perceiver"
+                    if encoder.gives_tokens
+                    else f"a perceiver reads tokens, which {tower.encoder!r} does not give; name an encoder with pooling: none, or set another head"
+                )
+                faults.append(f"{_key(name)}: {why}")
+        return faults
 
     def needs(self) -> dict[str, Need]:
         found = super().needs()

@@ -24,10 +24,10 @@ from glassworks.data.reading.features import (
 )
 from glassworks.encoders.protocol import Reading, stack
 from glassworks.encoders.tower import Tower, identity, load_tower
-from glassworks.errors import ArtifactError, ConfigError
-from glassworks.models.alignment import Alignment, prefix
+from glassworks.errors import ArtifactError
+from glassworks.models.alignment import Alignment, head_of, prefix
 from glassworks.models.begin_alignment import begin_alignment
-from glassworks.models.contrastive import equal_rows
+from glassworks.models.contrastive import equal_rows, neighbourhood_loss
 from glassworks.models.saving import Matches
 from glassworks.models.settings.alignment import Alignment as Heads
 from glassworks.tasks.alignment.settings import Alignment as Experiment
@@ -36,6 +36,8 @@ from glassworks.training.task import Loss
 
 EQUAL = "#equal"
 """The entry of the embeddings that holds the features of the tower `model.equal`."""
+ORIGINAL = "#original."
+"""The prefix of the entries of the embeddings that hold the features of a modality, for the loss between neighbours."""
 DRAWS = 1 << 24
 """Values of the draw among the texts of a sample."""
 
@@ -83,11 +85,15 @@ class AlignmentTask:
         stored: Mapping[str, Sequence[FeatureTable]],
         in_loop: Mapping[str, Tower],
         begin: Path | None = None,
+        mixup: float = 0.0,
     ) -> None:
         """`towers` describes the features of each modality. They are stored for some or all data sets, or computed `in_loop`. `begin` is the artefact of
-        an alignment to continue.
+        an alignment to continue. `mixup` is the parameter of the weights of mixed samples.
         """
         self.config, self.towers, self.stored, self.in_loop, self.begin = config, towers, stored, in_loop, begin
+        self.mixup = mixup
+        self.tokens = [name for name, tower in towers.items() if "tokens" in tower]
+        """The modalities whose heads read tokens."""
 
     def build(self) -> Alignment:
         """Heads with random weights from torch's generator."""
@@ -125,7 +131,7 @@ class AlignmentTask:
         )
 
     def inputs(self, batch: Batch, drawn: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The features [B, C] of each modality, and whether each sample has it [B].
+        """The features [B, C] of each modality, or the tokens [B, T, C] that a perceiver reads, and whether each sample has it [B].
 
         Of several texts it takes the first, or the one that is `drawn`.
         """
@@ -134,21 +140,41 @@ class AlignmentTask:
                 found = tower.spread(batch.readings[name], batch.present[name])
                 batch.features[name] = {**found, PRESENT: batch.present[name]}
         features = {name: batch.features[name] for name in self.towers}
-        values = {name: _chosen(some, batch.draws if drawn else None) for name, some in features.items()}
+        draws = batch.draws if drawn else None
+        values = {
+            name: some["features"] if name in self.tokens else _chosen(some, draws) for name, some in features.items()
+        }
         return values, {name: some[PRESENT] for name, some in features.items()}
 
+    def pooled(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """As `inputs`, with the mean [B, C] of the tokens that a perceiver reads."""
+        values, present = self.inputs(batch)
+        return self._without_tokens(values, batch), present
+
+    def _without_tokens(self, values: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        means = {name: _mean(values[name], batch.features[name]["mask"]) for name in self.tokens}
+        return {**values, **means}
+
     def embed(self, model: Alignment, batch: Batch) -> dict[str, Tensor]:
-        """Unit vectors [B, D] by modality, zero where a sample lacks it; in training also the features that tell equal samples, as `EQUAL`."""
+        """Unit vectors [B, D] by modality, zero where a sample lacks it; in training also the features that tell equal samples, as `EQUAL`, and those
+        that have the neighbours of `model.structure`, with the prefix `ORIGINAL`.
+        """
         values, present = self.inputs(batch, drawn=model.training)
-        vectors = model(values, present)
+        if model.training and self.mixup:
+            values = mixed(values, present, self.mixup)
+        vectors = model(values, present, {name: batch.features[name]["mask"] for name in self.tokens})
         if model.training and self.config.equal is not None:
-            vectors[EQUAL] = values[self.config.equal].float()
+            vectors[EQUAL] = values[self.config.equal].float().flatten(1)
+        if model.training and self.config.structure:
+            originals = self._without_tokens(values, batch)
+            vectors |= {ORIGINAL + name: value.float() for name, value in originals.items()}
         return vectors
 
     def coupled_loss(self, model: Alignment, embeddings: dict[str, Tensor]) -> Loss:
         """The mean over the trained pairs of modalities of their mean losses, over the samples that have both.
 
-        The weight is the number of samples, or 0 if none has a pair. Of several pairs and widths the parts are logged.
+        The weight is the number of samples, or 0 if none has a pair. Of several pairs and widths the parts are logged. In training, `model.structure` times
+        the loss between neighbours is added.
         """
         count = len(next(iter(embeddings.values())))
         present = {name: values.any(1) for name, values in embeddings.items()}
@@ -187,7 +213,19 @@ class AlignmentTask:
                 f"width_{width}": (torch.stack(some).mean() * weight if some else zero, weight)
                 for width, some in by_width.items()
             }
+        if any(name.startswith(ORIGINAL) for name in embeddings):
+            kept = self._neighbourhoods(embeddings, present) * weight
+            total = total + self.config.structure * kept
+            parts = {**parts, "structure": (kept.detach(), weight)}
         return Loss(total, weight, parts)
+
+    def _neighbourhoods(self, embeddings: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
+        """The sum over the modalities of the mean loss between the neighbours of samples by features and by vectors."""
+        found = []
+        for name in self.towers:
+            features, vectors, own = embeddings[ORIGINAL + name], embeddings[name], present[name]
+            found.append(neighbourhood_loss(features[own], vectors[own]) / own.sum().clamp(min=1))
+        return torch.stack(found).sum()
 
     def loss(self, model: Alignment, batch: Batch, carry: tuple[Tensor, ...] = ()) -> Loss:
         """The loss within a micro-batch."""
@@ -206,6 +244,24 @@ class AlignmentTask:
                 hits += int((similarities.argmax(1) == own).sum() + (similarities.argmax(0) == own).sum())
                 queries += 2 * len(own)
         return {"loss": (loss.total.item(), loss.weight), "accuracy": (hits, queries)}
+
+
+def mixed(values: dict[str, Tensor], present: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """Features [B, C] of each modality, mixed with those of another sample with a weight from Beta(alpha, alpha), which is the same in all modalities.
+
+    A sample is mixed only with one that has the same modalities.
+    """
+    count = len(next(iter(values.values())))
+    others, weights = torch.randperm(count), torch.distributions.Beta(alpha, alpha).sample((count,))
+    same = torch.stack([some == some[others] for some in present.values()]).all(0)
+    weight = torch.where(same, weights.to(same.device), 1.0)[:, None]
+    return {name: weight * some.float() + (1 - weight) * some[others].float() for name, some in values.items()}
+
+
+def _mean(tokens: Tensor, mask: Tensor) -> Tensor:
+    """The mean [B, C] of tokens [B, T, C] without those at which `mask` [B, T] is False; 0 without any."""
+    weights = mask[..., None].float()
+    return (tokens.float() * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 def _stacked(features: Sequence[dict[str, Tensor]]) -> Reading:
@@ -228,7 +284,7 @@ def _chosen(features: Reading, draws: Tensor | None) -> Tensor:
 def make(experiment: Experiment, inputs: Mapping[str, Path], fingerprint: dict[str, object]) -> AlignmentTask:
     """The task of an experiment, given the directories of its inputs.
 
-    Raises `ArtifactError` for features of another encoder than the experiment names, and `ConfigError` for an encoder without pooling.
+    Raises `ArtifactError` for features of another encoder than the experiment names.
     """
     towers: dict[str, dict[str, object]] = {}
     stored: dict[str, list[FeatureTable]] = {}
@@ -248,27 +304,32 @@ def make(experiment: Experiment, inputs: Mapping[str, Path], fingerprint: dict[s
             in_loop[name] = load_tower(tower.encoder, settings, weights)
             found, width = identity(settings, weights), in_loop[name].width
             fingerprint["timm"], fingerprint["transformers"] = version("timm"), version("transformers")
-        if found["settings"]["pooling"] == "none" and "texts" not in found["settings"]:
-            raise ConfigError(f"encoders.{tower.encoder}.pooling: a head reads one vector per sample; set it to mean")
         towers[name] = {"encoder": tower.encoder, "width": width, **found}
-    return AlignmentTask(experiment.model.plain(Heads), towers, stored, in_loop, inputs.get("start"))
+        if tower.head is not None:
+            towers[name]["head"] = tower.head
+        if head_of(towers[name], experiment.model) == "perceiver":
+            towers[name]["tokens"] = in_loop[name].encoder.tokens if name in in_loop else stored[name][0].tokens
+    return AlignmentTask(
+        experiment.model.plain(Heads), towers, stored, in_loop, inputs.get("start"), experiment.training.mixup
+    )
 
 
 def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[AlignmentTask, Alignment]:
-    """The task of trained heads, which reads stored features, and the heads in eval mode.
+    """The task of trained heads, which reads the stored features of some or all towers, and the heads in eval mode.
 
     Raises `ArtifactError` for features of another encoder than the heads were trained on.
     """
     model = Alignment.load(inputs["model"]).eval()
-    stored = {name: _tables(inputs, name) for name in model.towers}
-    for name, tower in model.towers.items():
+    stored = {name: tables for name in model.towers if (tables := _tables(inputs, name))}
+    towers = {name: model.towers[name] for name in stored}
+    for name, tower in towers.items():
         for table in stored[name]:
             if table.identity != {key: tower[key] for key in table.identity}:
                 raise ArtifactError(
                     f"{table.directory}: features of the encoder {table.encoder!r} as it is now, but the head {name!r} was "
                     f"trained on others of {tower['encoder']!r}; train it again"
                 )
-    return AlignmentTask(model.config, model.towers, stored, {}), model
+    return AlignmentTask(model.config, towers, stored, {}), model
 
 
 def _tables(inputs: Mapping[str, Path], tower: str) -> list[FeatureTable]:
