@@ -246,7 +246,7 @@ def test_gradients_are_finite_where_samples_lack_modalities(kind):
 def test_heads_divide_the_width():
     with pytest.raises(ConfigError, match=r"^model\.fusion\.heads: 3 does not divide the width 8 of the decoder$"):
         Fusion(Config(kind="gated", heads=3), {}, 8, 16)
-    with pytest.raises(ValueError, match="fusion.heads: 3 does not divide the width 8"):
+    with pytest.raises(ValueError, match=r"fusion\.heads: 3 does not divide the width 8"):
         Shape.model_validate({"fusion": {"kind": "gated", "heads": 3}, "decoder": TEXT})
 
 

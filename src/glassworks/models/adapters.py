@@ -27,7 +27,7 @@ from glassworks.artifacts.manifest import MANIFEST
 from glassworks.config.base import nearest
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.models import new_tokens, saving
-from glassworks.models.quantisation import QuantisedLinear, Quantisation, one_thread
+from glassworks.models.quantisation import Quantisation, QuantisedLinear, one_thread
 from glassworks.models.settings.adapter import ALL, Adapter
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "adapter_base.json"

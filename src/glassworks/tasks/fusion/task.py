@@ -231,9 +231,7 @@ def make(experiment: Fusion, inputs: Mapping[str, Path], fingerprint: dict[str, 
         towers[name] = describe(table, tower.plain)
         tokens += tower.tokens if table.tokens is None else -(-table.tokens // tower.stack)
     _check_room(shape, tokens)
-    return FusionTask(
-        shape, vocabulary, tokenizer, towers, stored, begin, training.modality_dropout, training.z_loss
-    )
+    return FusionTask(shape, vocabulary, tokenizer, towers, stored, begin, training.modality_dropout, training.z_loss)
 
 
 def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[FusionTask, FusedDecoder]:
