@@ -243,6 +243,21 @@ def test_gradients_are_finite_where_samples_lack_modalities(kind):
         assert all(layer.attention_gate.grad.abs() > 0 for layer in model.decoder.gated)
 
 
+def test_the_ctc_loss_sums_over_all_alignments_and_leaves_out_samples_without_room():
+    """Of two tokens, the text `a` has the alignments `a a`, `a -` and `- a`; `a a` needs a blank between, hence three tokens."""
+    model, given = fused("concatenation"), features([True] * 4, [4, 4, 1, 0])
+    tokens = model.fusion.projections["audio"](given["audio"]).values
+    p = model.decoder.logits(model.decoder.norm(tokens))[0].softmax(-1)
+    expected = -(p[0, 5] * p[1, 5] + p[0, 5] * p[1, 0] + p[0, 0] * p[1, 5]).log()
+    loss = model.read_off("audio", given["audio"], [[5], [5, 5], [5, 6], [5]], 0)
+    torch.testing.assert_close(loss, expected)
+    weighted = model.read_off("audio", given["audio"], [[5], [5], [], [5]], 0, torch.tensor([0.5, 0.0, 1.0, 1.0]))
+    torch.testing.assert_close(weighted, expected / 2)
+    assert model.read_off("audio", given["audio"], [[], [], [], [5]], 0).item() == 0
+    loss.backward()
+    assert model.fusion.projections["audio"].map.weight.grad.isfinite().all()
+
+
 def test_heads_divide_the_width():
     with pytest.raises(ConfigError, match=r"^model\.fusion\.heads: 3 does not divide the width 8 of the decoder$"):
         Fusion(Config(kind="gated", heads=3), {}, 8, 16)

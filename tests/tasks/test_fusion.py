@@ -17,7 +17,7 @@ from glassworks.runtime import fork_server
 from glassworks.stages import records as records_stage
 from glassworks.stages import shards as shards_stage
 from glassworks.stages.train import describe
-from glassworks.tasks.fusion.task import load, without_some
+from glassworks.tasks.fusion.task import without_some
 from glassworks.training.metrics_log import read_metrics
 
 from ..conftest import SmallProject
@@ -43,7 +43,7 @@ BASE = {
 TOWERS = {"image": {"encoder": "eye", "tokens": 2}, "audio": {"encoder": "ear", "stack": 3}}
 SMALL = {
     "task": "fusion",
-    "data": {"dataset": "spoken", "tokenizer": {"of": "base"}},
+    "data": {"dataset": "spoken", "options": {"loss_weight": 0.5}, "tokenizer": {"of": "base"}},
     "model": {
         "fusion": {"kind": "gated", "heads": 2, "dropout": 0.1},
         "decoder": {**BASE["model"], "dropout": 0.1},
@@ -57,6 +57,7 @@ SMALL = {
         "validate_every": 2,
         "modality_dropout": 0.3,
         "z_loss": 1e-4,
+        "ctc": {"audio": 0.5},
     },
     "execution": {"checkpoint_every": 1},
     "evaluations": {"transcription": {"bootstrap": 100, "batch_size": 3, "max_new_tokens": 8}},
@@ -135,6 +136,8 @@ def test_one_set_of_bytes_for_any_number_of_workers_and_killed(fused, tmp_path, 
     assert content(fused.run(f"train-{name}", threads=2, workers=2), files) == found
     last = read_metrics(fused.root / f"models/{name}/metrics.jsonl")[-1]
     assert last["validation_loss"] > 0 and last["validation_z_loss"] > 0
+    first = read_metrics(fused.root / f"models/{name}/metrics.jsonl")[0]
+    assert first["loss.ctc_audio"] > 0
 
 
 def test_an_adapted_model_is_published_without_its_base_and_scored_with_it(fused):
@@ -175,11 +178,14 @@ def test_the_loss_is_that_of_the_text_alone_and_a_sum_over_micro_batches(fused):
     run = describe(fused.context("train-small", fused.root / "again"))
     task, model = run.task, run.task.build().eval()
     samples = task.arrange(load_dataset(fused, "train"))
-    examples = [task.example(samples[index], SimpleNamespace(loss_weight=1.0), index) for index in range(6)]
+    examples = [task.example(samples[index], SimpleNamespace(loss_weight=0.5), index) for index in range(6)]
     whole = task.loss(model, task.collate(examples))
     parts = [task.loss(model, task.collate(some)) for some in (examples[:2], examples[2:])]
     assert whole.weight == sum(len(example.ids) - 1 for example in examples) == sum(one.weight for one in parts)
     torch.testing.assert_close(whole.total, sum(one.total for one in parts))
+    terms = {name: value.item() for name, (value, _) in whole.parts.items()}
+    plain = task.validate(model, task.collate(examples))["loss"][0]
+    assert terms["cross_entropy"] == pytest.approx(plain / 2, rel=1e-5) and terms["ctc_audio"] > 0
     assert examples[0].ids[-1] == task.tokenizer.eos and examples[0].ids[0] == task.tokenizer.bos
     assert [bool(example.features["image"]["present"]) for example in examples[:5]] == [False, True, True, True, False]
 
@@ -223,7 +229,8 @@ def with_model(experiment=SMALL, **changes):
         (with_model(ADAPTED, base_dtype="bf16"), "base_dtype: bf16 needs training.precision: bf16"),
         ({**ADAPTED, "data": {"dataset": "spoken"}}, "reads its tokens; write {of: base}"),
         ({**SMALL, "training": {**SMALL["training"], "neftune": 1.0}}, "neftune: the task fusion has no noise; remove it"),
-        (with_model(towers={"image": {"encoder": "eyes"}}), "params.yaml has no encoder 'eyes'; did you mean 'eye'?"),
+        ({**SMALL, "training": {**SMALL["training"], "ctc": {"sound": 1.0}}}, "training.ctc: there is no tower 'sound'"),
+        (with_model(towers={**TOWERS, "image": {"encoder": "eyes"}}), "params.yaml has no encoder 'eyes'; did you mean 'eye'?"),
     ],
 )  # fmt: skip
 def test_faults_in_the_settings_are_one_line_each(project, experiment, line):

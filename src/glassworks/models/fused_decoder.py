@@ -4,12 +4,13 @@ The towers are no part of the model: their features are stored. Tokens of modali
 Shapes: B samples, T tokens of a text, P tokens before it, L = P + T at most, D width of the decoder, V vocabulary.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from glassworks.config.packing import IMAGE_PATCH
 from glassworks.errors import DataError
@@ -123,6 +124,34 @@ class FusedDecoder(nn.Module):
         return self.decoder.hidden(
             rows.ids, self.memory(tokens), documents=rows.documents, **self.inputs(rows.ids, tokens)
         )
+
+    def read_off(
+        self,
+        modality: str,
+        features: Modality,
+        texts: Sequence[Sequence[int]],
+        blank: int,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """The summed CTC loss of the texts of the samples, token ids without BOS and EOS, read off the tokens of a modality by the output layer.
+
+        `blank` is an id that is in no text, and `weights` [B] are factors of the losses. Samples without the modality, and those with fewer tokens than
+        their text needs, have no loss.
+        """
+        tokens = self.fusion.projections[modality](features)
+        lengths = tokens.mask.sum(1).tolist()
+        heard = [row for row, length in enumerate(lengths) if length and texts[row]]
+        if not heard:
+            return tokens.values.sum() * 0
+        rows = torch.tensor(heard, device=tokens.values.device)
+        logits = self.decoder.logits(self.decoder.norm(tokens.values.index_select(0, rows)))
+        # On a GPU, the backward pass of the loss is not deterministic.
+        scores = logits.float().log_softmax(-1).transpose(0, 1).cpu()
+        spoken = [torch.tensor(texts[row]) for row in heard]
+        sizes = torch.tensor([lengths[row] for row in heard]), torch.tensor([len(text) for text in spoken])
+        losses = F.ctc_loss(scores, torch.cat(spoken), *sizes, blank=blank, reduction="none", zero_infinity=True)
+        losses = losses.to(rows.device)
+        return (losses if weights is None else losses * weights[rows]).sum()
 
     def memory(self, tokens: Tokens) -> list[tuple[Tensor, ...]] | None:
         """Keys, values and mask for each gated layer; None without any."""

@@ -4,14 +4,14 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from glassworks.config.base import Name, Settings
+from glassworks.config.base import Name, Settings, nearest
 from glassworks.config.data import LossOptions, TextData
 from glassworks.config.experiment import Experiment
 from glassworks.config.needs import Features, Model, Need, roles
 from glassworks.models.settings.adapter import Adapter
 from glassworks.models.settings.fusion import FusedDecoder as Shape
 from glassworks.models.settings.fusion import Input
-from glassworks.tasks.language_modelling.settings import BaseDtype, TokenTraining, base_fault
+from glassworks.tasks.language_modelling.settings import BaseDtype, TokenTraining, base_fault, base_precision
 
 S = TypeVar("S", bound=Settings)
 
@@ -61,10 +61,20 @@ class FusionTraining(TokenTraining):
     modality_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability that training hides a modality of a sample. One of those that the sample has is always left. Makes the model work with each modality alone."""
 
+    ctc: dict[Name, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default={}, exclude_if=lambda weights: not weights
+    )
+    """Weight of a CTC loss (Graves et al., 2006) by modality, such as `{audio: 0.5}`: the text, read off the tokens of the modality by the output layer
+    (Watanabe et al., 2017). It teaches a decoder trained from scratch which token of speech stands for which part of the text. A text with more tokens
+    than its modality has no such loss.
+    """
+
     @model_validator(mode="after")
-    def _no_noise(self) -> "FusionTraining":
+    def _without_noise_and_compiler(self) -> "FusionTraining":
         if self.neftune:
             raise ValueError("neftune: the task fusion has no noise; remove it")
+        if self.compile:
+            raise ValueError("compile: the rows of the task fusion have no fixed length; remove it")
         return self
 
 
@@ -92,7 +102,15 @@ class Fusion(Experiment):
             )
         if fault := base_fault(self.model.base_dtype, self.training):
             raise ValueError(fault)
+        for name in self.training.ctc:
+            if name not in self.model.towers:
+                raise ValueError(f"training.ctc: there is no tower {name!r}{nearest(name, list(self.model.towers))}")
         return self
+
+    @property
+    def base_precision(self) -> tuple[Literal["fp32", "bf16"], Literal["nf4", "int8"] | None]:
+        """Precision of the weights under an adapter, and that of the linear layers of the blocks if they are quantised."""
+        return base_precision(self.model.base_dtype, self.training)
 
     def needs(self) -> dict[str, Need]:
         found = super().needs()

@@ -38,7 +38,6 @@ from glassworks.models.settings.fusion import FusedDecoder as Shape
 from glassworks.models.settings.fusion import Input
 from glassworks.models.text_decoder import TextDecoder
 from glassworks.tasks.fusion.settings import Fusion, features_role
-from glassworks.tasks.language_modelling.settings import base_precision
 from glassworks.tasks.language_modelling.task import token_loss, token_metrics
 from glassworks.training.task import Loss
 
@@ -104,11 +103,15 @@ class FusionTask:
         begin: Begin | None = None,
         modality_dropout: float = 0.0,
         z_loss: float = 0.0,
+        ctc: Mapping[str, float] | None = None,
     ) -> None:
-        """`towers` describes the features of each modality, and `stored` has them. `begin` is the language model of the decoder; None draws a new one."""
+        """`towers` describes the features of each modality, and `stored` has them. `begin` is the language model of the decoder; None draws a new one.
+
+        `ctc` has the weight of the CTC loss of some modalities.
+        """
         self.shape, self.vocabulary, self.tokenizer = shape, vocabulary, tokenizer
         self.towers, self.stored, self.begin = dict(sorted(towers.items())), stored, begin
-        self.modality_dropout, self.z_loss = modality_dropout, z_loss
+        self.modality_dropout, self.z_loss, self.ctc = modality_dropout, z_loss, dict(ctc or {})
         self.inputs = {name: Input(**tower["input"]) for name, tower in self.towers.items()}
         self.metrics = ("loss", "accuracy", *(["z_loss"] if z_loss else []))
         """Per target token. The loss is the cross-entropy alone."""
@@ -167,13 +170,24 @@ class FusionTask:
         )
 
     def loss(self, model: FusedDecoder, batch: Batch, carry: tuple[Tensor, ...] = ()) -> Loss:
-        """The loss of all target tokens: a global batch is weighted by token."""
+        """The loss of all target tokens, and the CTC losses of modalities: a global batch is weighted by target token."""
         features: Mapping[str, Modality] = batch.features
         if model.training and self.modality_dropout:
             features = without_some(features, batch.draws, self.modality_dropout)
-        return token_loss(
-            self._found(model, batch, features, batch.loss_weights), count_targets(batch.targets), self.z_loss
-        )
+        count = count_targets(batch.targets)
+        found = token_loss(self._found(model, batch, features, batch.loss_weights), count, self.z_loss)
+        if not self.ctc:
+            return found
+        texts = [
+            [token for token in row if token not in (IGNORED, self.tokenizer.eos)] for row in batch.targets.tolist()
+        ]
+        parts = {**(found.parts or {"text": (found.total.detach(), count)})}
+        total = found.total
+        for name, weight in self.ctc.items():
+            term = weight * model.read_off(name, features[name], texts, self.tokenizer.pad, batch.loss_weights)
+            parts[f"ctc_{name}"] = (term.detach(), count)
+            total = total + term
+        return Loss(total, count, parts)
 
     def validate(self, model: FusedDecoder, batch: Batch) -> dict[str, tuple[float, int]]:
         """Cross-entropy, accuracy and z-loss of the next token given all modalities, summed over target tokens."""
@@ -215,7 +229,7 @@ def make(experiment: Fusion, inputs: Mapping[str, Path], fingerprint: dict[str, 
         decoder, vocabulary = read_decoder(base)
         check_vocabulary(tokenizer, vocabulary, base)
         shape = shape.model_copy(update={"decoder": decoder, "language_model": None})
-        begin = Begin(base, model.adapter, *base_precision(model.base_dtype, training))
+        begin = Begin(base, model.adapter, *experiment.base_precision)
     towers: dict[str, TowerFeatures] = {}
     stored: dict[str, list[FeatureTable]] = {}
     tokens = 0
@@ -231,7 +245,9 @@ def make(experiment: Fusion, inputs: Mapping[str, Path], fingerprint: dict[str, 
         towers[name] = describe(table, tower.plain)
         tokens += tower.tokens if table.tokens is None else -(-table.tokens // tower.stack)
     _check_room(shape, tokens)
-    return FusionTask(shape, vocabulary, tokenizer, towers, stored, begin, training.modality_dropout, training.z_loss)
+    return FusionTask(
+        shape, vocabulary, tokenizer, towers, stored, begin, training.modality_dropout, training.z_loss, training.ctc
+    )
 
 
 def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[FusionTask, FusedDecoder]:
