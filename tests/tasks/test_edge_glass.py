@@ -42,6 +42,19 @@ TRAINED = {
 """Inputs of the linear map of each modality: five tokens of speech are joined."""
 
 
+def test_the_small_experiment_is_accepted_with_the_encoder_that_it_names(tmp_path):
+    text = (REPOSITORY / "experiments/fuse_spoken.yaml").read_text()
+    entries = [line.removeprefix("#   ") for line in text.split("\ntask:")[0].splitlines() if line.startswith("#   ")]
+    added = yaml.safe_load("\n".join(entries))
+    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    params = {**params, "encoders": params["encoders"] | added["encoders"], "experiments": added["experiments"]}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments/fuse_spoken.yaml").write_text(text)
+    found = load_project(tmp_path).experiments["fuse_spoken"]
+    assert isinstance(found, Fusion) and found.training.ctc == {"audio": 1.0}
+
+
 @pytest.fixture
 def load(tmp_path):
     def loaded(name):

@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 
 from glassworks.data.records import Record
-from glassworks.errors import ArtifactError, ConfigError
+from glassworks.errors import ArtifactError, ConfigError, DataError
+from glassworks.generation.settings import Decoding
+from glassworks.inference import transcribe
 from glassworks.models.pretrained.fused_decoder import load_fused_decoder
 from glassworks.runtime import fork_server
 from glassworks.stages import records as records_stage
@@ -172,6 +174,26 @@ def test_the_scores_are_those_of_samples_with_every_modality_for_any_number_of_w
     items = [json.loads(line) for line in found["items.jsonl"].splitlines()]
     assert len({item["none"] for item in items}) == 1, "nothing tells the samples apart"
     assert {path.suffix for path in (folder / "gallery").iterdir()} == {".png", ".flac"}
+
+
+def test_a_file_has_the_text_of_its_sample_without_the_other_modalities(fused, tmp_path):
+    written = (fused.run("evaluate-adapted-transcription") / "items.jsonl").read_text()
+    items = [json.loads(line) for line in written.splitlines()]
+    record = next(record for record in RECORDS if record.key == items[0]["key"])
+    files = []
+    for name, extension in (("audio", "flac"), ("image", "png")):
+        files.append(tmp_path / f"{name}.{extension}")
+        files[-1].write_bytes(media(record)[extension])
+    shown, notes = [], []
+    model, settings = fused.root / "models/adapted", Decoding(max_new_tokens=8)
+    transcribe.run(model, files, settings, True, shown.append, notes.append, fused.root)
+    found = [json.loads(line) for line in shown]
+    assert [one["text"] for one in found] == [items[0]["audio"], items[0]["image"]] and not notes
+    with pytest.raises(ArtifactError, match="this model transcribes nothing; the task fusion trains those that do"):
+        transcribe.run(fused.root / "models/base", files, settings, True, shown.append, notes.append, fused.root)
+    (tmp_path / "text.wav").write_bytes(b"no sound")
+    with pytest.raises(DataError, match=r"text\.wav"):
+        transcribe.run(model, [tmp_path / "text.wav"], settings, True, shown.append, notes.append, fused.root)
 
 
 def test_the_loss_is_that_of_the_text_alone_and_a_sum_over_micro_batches(fused):
