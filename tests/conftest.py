@@ -87,6 +87,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 TABLES = {
     "exactness": ("task", "precision", "workers", "loader processes", "uninterrupted", "killed and resumed"),
     "parity": ("model", "source of the weights", "what was compared", "largest relative difference"),
+    "exports": ("model", "program", "what was compared", "equal"),
     "instruction": ("adapter", "rows x micro-batches", "workers", "uninterrupted", "killed and resumed"),
     "packing": ("what was packed", "implementation", "relative difference of the loss", "largest of a gradient"),
 }

@@ -9,6 +9,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 from glassworks.data.records import Record, read_table
@@ -264,6 +265,17 @@ def test_pictures_have_the_size_asked_for(built, compose_with, tmp_path):
     record = compose_with(size=100, samples={"train": 1})[0]
     picture = scenes.media(built.context("shards-scenes", tmp_path / "media"))(record)
     assert pixels(picture).shape == (100, 100, 3)
+
+
+def test_captions_are_spoken_beside_the_same_pictures(built, made, compose_with, draw, tmp_path):
+    record = made[0]
+    assert compose_with(speech={})[0].texts == record.texts
+    speak = scenes.media(built.context("shards-scenes", tmp_path / "spoken"))
+    files = speak(record)
+    assert files["png"] == draw(record)["png"] and files == speak(record)
+    sound, rate = soundfile.read(io.BytesIO(files["flac"]))
+    assert rate == 16_000 and np.abs(sound).max() > 0.05
+    assert 0.15 < len(sound) / rate / len(record.texts[0].split()) < 0.8  # seconds a word
 
 
 def test_more_kinds_than_there_are_nouns_is_refused_with_the_number_there_is(compose_with):

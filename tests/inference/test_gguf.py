@@ -1,4 +1,4 @@
-"""A GGUF has the numbers, the tokenizer, the chat template and the end tokens of the model. llama.cpp writes the same texts where it is installed."""
+"""A GGUF has the numbers, the tokenizer, the chat template and the end tokens of the model. tests/parity/test_llama_cpp.py reads it in llama.cpp."""
 
 import sys
 
@@ -7,18 +7,16 @@ import pytest
 import torch
 import transformers
 from tokenizers import Regex, pre_tokenizers
-from torch.nn import functional
 
-from glassworks.data.messages import Message
+from glassworks.data.reading.extended import ExtendedTokenizer
 from glassworks.errors import ConfigError
-from glassworks.generation.decoding import generate
-from glassworks.generation.settings import Decoding
 from glassworks.inference.export import run
 from glassworks.inference.gguf import QWEN2
 from glassworks.inference.language_models import open_language_model
-from glassworks.models.pretrained.language_models import export_language_model, load_language_model
+from glassworks.models import new_tokens
+from glassworks.models.pretrained.language_models import load_language_model
 
-from .instructed import BEGIN, END, STOP, TEMPLATE, TEXTS, write_adapter, write_base
+from .instructed import BEGIN, END, STOP, TEMPLATE, UNUSED, VOCABULARY, write_adapter, write_base
 
 gguf = pytest.importorskip("gguf")
 
@@ -130,35 +128,24 @@ def test_without_the_extra_is_one_line(base, tmp_path, monkeypatch):
         run(folder, tmp_path / "out", tmp_path, "gguf")
 
 
-def learned(folder):
-    """The model of a folder after it has learned a text by heart: far apart are then the logits of a token and of all others."""
-    model, tokenizer = load_language_model(folder).train(), open_language_model(folder, folder).tokenizer
-    ids = torch.tensor([tokenizer.prompt(" ".join(f"{number} words {number * 7919}," for number in range(30)))[:160]])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(150):
-        optimizer.zero_grad()
-        functional.cross_entropy(model(ids[:, :-1])[0], ids[0, 1:]).backward()
-        optimizer.step()
-    export_language_model(model, folder, eos_token_id=0)
-    return ids[0].tolist()
-
-
 @pytest.mark.parametrize("kind", MODELS)
-def test_llama_cpp_writes_the_same_first_128_greedy_tokens(base, tmp_path, kind):
-    """And cuts texts into the same tokens, without a second BOS, and knows all end tokens."""
-    llama_cpp = pytest.importorskip("llama_cpp")
-    folder = base(kind)
-    prompt = learned(folder)[:16]
-    opened = open_language_model(folder, tmp_path)
-    theirs = llama_cpp.Llama(str(exported(folder, tmp_path)), n_ctx=256, n_threads=1, verbose=False)
-    assert theirs.metadata["tokenizer.ggml.pre"] == PRE[kind]
-    for text in [*TEXTS[:3], "1 22  333\tI'M \u00e9t\u00e9's\n"]:
-        assert theirs.tokenize(text.encode(), add_bos=True) == opened.tokenizer.prompt(text)
-    chat = opened.template.prompt([Message(role="user", content="in the beginning")])
-    rendered = f"{BEGIN}user\nin the beginning{STOP}\n{BEGIN}assistant\n"
-    assert theirs.tokenize(rendered.encode(), add_bos=True, special=True) == chat
-    assert all(llama_cpp.llama_vocab_is_eog(theirs._model.vocab, token) for token in opened.ends)
-    [ours] = generate(opened.model, [prompt], Decoding(max_new_tokens=128), None)
-    found = [token for token, _ in zip(theirs.generate(prompt, temp=0.0), range(128), strict=False)]
-    assert len(ours) == 128 and found == ours
-    theirs.close()
+def test_how_texts_are_cut_has_llama_cpps_name(base, tmp_path, kind):
+    assert value(gguf.GGUFReader(exported(base(kind), tmp_path)), "tokenizer.ggml.pre") == PRE[kind]
+
+
+def test_new_tokens_are_control_tokens_and_the_head_stays_tied(base, tmp_path):
+    """They take the unused rows of the base and extend its embedding; both have their trained values."""
+    folder, model = base(), load_language_model(tmp_path / "data/weights/base")
+    new = [f"<|new_{number}|>" for number in range(UNUSED + 2)]
+    tokenizer = ExtendedTokenizer(folder, new)
+    new_tokens.attach(model, tokenizer.first, len(new))
+    for rows in (layer.rows.weight.data for layer in new_tokens.modules(model).values()):
+        rows.normal_(generator=torch.Generator().manual_seed(2))
+    adapter = write_adapter(tmp_path / "models/tuned", folder, model)
+    tokenizer.save(adapter, TEMPLATE, bos=False)
+    reader = gguf.GGUFReader(exported(adapter, tmp_path, "f32"))
+    tokens, types = (value(reader, f"tokenizer.ggml.{key}") for key in ("tokens", "token_type"))
+    assert len(tokens) == VOCABULARY + len(new) and tokens[VOCABULARY:] == new
+    assert set(types[VOCABULARY:]) == {gguf.TokenType.CONTROL}
+    [embedding] = [one.data for one in reader.tensors if one.name in ("token_embd.weight", "output.weight")]
+    assert np.array_equal(embedding, model.decoder.tokens.weight.detach().numpy())

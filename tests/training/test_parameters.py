@@ -111,6 +111,8 @@ def test_running_statistics_are_never_updated():
 
 @pytest.mark.parametrize("name", Optimizer.__args__)
 def test_every_optimizer_trains(name):
+    if name == "AdamW8bit":
+        pytest.importorskip("bitsandbytes")
     trainer = make(Regression(dropout=0.0), optimizer=name, **({"weight_decay": 0.0} if name != "Rprop" else {}))
     before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
     steps(trainer, 0, 2)
@@ -118,9 +120,9 @@ def test_every_optimizer_trains(name):
 
 
 def test_the_list_of_optimizers_is_torchs_own():
-    """LBFGS wants a closure, SparseAdam sparse gradients. torch's Muon takes matrices only; ours is older than it."""
+    """LBFGS wants a closure, SparseAdam sparse gradients. torch's Muon takes matrices only; ours is older than it. AdamW8bit is that of bitsandbytes."""
     found = {name for name in dir(torch.optim) if isinstance(getattr(torch.optim, name), type)}
-    assert set(Optimizer.__args__) == found - {"Optimizer", "LBFGS", "SparseAdam"} | {"Muon"}
+    assert set(Optimizer.__args__) == found - {"Optimizer", "LBFGS", "SparseAdam"} | {"Muon", "AdamW8bit"}
 
 
 def test_options_reach_the_optimizer():

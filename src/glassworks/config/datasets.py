@@ -77,6 +77,15 @@ class Dataset(Settings):
         return None
 
 
+class Speech(Settings):
+    """Speech synthesis by hibari-tts."""
+
+    voice: Literal["heart"] = "heart"
+    """The voice in the package: American English."""
+    speed: Annotated[float, Field(ge=0.5, le=2)] = 1.0
+    """1 is the usual pace; 2 is twice as fast."""
+
+
 class LocalDataset(Dataset):
     """A dataset in a user's folder. The files are read in place, digested once, and never modified."""
 

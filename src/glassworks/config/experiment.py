@@ -101,6 +101,10 @@ class Experiment(Settings):
     def _settings_that_do_something(self) -> "Experiment":
         if self.optimization.optimizer == "Muon" and self.training.reduction == "fsdp2":
             raise ValueError("optimization.optimizer: Muon needs whole matrices, which fsdp2 shards; use exact or ddp")
+        if self.optimization.optimizer == "AdamW8bit" and self.training.reduction == "fsdp2":
+            raise ValueError(
+                "optimization.optimizer: AdamW8bit needs whole tensors, which fsdp2 shards; use exact or ddp"
+            )
         fault = self.optimization.fault(self.training.steps) if self.training.steps else None
         if fault:
             raise ValueError(fault)

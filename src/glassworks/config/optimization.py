@@ -13,6 +13,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 GroupName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 Optimizer = Literal[
     "AdamW",
+    "AdamW8bit",
     "Adam",
     "Muon",
     "Adafactor",
@@ -65,7 +66,8 @@ class Optimization(Settings):
 
     optimizer: Optimizer = "AdamW"
     """A first-order optimizer of torch.optim by name; `Muon` is our own, exact for any number of workers. It takes AdamW steps for embeddings, the output
-    layer and all that is no matrix, at `options.vector_rate` times the learning rate.
+    layer and all that is no matrix, at `options.vector_rate` times the learning rate. `AdamW8bit` is that of bitsandbytes (extra `quantisation`): the
+    moments of a parameter of at least `options.min_8bit_size` elements (4,096) are held in 8 bit.
     """
     options: dict[str, Any] = Field(default={})
     """Further arguments of the optimizer, such as `{momentum: 0.9, nesterov: true}` for SGD."""

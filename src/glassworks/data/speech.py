@@ -5,6 +5,7 @@ onnxruntime runs on one thread, so the bytes do not depend on the cores. The noi
 
 import hashlib
 import io
+from importlib.metadata import version
 
 import numpy as np
 import soundfile
@@ -28,6 +29,11 @@ class Speaker:
         seed = int.from_bytes(hashlib.blake2b(f"{self.seed}/{key}".encode(), digest_size=8).digest(), "big")
         sound = resample(self.voice(text, speed=self.speed, seed=seed).astype(np.float64), 2, 3)
         return np.round(sound.clip(-1, 1) * 32767).astype(np.int16)
+
+
+def speech_versions() -> dict[str, str]:
+    """The versions of the packages that may change the bytes of speech, for the fingerprint."""
+    return {name: version(name) for name in ("hibari-tts", "onnxruntime")}
 
 
 def as_flac(sound: np.ndarray) -> bytes:

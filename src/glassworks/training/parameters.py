@@ -2,6 +2,7 @@
 
 import fnmatch
 import inspect
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,7 +79,7 @@ class ParameterGroups:
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """The configured optimizer, over two groups per parameter group: with and without weight decay."""
-        optimizer_class: Any = Muon if self._orthogonal else getattr(torch.optim, self.config.optimizer)
+        optimizer_class = _optimizer_class(self.config.optimizer)
         groups = [group for name in self.members for group in self._optimizer_groups(name)]
         known = inspect.signature(optimizer_class).parameters
         unknown = [name for name in self.config.options if name not in known]
@@ -155,6 +156,23 @@ class ParameterGroups:
         """Whether no step trains the group."""
         settings = self._settings(group)
         return settings is not None and (settings.frozen or settings.train_from >= self.steps)
+
+
+def _optimizer_class(name: str) -> Any:
+    """The class of an optimizer. Raises `ConfigError` if its library is missing."""
+    if name == "Muon":
+        return Muon
+    if name != "AdamW8bit":
+        return getattr(torch.optim, name)
+    logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)  # it warns of a matrix product that is not used
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise ConfigError(
+            "optimization.optimizer: AdamW8bit needs the package bitsandbytes; install it with the extra: "
+            "pip install 'glassworks[quantisation]'"
+        ) from None
+    return AdamW8bit
 
 
 def _rests(module: nn.Module) -> bool:

@@ -86,19 +86,23 @@ def run(scoring: Scoring, config: AnswersEvaluation, task: ChatTask, model: Lang
         raise DataError(
             f"{dataset.directory}: {len(questions)} of its first {count} conversations end with a text; scoring needs at least 2"
         )
-    base = load_base(scoring.inputs["model"], _base_folder(scoring)).eval().to(scoring.workers.device)
-    models = {"model": model, "base": base}
-    answers = {
-        name: _answers(scoring, config, task, one, questions, f"answers of the {name}") for name, one in models.items()
-    }
-    losses = {
-        name: _losses(scoring, task, one, samples, f"conversations under the {name}") for name, one in models.items()
-    }
+    texts = _texts(scoring, config)
+    answers: dict[str, list[Item]] = {}
+    losses: dict[str, np.ndarray] = {}
+    nats: dict[str, np.ndarray] = {}
+    for name in ("model", "base"):
+        if name == "base":  # one model in memory at a time
+            model.to("meta")
+            model = load_base(scoring.inputs["model"], _base_folder(scoring)).eval().to(scoring.workers.device)
+        answers[name] = _answers(scoring, config, task, model, questions, f"answers of the {name}")
+        losses[name] = _losses(scoring, task, model, samples, f"conversations under the {name}")
+        if texts is not None:
+            nats[name] = _losses(scoring, task, model, texts, f"texts under the {name}", ends=False)[:, 0]
     if config.shots:
         shots = examples(scoring.training(), {one.kind for one in questions}, config.shots, scoring.seed)
         asked = [one.after(shots[one.kind]) for one in questions]
-        answers["few_shot"] = _answers(scoring, config, task, base, asked, "few-shot answers", True)
-    forgetting = _forgetting(scoring, config, task, models) if config.forgetting else None
+        answers["few_shot"] = _answers(scoring, config, task, model, asked, "few-shot answers", True)
+    forgetting = None if texts is None else _forgetting(scoring, config, texts, nats["base"], nats["model"])
     if not scoring.workers.first:
         return len(questions)
     others = exchanged(questions, scoring.seed)
@@ -207,29 +211,33 @@ def _by_document(documents: np.ndarray, sums: np.ndarray) -> Item:
     return {"documents": names.tolist(), "sums": found.tolist()}
 
 
-def _forgetting(
-    scoring: Scoring, config: AnswersEvaluation, task: ChatTask, models: Mapping[str, LanguageModel]
-) -> dict[str, Any]:
-    """Bits per byte of texts under the base and the model, and their difference. The end of a text has no share in them."""
+def _texts(scoring: Scoring, config: AnswersEvaluation) -> First | None:
+    """The texts of which forgetting is scored. Raises `DataError` if there are fewer than two."""
+    if not config.forgetting:
+        return None
     dataset = ShardDataset(scoring.inputs["forgetting"], config.split, verify="first_touch")
     texts = First(dataset, min(len(dataset), config.forgetting_texts))
     if len(texts) < 2:
         raise DataError(
             f"{dataset.directory}: the {config.split} split has {len(texts)} texts; evaluations.forgetting needs at least 2"
         )
+    return texts
+
+
+def _forgetting(
+    scoring: Scoring, config: AnswersEvaluation, texts: First, before: np.ndarray, after: np.ndarray
+) -> dict[str, Any]:
+    """Bits per byte of texts, and their difference, from the nats of each under the base and under the model."""
     sizes = [len(text_of(texts, index).encode()) for index in range(len(texts))]
-    bits = {
-        name: _losses(scoring, task, model, texts, f"texts under the {name}", ends=False)[:, 0] / math.log(2)
-        for name, model in models.items()
-    }
+    before, after = before / math.log(2), after / math.log(2)
     ratio = partial(ratio_interval, denominators=sizes, resamples=config.bootstrap, seed=scoring.seed)
     return {
         "dataset": config.forgetting,
         "texts": len(texts),
         "bytes": sum(sizes),
-        "before": ratio(bits["base"]),
-        "after": ratio(bits["model"]),
-        "difference": ratio(bits["model"] - bits["base"]),
+        "before": ratio(before),
+        "after": ratio(after),
+        "difference": ratio(after - before),
     }
 
 

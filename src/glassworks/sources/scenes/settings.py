@@ -1,8 +1,10 @@
 """Settings of the source `scenes`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from glassworks.config.datasets import ComposedDataset, Credit
+from pydantic import Field
+
+from glassworks.config.datasets import ComposedDataset, Credit, Speech
 
 CREDIT = Credit(
     title="Scenes composed from OpenMoji drawings",
@@ -10,7 +12,7 @@ CREDIT = Credit(
     credit="All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0",
     derivation="Every scene places drawings of the data set {sprites} on a ground of one colour and texture, by a "
     "seed; captions and labels say what was placed where, so they are exact. The scenes are adaptations "
-    "of the drawings and stand under the same licence.",
+    "of the drawings and stand under the same licence. With `speech`, hibari-tts (Apache-2.0) speaks the captions.",
 )
 
 
@@ -18,3 +20,5 @@ class Scenes(ComposedDataset):
     """Scenes composed from OpenMoji sprites: a pure function of the sprites and a seed, with exact captions and labels."""
 
     source: Literal["scenes"]
+    speech: Annotated[Speech | None, Field(exclude_if=lambda speech: speech is None)] = None
+    """Also the first caption of each scene as speech, a FLAC file beside the image; null for none. `{}` takes the default voice."""

@@ -18,6 +18,7 @@ from glassworks.data.records import Record, read_table
 from glassworks.data.scenes.kinds import Kind, Meetings, choose_kinds
 from glassworks.data.scenes.language import COLORS, describe
 from glassworks.data.scenes.layout import GRID, SIZES, Numbers, Scene, compose, few, relations
+from glassworks.data.speech import Speaker, as_flac, speech_versions
 from glassworks.errors import ConfigError
 from glassworks.pipeline.execution import Context
 from glassworks.progress import track
@@ -30,6 +31,8 @@ FAINT = 24
 def records(context: Context) -> Iterator[Record]:
     """Every scene of every split. Scene number i of a split does not depend on the number of scenes."""
     stage = Composition(context)
+    if context.params.get("speech"):
+        context.fingerprint.update(speech_versions())
     for split, index in stage.numbers("scenes"):
         scene = stage.compose(split, index)
         key = f"{split}-{index:06d}"
@@ -74,9 +77,11 @@ class Composition:
 
 
 def media(context: Context) -> Callable[[Record], dict[str, bytes]]:
-    """A function that draws a scene from its record: {"png": bytes}, RGB, `size` pixels square."""
-    size = context.params["size"]
+    """A function that draws a scene from its record: {"png": bytes}, RGB, `size` pixels square; and {"flac": bytes}, its first caption, with `speech`."""
+    params = context.params
+    size, speech = params["size"], params.get("speech")
     sprites, grounds = Sprites(Drawings(context.inputs["raw"]), size), Grounds(size)
+    speaker = Speaker(speech["voice"], speech["speed"], params["seed"]) if speech else None
 
     def draw(record: Record) -> dict[str, bytes]:
         ground = record.labels["ground"]
@@ -87,7 +92,8 @@ def media(context: Context) -> Callable[[Record], dict[str, bytes]]:
                 image.paste(sprite, (left, top), sprite)
         file = io.BytesIO()
         image.save(file, "png", compress_level=6)
-        return {"png": file.getvalue()}
+        spoken = {"flac": as_flac(speaker.speak(record.key, record.texts[0]))} if speaker else {}
+        return {"png": file.getvalue(), **spoken}
 
     return draw
 

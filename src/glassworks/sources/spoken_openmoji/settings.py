@@ -4,8 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from glassworks.config.base import Settings
-from glassworks.config.datasets import Credit, Dataset
+from glassworks.config.datasets import Credit, Dataset, Speech
 from glassworks.config.needs import Records
 
 CREDIT = Credit(
@@ -16,15 +15,6 @@ CREDIT = Credit(
     derivation="The drawings of the data set {drawings} are rendered to square PNG images, and their names are spoken by "
     "hibari-tts and resampled to 16 kHz. The renders are adaptations under the same licence.",
 )
-
-
-class Speech(Settings):
-    """Speech synthesis by hibari-tts."""
-
-    voice: Literal["heart"] = "heart"
-    """The voice in the package: American English."""
-    speed: Annotated[float, Field(ge=0.5, le=2)] = 1.0
-    """1 is the usual pace; 2 is twice as fast."""
 
 
 class SpokenOpenMoji(Dataset):

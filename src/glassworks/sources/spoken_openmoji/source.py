@@ -5,11 +5,10 @@ Keys, splits and groups are those of an `openmoji` data set. The sample of an al
 
 import zipfile
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 
 from glassworks.data.messages import Size
 from glassworks.data.records import Dropped, Record, read_table
-from glassworks.data.speech import RATE, Speaker, as_flac
+from glassworks.data.speech import RATE, Speaker, as_flac, speech_versions
 from glassworks.pipeline.execution import Context
 from glassworks.progress import track
 from glassworks.sources.openmoji import source as openmoji
@@ -21,7 +20,7 @@ SPEECH = "speech.zip"
 def records(context: Context) -> Iterator[Record | Dropped]:
     """Every drawing in the order of its data set, each followed by its aliases; a name without speech is `Dropped`."""
     params = context.params
-    context.fingerprint.update({name: version(name) for name in ("hibari-tts", "onnxruntime")})
+    context.fingerprint.update(speech_versions())
     speaker = Speaker(params["speech"]["voice"], params["speech"]["speed"], params["seed"])
     named = [
         record
