@@ -108,3 +108,17 @@ def test_what_follows_the_end_of_a_sound_is_left_out_of_the_mean(whisper):
     torch.testing.assert_close(found.features_of([reading])["features"][0], values[0][mask[0]].mean(0))
     silent = found.features_of([found.read(sample(sound=np.zeros(16_000)))])["features"]
     assert silent.isfinite().all()
+
+
+def test_a_stride_stores_the_means_of_neighbouring_tokens_before_the_end_of_the_sound(whisper):
+    fine, coarse = (
+        load_encoder(Whisper(weights="some", seconds=2, stride=stride, pooling="none"), whisper) for stride in (1, 3)
+    )
+    batch = stack([fine.read(sample(sound=SOUND)), fine.read(sample(sound=SOUND[:900]))])
+    values, mask = fine.encode(batch)
+    means, real = coarse.encode(batch)
+    assert (coarse.tokens, means.shape, real.sum(1).tolist()) == (34, (2, 34, 32), [17, 1])
+    torch.testing.assert_close(means[0, 1], values[0, 3:6].mean(0))
+    torch.testing.assert_close(means[0, 16], values[0, 48:50].mean(0), msg="of 50 tokens, two are left")
+    assert mask[1].sum() == 3 and not means[1, 1:].any()
+    assert "stride" not in Whisper(weights="some").model_dump()

@@ -240,6 +240,23 @@ def ask(
 
 
 @app.command(rich_help_panel="Models")
+@decodes(beams=1)
+def transcribe(
+    model: Annotated[Path, typer.Argument(help="A folder with a fused decoder, such as models/fuse_spoken.")],
+    files: Annotated[list[Path], typer.Argument(help="Sound or image files, each a sample of its own.")],
+    settings: Decoding,
+    as_json: AsJson = False,
+) -> None:
+    """Write the text of each sound or image.
+
+    Example: glassworks transcribe models/fuse_spoken lion.wav
+    """
+    from glassworks.inference.transcribe import run
+
+    run(model, files, settings, as_json, _show, _note, Path.cwd())
+
+
+@app.command(rich_help_panel="Models")
 def index(
     model: Annotated[Path, typer.Argument(help="A folder with aligned heads, such as models/align_trimodal.")],
     dataset: Annotated[str, typer.Argument(help="A data set of params.yaml, whose shards are made.")],

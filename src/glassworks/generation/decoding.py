@@ -4,14 +4,14 @@ A decoder needs the interface of `TextDecoder`: `new_cache`, `max_tokens`, `hidd
 Shapes: B rows, K beams, T tokens, V vocabulary.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from glassworks.config.packing import SPECIAL
+from glassworks.config.packing import IMAGE_PATCH, SPECIAL
 from glassworks.errors import DataError
 from glassworks.generation.cpu_step import CpuStep, supports
 from glassworks.generation.sampling import draw, penalise, uniforms
@@ -86,6 +86,24 @@ def stream_answers(
     keys = keys or [" ".join(map(str, prompt)) for prompt in prompts]
     inputs = partial(model.inputs, features=features)
     yield from decode(model.decoder, prompts, settings, ends, keys, inputs=inputs)
+
+
+def decode_fused(
+    model: Any, features: Mapping[str, Mapping[str, Tensor]], settings: Decoding, bos: int, ends: Ends
+) -> list[list[int]]:
+    """The texts of samples by a fused decoder, ids without BOS and end. `features` are those of each modality (`models.fusion`), tensors [B, …].
+
+    Random draws depend on the seed and the row.
+    """
+    with torch.inference_mode():
+        tokens = model.fusion(features)
+        memory = model.memory(tokens)
+    rows = len(tokens.mask)
+    counts = [0] * rows if memory else tokens.mask.sum(1).tolist()
+    prompts = [[IMAGE_PATCH] * count + [bos] for count in counts]
+    inputs = None if memory else partial(model.inputs, tokens=tokens)
+    streams = [str(row) for row in range(rows)]
+    return collect(decode(model.decoder, prompts, settings, ends, streams, memory, inputs=inputs), rows)
 
 
 def collect(steps: Iterator[list[tuple[int, int]]], rows: int) -> list[list[int]]:

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glassworks.artifacts.digests import write_json
+from glassworks.artifacts.digests import sha256_file, write_json
 from glassworks.artifacts.manifest import MANIFEST
 from glassworks.config.base import nearest
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.models import new_tokens, saving
-from glassworks.models.quantisation import QuantisedLinear, one_thread
+from glassworks.models.quantisation import Quantisation, QuantisedLinear, one_thread
 from glassworks.models.settings.adapter import ALL, Adapter
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "adapter_base.json"
@@ -316,6 +316,13 @@ def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
         for part, tensor in adapter.named_parameters()
         if not part.startswith("base_layer.")
     }
+
+
+def base_record(base: Path, dtype: str = "fp32", quantisation: Quantisation | None = None) -> dict[str, str]:
+    """The content of adapter_base.json for the artefact `base`, which training held in `dtype` and whose linear layers it held as `quantisation` says."""
+    held = {"dtype": dtype if dtype != "fp32" else None, "quantisation": quantisation}
+    record = {"name": base.name, "manifest": sha256_file(base / MANIFEST)}
+    return record | {key: value for key, value in held.items() if value}
 
 
 def save_adapter(model: nn.Module, folder: Path, base: Mapping[str, str]) -> None:

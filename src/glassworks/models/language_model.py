@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from glassworks.artifacts.digests import sha256_file, write_json
-from glassworks.artifacts.manifest import MANIFEST
+from glassworks.artifacts.digests import write_json
 from glassworks.models import adapters, saving
 from glassworks.models.attention import initialise, shrink_residual_outputs
 from glassworks.models.losses import LinearLoss, linear_cross_entropy
@@ -87,9 +86,7 @@ class LanguageModel(nn.Module):
 
         `dtype` is the precision in which training held the base, and `quantisation` that of its linear layers.
         """
-        record = {"name": base.name, "manifest": sha256_file(base / MANIFEST)}
-        held = {"dtype": dtype if dtype != "fp32" else None, "quantisation": quantisation}
-        adapters.save_adapter(self, directory, record | {key: value for key, value in held.items() if value})
+        adapters.save_adapter(self, directory, adapters.base_record(base, dtype, quantisation))
         write_json(directory / saving.CONFIG, self._config())
 
     def _config(self) -> dict[str, object]:

@@ -190,8 +190,13 @@ class TextDecoder(nn.Module):
         self.blocks = nn.ModuleList(DecoderBlock(config, width) for width in widths)
         self.norm = norm(config)
         self.head = None if config.tied else nn.Linear(config.width, vocabulary, bias=False)
+        self.gated, self.gated_every = nn.ModuleList(), 1
         if config.recursion:
             register_initial_states(self, config.width)
+
+    def attach_gated(self, layers: Sequence[nn.Module], every: int) -> None:
+        """Put a layer before each block whose number `every` divides. It gets the features and its element of the memory (`models.fusion.GatedLayer`)."""
+        self.gated, self.gated_every = nn.ModuleList(layers), every
 
     def encode_memory(self, image_tokens: Sequence[Tensor]) -> Memory:
         """Keys and values of image tokens [B, N, C'], given per block or once for all blocks. Call it once per image."""
@@ -265,7 +270,13 @@ class TextDecoder(nn.Module):
                 attend = attends[self.views[index]]
                 if cache is not None:
                     attend = replace(attend, cache=cache.keys_values(next(numbers)))
-                x = block(x, attend, memory[index] if memory else None)
+                if not self.gated:
+                    x = block(x, attend, memory[index] if memory else None)
+                    continue
+                if memory and index % self.gated_every == 0:
+                    layer = index // self.gated_every
+                    x = self.gated[layer](x, memory[layer])
+                x = block(x, attend)
             return self.norm(x)
 
         recursion = self.config.recursion

@@ -9,6 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -175,3 +176,9 @@ def covering(tables: Sequence[FeatureTable], samples: ListedShards, name: str) -
             "make the features of this dataset"
         )
     return found
+
+
+def stack_features(features: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The stored features of B samples as tensors [B, …]. `PRESENT` [B] is True where a file lacks it."""
+    found = {name: torch.stack([one[name] for one in features]) for name in features[0] if name != PRESENT}
+    return {**found, PRESENT: torch.stack([one.get(PRESENT, torch.tensor(True)) for one in features])}

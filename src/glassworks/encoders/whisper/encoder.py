@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from glassworks.data.reading.audio import audio_of
 from glassworks.data.reading.dataset import Sample
@@ -16,14 +17,15 @@ from glassworks.models.whisper_encoder import WhisperEncoder
 
 
 class WhisperFeatures:
-    """Speech to features of 20 ms; tokens after the end of the sound are masked."""
+    """Speech to features of 20 ms, or means of `stride` neighbouring ones; tokens after the end of the sound are masked."""
 
     modality = "audio"
 
-    def __init__(self, network: WhisperEncoder, layer: int) -> None:
-        self.network, self.layer = network.eval().requires_grad_(False), layer
+    def __init__(self, network: WhisperEncoder, layer: int, stride: int = 1) -> None:
+        self.network, self.layer, self.stride = network.eval().requires_grad_(False), layer, stride
         self.log_mel = LogMel(network.config.mels, network.config.frames)
-        self.tokens, self.width = network.config.frames // 2, network.config.width
+        self.places, self.width = network.config.frames // 2, network.config.width
+        self.tokens = -(-self.places // stride)
 
     def read(self, sample: Sample) -> dict[str, Tensor]:
         """Log-mel frames [M, F], and the number of tokens before the end of the sound."""
@@ -31,14 +33,20 @@ class WhisperFeatures:
         frames = -(-len(sound) // HOP)
         return {
             "frames": self.log_mel(sound[None])[0],
-            "length": torch.tensor(min(self.tokens, -(-frames // 2))),
+            "length": torch.tensor(min(self.places, -(-frames // 2))),
         }
 
     @torch.no_grad()
     def encode(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Frames [B, M, F] to features [B, F / 2, C]."""
+        """Frames [B, M, F] to features [B, F / 2 / stride, C]."""
         values = self.network(batch["frames"], self.layer)
-        return values, torch.arange(self.tokens, device=values.device) < batch["length"][:, None]
+        mask = torch.arange(self.places, device=values.device) < batch["length"][:, None]
+        if self.stride == 1:
+            return values, mask
+        missing = -self.places % self.stride
+        groups = F.pad(mask, (0, missing)).unflatten(1, (-1, self.stride))[..., None]  # [B, T, stride, 1]
+        values = F.pad(values, (0, 0, 0, missing)).unflatten(1, (-1, self.stride)) * groups
+        return values.sum(2) / groups.sum(2).clamp(min=1), groups.any(2)[..., 0]
 
     def to(self, device: torch.device) -> "WhisperFeatures":
         """Move the network to a device. Frames are computed on the CPU, in `read`."""
@@ -51,4 +59,4 @@ def load(settings: Whisper, directory: Path) -> WhisperFeatures:
     network = load_whisper_encoder(directory)
     network.shorten(settings.seconds * RATE // HOP)
     check_layer(settings.layer, len(network.blocks))
-    return WhisperFeatures(network, settings.layer)
+    return WhisperFeatures(network, settings.layer, settings.stride)

@@ -17,9 +17,9 @@ from glassworks.config.datasets import Split
 from glassworks.data.reading.captions import read_captions
 from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.rows import Keyed, Rows
-from glassworks.encoders.protocol import EXTENSIONS
 from glassworks.errors import DataError
 from glassworks.evaluation.bootstrap import mean_interval
+from glassworks.evaluation.media import media
 from glassworks.evaluation.retrieval.asif import Asif
 from glassworks.evaluation.retrieval.labels import GAIN, found_by, labels
 from glassworks.evaluation.retrieval.ranks import ranks_of
@@ -139,7 +139,7 @@ def run(scoring: Scoring, config: RetrievalEvaluation, task: RetrievalTask, mode
     }
     places = {name: {int(index): place for place, index in enumerate(found)} for name, found in both.items()}
     items = _items(keys, captions, ranks["model"], places, texts)
-    gallery = _media(dataset, chosen[:GALLERY_SIZE]) if texts else ()
+    gallery = media(dataset, chosen[:GALLERY_SIZE]) if texts else ()
     scoring.write(metrics, labels(metrics, config, list(model.config.prefixes), list(texts)), items, gallery)
     return len(keys)
 
@@ -312,12 +312,3 @@ def _items(
                     item[found_by(name)] = captions[nearest[places[direction][index]]][0]
                     item["hits"][found_by(name)] = {f"in the first {k}": own[direction] <= k for k in RANKS}
         yield item
-
-
-def _media(dataset: ShardDataset, chosen: Sequence[int]) -> Iterator[tuple[str, bytes]]:
-    """File name and content of each image and each sound."""
-    for sample in (dataset[index] for index in chosen):
-        for extensions in EXTENSIONS.values():
-            extension = next((name for name in extensions if name in sample.members), None)
-            if extension:
-                yield f"{sample.key.replace('/', '_')}.{extension}", bytes(sample.members[extension])

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from glassworks.artifacts.digests import sha256_file
 from glassworks.artifacts.manifest import MANIFEST
@@ -94,13 +94,19 @@ def _load_adapted(directory: Path, base: Path, merged: bool) -> LanguageModel:
         )
     model.config = model.decoder.config = config
     model.decoder.max_tokens = config.max_tokens
-    record = adapters.read_base(directory)
+    load_adapter(model, directory, base, merged)
+    return model
+
+
+def load_adapter(model: nn.Module, directory: Path, base: Path, merged: bool = True) -> None:
+    """Load the adapter in `directory` onto a model with the weights of the artefact `base`, rounded as in training, and merge it into them."""
+    span, record = _new_tokens(directory), adapters.read_base(directory)
     dtype, quantisation = record.get("dtype", "fp32"), record.get("quantisation")
     quantised = set(layers_of(model)) if quantisation else set()
     if not merged:
         saving.round_weights(model, dtype, quantisation)
         adapters.load_adapter(model, directory, sha256_file(base / MANIFEST))
-        return model
+        return
 
     def rounding(name: str, weight: Tensor) -> Tensor:
         return saving.rounded(weight, dtype, quantisation if name in quantised else None)
@@ -116,7 +122,6 @@ def _load_adapted(directory: Path, base: Path, merged: bool) -> LanguageModel:
             file=sys.stderr,
             flush=True,
         )
-    return model
 
 
 def read_decoder(directory: Path) -> tuple[Config, int]:

@@ -35,6 +35,10 @@ class PackedData(TextData[LossOptions]):
         return Packing(row_tokens=row_tokens, packing=self.packing, documents_per_row=self.documents_per_row)
 
 
+BaseDtype = Annotated[Literal["fp32", "bf16", "nf4", "int8"], Field(exclude_if=lambda dtype: dtype == "fp32")]
+"""Precision of frozen weights under an adapter."""
+
+
 class Model(TextDecoder, Start):
     """The network and its initial weights. With `from` or `weights` its shape is theirs."""
 
@@ -44,9 +48,7 @@ class Model(TextDecoder, Start):
     """
     adapter: Annotated[Adapter | None, Field(exclude_if=lambda adapter: adapter is None)] = None
     """Train an adapter of the model that `from` or `weights` names, whose weights stay as they are. The experiment publishes the adapter alone."""
-    base_dtype: Annotated[Literal["fp32", "bf16", "nf4", "int8"], Field(exclude_if=lambda dtype: dtype == "fp32")] = (
-        "fp32"
-    )
+    base_dtype: BaseDtype = "fp32"
     """Precision of the frozen weights under an adapter. bf16 halves their memory; it needs `training.precision: bf16`. nf4 and int8 quantise the linear
     layers of the blocks to 4.13 or 8 bits a weight; the other weights are held in `training.precision`. The adapter stays fp32.
     """
@@ -118,22 +120,14 @@ class LanguageModelling(Experiment):
             raise ValueError(
                 f"data.tokenizer: a model that begins as {weights} reads its tokens; write {{of: {weights}}}"
             )
-        dtype = self.model.base_dtype
-        allowed = {"fp32": ("fp32", "bf16", "fp16"), "bf16": ("bf16",)}.get(dtype, ("fp32", "bf16"))
-        if training.precision not in allowed or (dtype != "fp32" and training.reduction == "fsdp2"):
-            precisions = " or ".join(allowed)
-            raise ValueError(
-                f"model.base_dtype: {dtype} needs training.precision: {precisions}, and exact or ddp as reduction"
-            )
+        if fault := base_fault(self.model.base_dtype, training):
+            raise ValueError(fault)
         return self
 
     @property
     def base_precision(self) -> tuple[Literal["fp32", "bf16"], Literal["nf4", "int8"] | None]:
         """Precision of the weights under an adapter, and that of the linear layers of the blocks if they are quantised."""
-        dtype = self.model.base_dtype
-        if dtype == "fp32" or dtype == "bf16":
-            return dtype, None
-        return "bf16" if self.training.precision == "bf16" else "fp32", dtype
+        return base_precision(self.model.base_dtype, self.training)
 
     def needs(self) -> dict[str, Need]:
         return super().needs() | self._weights_needs()
@@ -147,3 +141,21 @@ class LanguageModelling(Experiment):
     def _weights_needs(self) -> dict[str, Need]:
         name = self.model.weights
         return {"weights": Weights("model.weights", name)} if name else {}
+
+
+def base_fault(dtype: BaseDtype, training: Training) -> str:
+    """The reason why training cannot hold frozen weights in `dtype`; empty without one."""
+    allowed = {"fp32": ("fp32", "bf16", "fp16"), "bf16": ("bf16",)}.get(dtype, ("fp32", "bf16"))
+    if training.precision in allowed and (dtype == "fp32" or training.reduction != "fsdp2"):
+        return ""
+    precisions = " or ".join(allowed)
+    return f"model.base_dtype: {dtype} needs training.precision: {precisions}, and exact or ddp as reduction"
+
+
+def base_precision(
+    dtype: BaseDtype, training: Training
+) -> tuple[Literal["fp32", "bf16"], Literal["nf4", "int8"] | None]:
+    """Precision of the weights under an adapter, and that of the linear layers of the blocks if they are quantised."""
+    if dtype == "fp32" or dtype == "bf16":
+        return dtype, None
+    return "bf16" if training.precision == "bf16" else "fp32", dtype

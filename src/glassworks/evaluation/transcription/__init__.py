@@ -1,0 +1,1 @@
+"""Transcriptions of speech and captions of images by a fused decoder."""

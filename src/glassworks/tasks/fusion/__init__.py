@@ -1,0 +1,1 @@
+"""Texts from the fused features of several modalities."""
