@@ -144,7 +144,7 @@ def test_with_our_weights_it_has_our_logits(nano, pair):
 
 def test_a_prompt_is_ours(nano, pair):
     ids = nano.prompt(pair.config, "Is it red?")
-    own = prompt_of(asked(("Is it red?", "yes"))[:2], Bytes(), "", pair.task.packing.images.ids)
+    own = prompt_of(asked(("Is it red?", "yes"))[:2], Bytes(), "", pair.task.packing.images)
     assert [Bytes.size - 1 - token if token >= Bytes.size else token for token in ids] == own
 
 

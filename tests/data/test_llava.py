@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from PIL import Image
 
+from glassworks.data.animations import write_webp
 from glassworks.data.messages import Medium, Message, Size
 from glassworks.data.records import Record, read_table
 from glassworks.errors import DataError
@@ -156,3 +158,22 @@ def test_the_file_is_named_where_several_are_there(converse, project):
     assert len(converse(PUBLISHED, conversations="a.json")) == 3
     with pytest.raises(DataError, match=r"b.json: no such file; did you mean 'a.json'\?"):
         converse(PUBLISHED, conversations="b.json")
+
+
+def test_a_row_may_have_a_video_and_one_that_does_not_decode_is_dropped(converse, project):
+    frames = [Image.new("RGB", (20, 10), (shade, 0, 0)) for shade in range(4)]
+    folder = project.root / "llava/videos"
+    folder.mkdir(parents=True)
+    (folder / "a.webp").write_bytes(write_webp(frames, 250))
+    (folder / "b.webp").write_bytes(write_webp(frames, 250)[:-30])
+    rows = [
+        {"id": name, "video": f"videos/{name}.webp", "conversations": turns(f"{placeholder}\nWhat?", "It glows.")}
+        for name, placeholder in (("a", "<image>"), ("a", "<video>"), ("b", "<video>"))
+    ]
+    one, other = converse(rows, max_dropped=1)
+    assert one.sizes == {"webp": Size(kind="video", width=20, height=10, frames=4, seconds=1)}
+    assert one.messages[0].parts == [Medium(type="video", media="webp")] and one.messages[1].content == "What?"
+    assert one.group == other.group and one.messages == other.messages
+    [(where, reason)] = dropped(project)
+    assert where.endswith("row 3 (videos/b.webp)") and reason.startswith("the clip does not decode: ")
+    project.run("shards-llava")

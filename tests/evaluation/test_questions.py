@@ -4,14 +4,16 @@ import io
 import json
 
 import pytest
+import torch
 from PIL import Image
 
 from glassworks.data.messages import Medium, Message, as_json
 from glassworks.data.reading.dataset import Sample
 from glassworks.data.scenes.parser import SceneParser
 from glassworks.errors import DataError
+from glassworks.evaluation.questions import score as score_module
 from glassworks.evaluation.questions.asked import asked_of, verdict
-from glassworks.evaluation.questions.drawing import BOX, POINT, draw_points
+from glassworks.evaluation.questions.drawing import BOX, POINT, draw_points, film_strip
 
 SIZE = (100, 50)
 SCENE = {
@@ -39,6 +41,11 @@ def test_an_answer_has_the_words_of_the_true_one(text, expected):
 )
 def test_a_list_of_objects_may_have_any_order(text, expected):
     assert score(text, objects=["cat", "hat"]).score == expected
+
+
+def test_of_things_in_order_one_is_named():
+    things = {"which": "last", "objects": ["cat", "hat", "dog"]}
+    assert [score(text, "dog", **things).score for text in ("dog", "cat", "cat, hat, dog")] == [1, 0, 0]
 
 
 def test_a_caption_names_exactly_the_objects_and_their_numbers():
@@ -105,3 +112,28 @@ def test_points_and_boxes_are_drawn():
             and drawn.getpixel((5, 12)) == BOX
             and drawn.getpixel((12, 12)) == (0, 0, 0)
         )
+
+
+def test_the_controls_of_a_clip_have_its_frames_in_another_order_or_one_of_them():
+    clip = torch.arange(8.0)[:, None, None].expand(8, 4, 3)
+    shuffled = score_module.controlled(clip, "shuffled_frames", 0, "k")
+    assert shuffled[:, 0, 0].tolist() != clip[:, 0, 0].tolist() and sorted(shuffled[:, 0, 0].tolist()) == list(range(8))
+    assert torch.equal(shuffled, score_module.controlled(clip, "shuffled_frames", 0, "k"))
+    assert not torch.equal(shuffled, score_module.controlled(clip, "shuffled_frames", 0, "l"))
+    assert torch.equal(score_module.controlled(clip, "one_frame", 0, "k"), clip[4].expand(8, 4, 3))
+    assert not score_module.controlled(clip, "no_image", 0, "k").any()
+    image = clip[1]
+    for system in ("model", "shuffled_frames", "one_frame"):
+        assert torch.equal(score_module.controlled(image, system, 0, "k"), image)
+
+
+def test_a_film_strip_has_rows_of_eight_frames():
+    frames = [Image.new("RGB", (10, 6), (number, 0, 0)) for number in range(9)]
+    with Image.open(io.BytesIO(film_strip(frames))) as strip:
+        assert strip.size == (8 * 12 - 2, 2 * 8 - 2)
+        assert [strip.getpixel(place) for place in ((0, 0), (12, 0), (11, 0), (0, 8))] == [
+            (0, 0, 0),
+            (1, 0, 0),
+            (255, 255, 255),
+            (8, 0, 0),
+        ]

@@ -56,6 +56,24 @@ def test_a_patch_beyond_the_edge_counts_nowhere():
     torch.testing.assert_close(pooling(patches)[:, 3], alone)
 
 
+def test_frames_have_windows_and_positions_of_their_own_and_share_the_weights():
+    """Windows of 4 by 4 patches with a side of 3, by hand; a frame is pooled as an image by a connector whose images have these windows."""
+    assert windows(4, 3).tolist() == [
+        [0, 1, 2, 4, 5, 6, 8, 9, 10],
+        [3, -1, -1, 7, -1, -1, 11, -1, -1],
+        [12, 13, 14, -1, -1, -1, -1, -1, -1],
+        [15, *[-1] * 8],
+    ]
+    both, images = made(6, heads=2, video_window=3, positions=True), made(6, heads=2, window=3, positions=True)
+    assert (both.tokens, both.frame_tokens, images.frame_tokens) == (9, 4, None)
+    with torch.no_grad():
+        both.video_positions += torch.randn(4, 6)
+        images.positions.copy_(both.video_positions)
+    images.load_state_dict({k: v for k, v in both.state_dict().items() if "positions" not in k}, strict=False)
+    patches = torch.randn(2, 36, 8)
+    assert torch.equal(both(patches, video=True), images(patches)) and both(patches).shape == (2, 9, 6)
+
+
 def test_linear_keeps_every_patch_and_pixel_shuffle_joins_those_of_a_window():
     patches = torch.randn(1, 16, 8)
     linear = made(4, kind="linear")

@@ -56,6 +56,12 @@ def test_the_stages_are_accepted_with_the_entries_that_the_first_one_names_and_w
     assert [one.model.from_ for one in found] == [None, *STAGES[:2]]
     assert [one.packing().row_tokens for one in found] == [2536, 8192, 16_384]
     assert [one.packing().images.tokens for one in found] == [144] * 3
+    frames = [one.packing().images.frames for one in found]
+    assert frames[0] is None and [(one.tokens, one.clips.frames, one.clips.rate) for one in frames[1:]] == [
+        (64, 64, 2),
+        (64, 128, 2),
+    ]
+    assert 128 * (64 + 2 + len("128.0 ")) < found[2].packing().row_tokens
     connector = [one.optimization.groups["connector"] for one in found]
     assert [one.learning_rate for one in connector] == [2e-4, 5e-6, 5e-6]
     assert [one.optimization.learning_rate for one in found] == [2e-5, 1e-5, 1e-5]
@@ -73,3 +79,10 @@ def test_the_model_has_the_parameters_of_its_parts(project):
     pooling, projector = 4 * (2048**2 + 2048), 2 * 2048 * 4864 + 4864 * 896
     assert counts == {"decoder": 494_032_768, "connector": pooling + projector, "special": 3 * 896}
     assert sum(counts.values()) == 535_101_952
+    later = project.experiments[STAGES[1]].model.plain(Shape)
+    with torch.device("meta"):
+        seeing = VisionLanguageModel(
+            later.model_copy(update={"decoder": text, "language_model": None}), QWEN["vocab_size"], TOWER
+        )
+    added = {name: one.numel() for name, one in seeing.state_dict().items() if name not in model.state_dict()}
+    assert added == {"special_frames.weight": 3 * 896}

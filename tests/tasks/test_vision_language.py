@@ -9,8 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glassworks.config.packing import IMAGE_PATCH, Images, Packing
-from glassworks.data.messages import Medium, Message
+from glassworks.config.clips import Clips
+from glassworks.config.continuation import merge_shapes
+from glassworks.config.packing import FRAME_END, FRAME_PATCH, FRAME_START, IMAGE_PATCH, Frames, Images, Packing
+from glassworks.data.messages import Medium, Message, Size, as_json
+from glassworks.data.reading.clips import sizes_of
 from glassworks.data.reading.dataset import Sample
 from glassworks.data.reading.image_rows import ImageRows, answer_weights
 from glassworks.data.reading.packing import arrange
@@ -34,6 +37,11 @@ SHAPES = {
     "attention": VisionLanguage(
         grid=GRID, decoder=TextDecoder(**DECODER, **LLAMA), connector=Connector(heads=2, positions=True, norm=True)
     ),
+    "clips": VisionLanguage(
+        grid=GRID,
+        decoder=TextDecoder(**DECODER, **LLAMA),
+        connector=Connector(heads=2, positions=True, norm=True, video_window=3),
+    ),
     "linear, causal": VisionLanguage(
         grid=GRID, decoder=TextDecoder(**DECODER), connector=Connector(kind="linear"), image_attention="causal"
     ),
@@ -41,23 +49,64 @@ SHAPES = {
         grid=GRID, decoder=TextDecoder(**DECODER, **LLAMA, window=9), connector=Connector(heads=2)
     ),
 }
+CLIPS = Clips(frames=3, rate=1)
+SIGNS = ". 0123456789"
+
+
+class Symbols(Letters):
+    """Letters, and the signs of times."""
+
+    def encode_parts(self, texts):
+        return [
+            [
+                28 + SIGNS.index(sign) if sign in SIGNS else super(Symbols, self).encode_parts([sign])[0][0]
+                for sign in text
+            ]
+            for text in texts
+        ]
+
+
 LIMITS = {torch.float32: 1e-6, torch.float64: 1e-13}
 FLAT = VisionOptions(answer_weights="flat")
 
 
 class Stored:
-    """Features of the samples of `contents`: a function of the number of the picture."""
+    """Features of the samples of `contents`: a function of the number of the picture. A clip has as many frames as its record says."""
 
-    def __init__(self, numbers):
-        self.numbers = numbers
+    def __init__(self, numbers, samples=None):
+        self.numbers, self.samples = numbers, samples
 
     def __getitem__(self, index):
         generator = torch.Generator().manual_seed(self.numbers[index])
-        return f"k{index}", {"features": torch.randn(GRID**2, WIDTH, generator=generator)}
+        frames = () if self.samples is None else self.samples.frames(index)
+        return f"k{index}", {"features": torch.randn(*frames, GRID**2, WIDTH, generator=generator)}
+
+
+class Sized(Samples):
+    """Samples whose clips are of the size that the name of their member says: 5.webp has 5 frames in 5 seconds."""
+
+    def __getitem__(self, index):
+        sample, content = super().__getitem__(index), self.contents[index]
+        media = [] if isinstance(content, str) else [part for part in content[0].parts if isinstance(part, Medium)]
+        sizes = {one.media: clip_size(one.media) for one in media if one.type == "video"}
+        stored = {**sample.json(), "sizes": as_json(sizes)}
+        return dataclasses.replace(sample, members={"json": memoryview(json.dumps(stored).encode())})
+
+    def frames(self, index):
+        sizes = sizes_of(self[index])
+        return [len(CLIPS.numbers(size.frames, size.seconds)) for size in sizes.values()]
+
+
+def clip_size(member):
+    return Size(kind="video", frames=int(member[0]), seconds=int(member[0]))
 
 
 def picture(message="png"):
     return Message(role="user", content=[Medium(type="image", media=message)])
+
+
+def clip(member="5.webp"):
+    return Message(role="user", content=[Medium(type="video", media=member)])
 
 
 def pictured(messages):
@@ -65,15 +114,15 @@ def pictured(messages):
 
 
 def task_of(shape, **packing):
-    found = Packing(row_tokens=ROW, images=Images(tokens=shape.image_tokens), **packing)
-    return VisionLanguageTask(shape, Letters(), found, {"width": WIDTH, "tokens": GRID**2})
+    frames = Frames(clips=CLIPS, tokens=shape.frame_tokens) if shape.frame_tokens else None
+    found = Packing(row_tokens=ROW, images=Images(tokens=shape.image_tokens, frames=frames), **packing)
+    return VisionLanguageTask(shape, Symbols(), found, {"width": WIDTH, "tokens": GRID**2})
 
 
 def rows_of(task, contents, numbers=None):
-    rows = arrange(
-        Samples(contents), task.tokenizer, task.packing, chat=image_chat(task.tokenizer, task.packing.images)
-    )
-    return ImageRows(rows, Stored(list(range(len(contents))) if numbers is None else numbers))
+    samples = Sized(contents)
+    rows = arrange(samples, task.tokenizer, task.packing, chat=image_chat(task.tokenizer, task.packing.images))
+    return ImageRows(rows, Stored(list(range(len(contents))) if numbers is None else numbers, samples))
 
 
 def built(task, dtype=torch.float32):
@@ -100,17 +149,19 @@ def loss_and_gradients(task, model, contents, numbers=None, options=FLAT):
 
 
 trees = conversation().map(pictured)
+clips = st.builds(lambda frames, messages: [clip(f"{frames}.webp"), *messages], st.integers(1, 5), conversation())
 
 
 @pytest.mark.parametrize("dtype", LIMITS, ids=str)
 @pytest.mark.parametrize("name", SHAPES)
-@given(
-    contents=st.lists(st.one_of(st.text("abcdefgh", min_size=1, max_size=30), trees), min_size=6, max_size=8),
-    most=st.sampled_from([None, 2]),
-)
+@given(data=st.data(), most=st.sampled_from([None, 2]))
 @settings(max_examples=5, derandomize=True)
-def test_packed_rows_with_images_have_the_loss_and_the_gradients_of_the_samples_alone(name, dtype, contents, most):
+def test_packed_rows_with_images_and_clips_have_the_loss_and_the_gradients_of_the_samples_alone(
+    name, dtype, data, most
+):
     torch.set_num_threads(1)
+    kinds = [st.text("abcdefgh", min_size=1, max_size=30), trees, *([clips] if name == "clips" else [])]
+    contents = data.draw(st.lists(st.one_of(kinds), min_size=6, max_size=8))
     task, single = task_of(SHAPES[name], documents_per_row=most), task_of(SHAPES[name], documents_per_row=1)
     model = built(task, dtype)
     parts = [list(apart([content])) for content in contents]
@@ -158,6 +209,30 @@ def test_defect_000_5_exchanged_images_change_the_loss_and_only_that_of_their_ow
     assert losses[0][2] == losses[1][2] == losses[2][2]
 
 
+def test_a_frame_of_a_clip_is_its_time_and_its_patches_between_special_tokens():
+    """Of five frames in five seconds at most three are seen: at 0, 2 and 4 seconds. 3 x 3 patches in a window of 3 x 3 are one token."""
+    task = task_of(SHAPES["clips"])
+    model, tree = built(task), [clip(), *asked(("ab", "c"))[1:]]
+    batch = batch_of(task, [tree, asked(("ab", "c"))])
+    row = batch.inputs[0].tolist()
+    zero, point, space = 30, 28, 29
+    for number, second in enumerate((0, 2, 4)):
+        frame = row[1 + 7 * number :][:7]
+        assert frame == [zero + second, point, zero, space, FRAME_START, FRAME_PATCH, FRAME_END]
+    assert row[22] == Letters.eos and batch.frames.shape == (3, GRID**2, WIDTH) and batch.features.shape[0] == 1
+    x = model.inputs(batch.inputs, batch.features, batch.places, batch.frames, batch.frame_places)["inputs"]
+    tokens = model.connector(batch.frames, video=True)
+    torch.testing.assert_close(x[0, [6, 13, 20]], model.special_frames.weight[1] + tokens[:, 0])
+    assert not task.collate([task.example(rows_of(task, ["text"])[0], FLAT, 0)]).frames.numel()
+    with pytest.raises(DataError, match=r"^0 patch tokens in the rows, but 3 frames of 1 tokens each; pack the data"):
+        model.inputs(torch.zeros(1, 4, dtype=torch.long), frames=batch.frames)
+    prompt = prompt_of(tree[:-1], task.tokenizer, "", task.packing.images, {"5.webp": clip_size("5.webp")})
+    assert prompt[:-3] == row[: len(prompt) - 3]
+    unknown = [clip("x.webp"), *tree[1:]]
+    with pytest.raises(DataError, match=r"^where: the record of a clip needs its sizes with frames and seconds$"):
+        render(unknown, task.tokenizer, "where", task.packing.images)
+
+
 def test_features_are_added_to_the_embedding_of_the_patch_token():
     task = task_of(SHAPES["attention"])
     model = built(task)
@@ -191,7 +266,7 @@ def test_class_tokens_are_dropped():
     shape = SHAPES["attention"]
     model = built(task_of(shape))
     tower = {"width": WIDTH, "tokens": GRID**2 + 1}
-    other = VisionLanguageTask(shape, Letters(), task_of(shape).packing, tower).build().eval()
+    other = VisionLanguageTask(shape, Symbols(), task_of(shape).packing, tower).build().eval()
     other.load_state_dict(model.state_dict())
     assert (model.class_tokens, other.class_tokens) == (0, 1)
     batch = batch_of(task_of(shape), [asked(("ab", "c"))])
@@ -202,7 +277,7 @@ def test_class_tokens_are_dropped():
         ArtifactError,
         match=r"^model\.grid: the tower gives 16 tokens an image, and a grid of 3 by 3 patches has 9; set it to 4$",
     ):
-        VisionLanguageTask(shape, Letters(), task_of(shape).packing, {"width": WIDTH, "tokens": 16}).build()
+        VisionLanguageTask(shape, Symbols(), task_of(shape).packing, {"width": WIDTH, "tokens": 16}).build()
 
 
 def test_a_count_of_placeholders_that_does_not_fit_is_one_line():
@@ -223,11 +298,11 @@ def test_a_row_of_texts_never_runs_the_tower():
         def read(self, sample):
             raise AssertionError("the tower was run")
 
-        features = read
+        features = read_clip = read
 
     shape = SHAPES["attention"]
     task = VisionLanguageTask(
-        shape, Letters(), task_of(shape).packing, {"width": WIDTH, "tokens": 9}, in_loop=Forbidden()
+        shape, Symbols(), task_of(shape).packing, {"width": WIDTH, "tokens": 9}, in_loop=Forbidden()
     )
     model = built(task)
     rows = ImageRows(rows_of(task, ["text", "another"]).rows, None)
@@ -248,7 +323,7 @@ def test_answers_from_the_cache_are_those_of_the_full_forward_pass(name):
     task = task_of(SHAPES[name])
     model = built(task)
     trees = [asked(("abc", "d")), asked(("abcdefgh", "d"))]
-    prompts = [prompt_of(tree[:-1], task.tokenizer, "", task.packing.images.ids) for tree in trees] + [[0, 5, 6]]
+    prompts = [prompt_of(tree[:-1], task.tokenizer, "", task.packing.images) for tree in trees] + [[0, 5, 6]]
     features = torch.stack([Stored([0, 1])[index][1]["features"] for index in range(2)])
     found = answer(model, prompts, features, Decoding(max_new_tokens=12), None)
     for number, (prompt, ids) in enumerate(zip(prompts, found, strict=True)):
@@ -266,21 +341,22 @@ def test_answers_from_the_cache_are_those_of_the_full_forward_pass(name):
     [
         ([*asked(("a", "b")), picture().model_copy(update={"branch": 1})], "where: branch 1 holds the image 'png'; put it into the context (branch 0)"),
         ([picture(), picture("2.png"), *asked(("a", "b"))[1:]], "where: holds 2 images, and this task reads one a sample"),
-        ([Message(role="user", content=[Medium(type="video", media="mp4")])], "where: holds the video 'mp4', and this task reads images"),
+        ([Message(role="user", content=[Medium(type="audio", media="mp3")])], "where: holds the audio 'mp3', and this task reads images and clips"),
+        ([clip()], "where: holds the video '5.webp', and this model reads images; set model.connector.video_window, and clips of its encoder"),
     ],
 )  # fmt: skip
 def test_media_that_do_not_fit_are_one_line(messages, line):
     with pytest.raises(DataError) as refused:
-        render(messages, Letters(), "where", [-1, -2, -3])
+        render(messages, Symbols(), "where", Images(tokens=1))
     assert str(refused.value) == line
     with pytest.raises(DataError, match="a message holds media, and this task reads texts only"):
-        render(asked(("a", "b")), Letters(), "where")
+        render(asked(("a", "b")), Symbols(), "where")
 
 
 def test_a_prompt_is_the_beginning_of_its_row():
     task, tree = task_of(SHAPES["attention"]), asked(("abc", "de"), ("f", "gh"))
     row = rows_of(task, [tree])[0]
-    prompt = prompt_of([tree[0], tree[3]], task.tokenizer, "", task.packing.images.ids)
+    prompt = prompt_of([tree[0], tree[3]], task.tokenizer, "", task.packing.images)
     context = row.inputs[row.branches == 0].tolist()  # the last one predicts the first token of every branch
     branch = row.targets[row.branches == 2].tolist()
     assert [*context, row.inputs[row.branches == 1][0], *branch][: len(prompt)] == prompt
@@ -304,11 +380,23 @@ def test_rows_have_limits_of_tokens_and_of_images():
     assert sorted(len(rows[index].pictured) for index in range(len(rows))) == [0, 1, 2]
 
 
+def test_a_clip_counts_with_all_its_frames_and_is_never_cut():
+    task, trees = task_of(SHAPES["clips"]), [[clip("2.webp"), *asked(("ab", "c"))[1:]]] * 3
+    assert len(rows_of(task, trees)) == 1
+    task.packing = task.packing.model_copy(update={"images": task.packing.images.model_copy(update={"per_row": 4})})
+    assert [len(rows_of(task, trees)[index].pictured) for index in range(2)] == [2, 1]
+    task.packing = task.packing.model_copy(update={"images": task.packing.images.model_copy(update={"per_row": 1})})
+    with pytest.raises(DataError, match=r"2 images, and a row has room for 96 tokens and 1 images"):
+        rows_of(task, trees)
+    with pytest.raises(ValueError, match="video_window: linear projects windows of one size"):
+        Connector(kind="linear", video_window=3)
+
+
 @pytest.mark.parametrize("pad", [Letters.eos, 4], ids=["EOS", "a letter"])
 def test_defect_000_6_the_target_is_the_next_token_and_padding_is_masked_by_position(pad):
     """The document compares logits with unshifted labels, and ignores every target that has the id of padding."""
     task = task_of(SHAPES["attention"])
-    task.tokenizer = Letters()
+    task.tokenizer = Symbols()
     task.tokenizer.pad = pad
     batch = batch_of(task, [asked(("ab", "cde"))])
     answered = batch.targets[0] >= 0
@@ -383,3 +471,20 @@ def test_defect_000_9_as_many_frames_as_the_document_names_do_not_fit_into_its_r
     shape = VisionLanguage(grid=27, connector=Connector(window=3), decoder=TextDecoder(**DECODER), max_tokens=4096)
     assert shape.image_tokens == 81
     assert 128 * shape.image_tokens == 10_368 > shape.row_tokens
+
+
+def test_a_model_of_images_may_begin_to_read_clips(tmp_path):
+    """Continued with another window, it has all its weights and new ones for frames; images give the same logits."""
+    plain, clips = SHAPES["attention"], SHAPES["clips"]
+    shape = merge_shapes(plain.model_dump(mode="json"), {"connector": {"video_window": 3}}, "before")
+    assert VisionLanguage.model_validate(shape) == clips
+    before, after, task = built(task_of(plain)), built(task_of(clips)), task_of(clips)
+    before.save(tmp_path)
+    task.begin = tmp_path
+    matches = task.start(after, 0)
+    assert matches.new == ["connector.video_positions", "special_frames.weight"] and not matches.left_over
+    assert matches.matched == len(before.state_dict())
+    batch = batch_of(task_of(plain), [asked(("ab", "c"))])
+    with torch.no_grad():
+        one, other = (model(batch.inputs, *batch.layout, batch.features, batch.places) for model in (before, after))
+    assert torch.equal(one, other)

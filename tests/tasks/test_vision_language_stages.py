@@ -1,4 +1,4 @@
-"""A vision-language model from records to answers, with small pictures and a small tower. One set of bytes however it is trained, and what is refused."""
+"""A vision-language model from records to answers, with small pictures and clips and a small tower. One set of bytes however it is trained, and what is refused."""
 
 import io
 import json
@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from glassworks.data.animations import write_webp
 from glassworks.data.messages import Size, parse_messages
 from glassworks.data.points import write_points
 from glassworks.data.records import Record
@@ -31,7 +32,7 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 70, 220)}
 PARAMS = {
     "datasets": {
         name: {"source": "folder", "path": name, "samples_per_shard": 5, "shard_jobs": 1}
-        for name in ("pictures", "texts")
+        for name in ("pictures", "clips", "texts")
     },
     "weights": {"cnn": {"source": "local", "path": "cnn"}, "other_cnn": {"source": "local", "path": "other_cnn"}},
     "encoders": {
@@ -43,6 +44,7 @@ PARAMS = {
             "batch_size": 4,
             "pooling": "none",
             "dtype": "float16",
+            "clips": {"frames": 3, "rate": 2},
         }
     },
 }
@@ -50,17 +52,18 @@ EXPERIMENT = {
     "task": "vision_language",
     "data": {
         "train": [
-            {"dataset": "pictures", "rate": 0.7, "options": {"kinds": {"where": 0.2}}},
+            {"dataset": "pictures", "rate": 0.4, "options": {"kinds": {"where": 0.2}}},
+            {"dataset": "clips", "rate": 0.3},
             {"dataset": "texts", "rate": 0.3, "options": {"images": False}},
         ],
-        "held_out": {"pictures": "validation"},
+        "held_out": {"pictures": "validation", "clips": "validation"},
         "tokenizer": {"kind": "characters"},
-        "images_per_row": 2,
+        "images_per_row": 4,
     },
     "model": {
         "tower": {"encoder": "eye"},
         "grid": 3,
-        "connector": {"heads": 2, "norm": True, "positions": True},
+        "connector": {"heads": 2, "norm": True, "positions": True, "video_window": 3},
         "decoder": {"width": 16, "depth": 2, "heads": 2, "max_tokens": 160, "position": "rotary"},
     },
     "optimization": {
@@ -71,7 +74,10 @@ EXPERIMENT = {
     },
     "training": {"steps": 4, "batch_size": 4, "micro_batches": 2, "validate_every": 2, "z_loss": 1e-4, "naming": 0.5},
     "execution": {"checkpoint_every": 1},
-    "evaluations": {"questions": {"bootstrap": 100, "batch_size": 2, "max_new_tokens": 12}},
+    "evaluations": {
+        "questions": {"bootstrap": 100, "batch_size": 2, "max_new_tokens": 12},
+        "clips": {"kind": "questions", "dataset": "clips", "bootstrap": 100, "batch_size": 2, "max_new_tokens": 12},
+    },
 }
 FILES = ("model.safetensors", "config.json", "metrics.jsonl")
 BOX = [4, 8, 20, 30]
@@ -93,6 +99,20 @@ def picture(number: int, split: str) -> Record:
     return Record(key, split, key, [], labels, {}, parse_messages(found, key), sizes)
 
 
+def clip(number: int, split: str) -> Record:
+    """Of 2 or 5 frames, half a second each. A model sees 2, or 3 of the 5."""
+    key, colour = f"{split}{number}", list(COLOURS)[number % 3]
+    messages = [
+        {"role": "user", "content": [{"type": "video", "media": "webp"}]},
+        {"role": "user", "content": "which comes first?", "branch": 1},
+        {"role": "assistant", "content": colour, "branch": 1},
+    ]
+    frames = 5 - 3 * (number % 2)
+    sizes = {"webp": Size(kind="video", width=40, height=40, frames=frames, seconds=frames / 2)}
+    labels = {"questions": [{"kind": "order", "answer": colour}]}
+    return Record(key, split, key, [], labels, {}, parse_messages(messages, key), sizes)
+
+
 def text(number: int, split: str) -> Record:
     return Record(f"{split}{number}", split, f"{split}{number}", [f"which colour is it? {number}"])
 
@@ -100,13 +120,18 @@ def text(number: int, split: str) -> Record:
 SPLITS = (("train", 14), ("validation", 4), ("test", 5))
 RECORDS = {
     name: [make(number, split) for split, count in SPLITS for number in range(count)]
-    for name, make in (("pictures", picture), ("texts", text))
+    for name, make in (("pictures", picture), ("clips", clip), ("texts", text))
 }
 
 
 def media(record):
     if not record.messages:
         return {}
+    if "webp" in record.sizes:
+        shades = range(record.sizes["webp"].frames)
+        colour = COLOURS[record.labels["questions"][0]["answer"]]
+        frames = [Image.new("RGB", (40, 40), tuple(value - 5 * shade for value in colour)) for shade in shades]
+        return {"webp": write_webp(frames, 500)}
     image = Image.new("RGB", (40, 40), COLOURS[record.labels["questions"][0]["answer"]])
     image.putpixel((len(record.key), 3), (255, 255, 255))
     content = io.BytesIO()
@@ -212,13 +237,21 @@ def test_the_evaluation_has_one_set_of_bytes_and_controls(seeing):
     assert [item["kind"] for item in items[:5]] == ["colour", "where", "colour", "where", "colour"], "one of each image"
     assert len(items) == 7 and len(list((seeing.root / "results/stored/questions/gallery").iterdir())) == 5
     assert items[1]["marks"]["majority"] == {"right": True}
+    clips = seeing.run("evaluate-stored-clips")
+    metrics, labels = (json.loads((clips / name).read_text()) for name in ("metrics.json", "labels.json"))
+    controls = {"model", "shuffled", "shuffled_frames", "one_frame", "no_image", "majority"}
+    assert set(metrics["systems"]) == controls and metrics["questions"] == {"order": 5}
+    assert [row["title"] for row in labels["table"]["rows"]][1:3] == ["shuffled clips", "shuffled frames"]
+    with Image.open(clips / "gallery/test0.png") as strip:  # three of five frames side by side, the last one darker
+        assert strip.size == (3 * 40 + 2 * 2, 40)
+        assert (strip.getpixel((5, 5)), strip.getpixel((123, 5))) == ((220, 30, 30), (200, 10, 10))
     page = (seeing.run("report") / "report.html").read_text()
     assert "</span>which colour?</p>" in page and "question only" in page
-    assert "[image: 4 tokens]" in page, "training rows"
+    assert "[image: 4 tokens]" in page and "0.0 [frame: 1 tokens]1.0 [frame: 1 tokens]2.0 " in page, "training rows"
 
 
 def test_a_model_continues_another_at_its_last_validation(seeing):
-    """Stage 2 before its first step equals the last validation of stage 1; the shape is not repeated."""
+    """Stage 2 before its first step equals the last validation of stage 1; the shape is not repeated. Only the frames of a clip may be others."""
     later = {
         **{key: EXPERIMENT[key] for key in ("task", "optimization", "execution")},
         "data": {**EXPERIMENT["data"], "tokenizer": {"of": "stored"}},
@@ -242,6 +275,19 @@ def test_a_model_continues_another_at_its_last_validation(seeing):
     last = read_metrics(seeing.root / "models/stored/metrics.jsonl")[-1]
     for name, (total, weight) in found.items():
         assert last[f"validation_{name}"] == pytest.approx(total / weight, rel=1e-12), name
+    eyes = {"more_frames": {"clips": {"frames": 5, "rate": 2}}, "other_eye": {"weights": "other_cnn"}}
+    more = {**PARAMS, "encoders": {"eye": PARAMS["encoders"]["eye"]}}
+    more["encoders"] |= {name: {**PARAMS["encoders"]["eye"], **changes} for name, changes in eyes.items()}
+    for name in eyes:
+        tower = {"encoder": name, "features": "loop"}
+        seeing.configure(more, stored=EXPERIMENT, later={**later, "model": {"from": "stored", "tower": tower}})
+        packed = seeing.table["pack-later"].params["rows"]["images"]["frames"]["clips"]
+        assert packed == {"frames": 5 if name == "more_frames" else 3, "rate": 2.0}
+    with pytest.raises(
+        ConfigError, match=r"^model\.tower\.encoder: 'other_eye' has other weights or settings than 'eye'"
+    ):
+        for stage in ("weights-other_cnn", "pack-later", "train-later"):
+            seeing.run(stage)
 
 
 def test_a_decoder_begins_as_a_language_model(seeing):
@@ -273,7 +319,7 @@ def test_a_decoder_begins_as_a_language_model(seeing):
     run = describe(seeing.context("train-seen", seeing.root / "work"))
     built = run.task.build()
     matches = run.start(built)
-    assert matches.matched and all(name.startswith(("connector.", "special.")) for name in matches.new)
+    assert matches.matched and all(name.startswith(("connector.", "special")) for name in matches.new)
     assert built.config.decoder.width == 16 and built.config.decoder.depth == 1
 
 
@@ -303,6 +349,11 @@ def test_a_model_answers_questions_about_files(seeing, capsys):
     assert asked(files[:1], draw=seeing.root / "drawn.png") == lines[0]["answer"] + "\n"
     with Image.open(seeing.root / "drawn.png") as drawn:
         assert drawn.size == (40, 40)
+    animation = seeing.root / "2.webp"
+    animation.write_bytes(media(RECORDS["clips"][0])["webp"])
+    mixed = [json.loads(line)["answer"] for line in asked([animation, *files], as_json=True).splitlines()]
+    assert mixed[1:] == [line["answer"] for line in lines]
+    assert asked([animation]) == mixed[0] + "\n"
     with pytest.raises(ConfigError, match=r"^--draw: 2 images would be drawn into one file; ask about one image$"):
         asked(files, draw=seeing.root / "drawn.png")
     for verb in (generate.Writer, caption.Describer):
@@ -324,7 +375,8 @@ def test_features_of_another_encoder_are_refused(seeing):
     with pytest.raises(ArtifactError, match="but the model was trained on others of 'eye'; train it again"):
         seeing.run("evaluate-stored-questions")
     seeing.configure(
-        {**PARAMS, "encoders": {"eye": {**PARAMS["encoders"]["eye"], "pooling": "mean"}}}, stored=EXPERIMENT
+        {**PARAMS, "encoders": {"eye": {**PARAMS["encoders"]["eye"], "pooling": "mean", "clips": None}}},
+        stored=EXPERIMENT,
     )
     seeing.run("features-eye-pictures")
     with pytest.raises(

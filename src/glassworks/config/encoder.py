@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from glassworks.config.base import Name, Settings
+from glassworks.config.clips import Clips
 from glassworks.config.needs import Need, Weights
 
 
@@ -32,3 +33,16 @@ class Encoder(Settings):
     def needs(self, key: str) -> dict[str, Need]:
         """Input artefacts of a stage that runs the encoder, by role. `key` is the key path of these settings."""
         return {f"{key}.weights": Weights(f"{key}.weights", self.weights)}
+
+
+class ImageEncoder(Encoder):
+    """A frozen encoder of images, which encodes the frames of a clip as images."""
+
+    clips: Annotated[Clips | None, Field(exclude_if=lambda clips: clips is None)] = None
+    """Frames of a clip to encode, such as `{frames: 8, rate: 4}`; null reads no clips. For `pooling: none`."""
+
+    @model_validator(mode="after")
+    def _tokens_of_frames(self) -> "ImageEncoder":
+        if self.clips is not None and self.pooling != "none":
+            raise ValueError("clips: the features of frames are tokens; set pooling: none, or remove this key")
+        return self

@@ -147,7 +147,7 @@ class Experiment(Settings):
 
     @property
     def encoders(self) -> dict[str, Encoder]:
-        """The entries under `encoders` in params.yaml that training runs, by name. Only `experiment_of` fills them in."""
+        """The entries under `encoders` in params.yaml, by name. `load_project` fills in all, and `experiment_of` those that training runs."""
         return self._encoders
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from glassworks.config.base import Settings
+from glassworks.config.clips import Clips
 
 
 class Chat(Settings):
@@ -20,18 +21,36 @@ class Chat(Settings):
     """A conversation that is longer than a row is an error, or is left out and counted. It is never cut, since that removes its answer."""
 
 
-SPECIAL = ("image_start", "image_patch", "image_end")
+SPECIAL = ("image_start", "image_patch", "image_end", "frame_start", "frame_patch", "frame_end")
 """Special tokens of a vision-language model. They are no part of the tokenizer: number n has the id -1 - n, and no special token is ever a target."""
-IMAGE_START, IMAGE_PATCH, IMAGE_END = (-1 - number for number in range(len(SPECIAL)))
+IMAGE_START, IMAGE_PATCH, IMAGE_END, FRAME_START, FRAME_PATCH, FRAME_END = (
+    -1 - number for number in range(len(SPECIAL))
+)
+
+
+class Frames(Settings):
+    """How clips become tokens of a row."""
+
+    clips: Clips
+    """The frames that are seen."""
+    tokens: Annotated[int, Field(ge=1)]
+    """Patch tokens of a frame."""
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens of a frame, which follow its time."""
+        return [FRAME_START, *[FRAME_PATCH] * self.tokens, FRAME_END]
 
 
 class Images(Settings):
-    """How images become tokens of a row."""
+    """How images and clips become tokens of a row."""
 
     tokens: Annotated[int, Field(ge=1)]
     """Patch tokens of an image."""
     per_row: Annotated[int, Field(ge=1)] | None = None
-    """Most images in a row; None for no limit."""
+    """Most images and frames of clips in a row; None for no limit."""
+    frames: Annotated[Frames | None, Field(exclude_if=lambda frames: frames is None)] = None
+    """Clips; None refuses them."""
 
     @property
     def ids(self) -> list[int]:

@@ -95,6 +95,7 @@ def load_project(root: Path) -> Project:
         except ConfigError as error:
             faults.append(str(error))
             continue
+        project.experiments[name].encoders.update(params.encoders)
         faults += _experiment_faults(params, file, project.experiments[name])
         faults += _add_variants(project, name, file)
     listed = [name for name in project.experiments if name not in project.runs]
@@ -134,6 +135,7 @@ def _add_variants(project: Project, name: str, file: Path) -> list[str]:
         except ConfigError as error:
             faults.append(str(error))
             continue
+        experiment.encoders.update(project.params.encoders)
         same = _without_variants(experiment) == _without_variants(plain)
         found = project.variants.setdefault(name, {}).setdefault(variant, [])
         for seed in settings.seeds or (None,):

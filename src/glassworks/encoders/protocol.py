@@ -40,6 +40,13 @@ class Encoder(Protocol):
         """Move the network to a device."""
 
 
+class FrameEncoder(Encoder, Protocol):
+    """An encoder of images, which encodes the frames of a clip as images."""
+
+    def read_frame(self, frame: Tensor) -> Reading:
+        """A reading of a frame, uint8 [3, H, W], as `read` gives one of an image."""
+
+
 class EncoderModule(Protocol):
     """The code of an encoder: encoders/NAME/encoder.py."""
 

@@ -6,7 +6,7 @@ same shape: `batch_size` samples, padded by repeating the last one.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,8 +14,11 @@ from torch import Tensor
 from glassworks.artifacts.digests import digest_json
 from glassworks.artifacts.manifest import read_manifest
 from glassworks.config.encoder import Encoder as Settings
+from glassworks.config.encoder import ImageEncoder
+from glassworks.data.reading.clips import frames_of
 from glassworks.data.reading.dataset import Sample
-from glassworks.encoders.protocol import Encoder, Reading, has_modality, load_encoder, stack
+from glassworks.data.reading.images import to_tensor
+from glassworks.encoders.protocol import Encoder, FrameEncoder, Reading, has_modality, load_encoder, stack
 from glassworks.errors import ConfigError
 
 
@@ -32,6 +35,14 @@ class Tower:
     def read(self, sample: Sample) -> Reading | None:
         """The decoded sample; None if it lacks the modality. Raises `DataError` for a file that does not decode."""
         return self.encoder.read(sample) if has_modality(sample, self.encoder.modality) else None
+
+    def read_clip(self, sample: Sample) -> list[Reading] | None:
+        """The decoded frames of a clip, a reading each; None for a sample without a clip, and for an encoder without `clips`. Raises `DataError`."""
+        clips = self.settings.clips if isinstance(self.settings, ImageEncoder) else None
+        frames = None if clips is None else frames_of(sample, clips)
+        if frames is None:
+            return None
+        return [cast(FrameEncoder, self.encoder).read_frame(to_tensor(frame)) for frame in frames]
 
     def features_of(self, readings: Sequence[Reading | None], device: str | torch.device = "cpu") -> Reading:
         """Features of N readings as those of `features`, with `present` [N], False at missing ones, whose features are 0."""

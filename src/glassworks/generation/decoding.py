@@ -70,21 +70,33 @@ def caption(
 
 
 def answer(
-    model: Any, prompts: Prompts, features: Tensor, settings: Decoding, ends: Ends, keys: Sequence[str] | None = None
+    model: Any,
+    prompts: Prompts,
+    features: Tensor | None,
+    settings: Decoding,
+    ends: Ends,
+    keys: Sequence[str] | None = None,
+    frames: Tensor | None = None,
 ) -> list[list[int]]:
     """The answers to prompts of a vision-language model, without their end. `features` [N, P, C] are those of all images, prompt after prompt.
 
-    Random draws depend on the seed, and on the key of the prompt in `keys` (by default, its tokens).
+    `frames` [N, P, C] are those of the frames of all clips, None without any. Random draws depend on the seed, and on the key of the prompt in `keys` (by default, its tokens).
     """
-    return collect(stream_answers(model, prompts, features, settings, ends, keys), len(prompts))
+    return collect(stream_answers(model, prompts, features, settings, ends, keys, frames), len(prompts))
 
 
 def stream_answers(
-    model: Any, prompts: Prompts, features: Tensor, settings: Decoding, ends: Ends, keys: Sequence[str] | None = None
+    model: Any,
+    prompts: Prompts,
+    features: Tensor | None,
+    settings: Decoding,
+    ends: Ends,
+    keys: Sequence[str] | None = None,
+    frames: Tensor | None = None,
 ) -> Iterator[list[tuple[int, int]]]:
     """The stream of `answer`: at every step, (row, new id) of each unfinished text."""
     keys = keys or [" ".join(map(str, prompt)) for prompt in prompts]
-    inputs = partial(model.inputs, features=features)
+    inputs = partial(model.inputs, features=features, frames=frames)
     yield from decode(model.decoder, prompts, settings, ends, keys, inputs=inputs)
 
 

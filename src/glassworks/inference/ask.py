@@ -1,20 +1,22 @@
-"""`glassworks ask`: answers to a question about images, by a vision-language model and the tower that it was trained with."""
+"""`glassworks ask`: answers to a question about images or clips, by a vision-language model and the tower that it was trained with."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
-
-from glassworks.config.packing import Images
-from glassworks.data.messages import Medium, Message
+from glassworks.config.encoder import ImageEncoder
+from glassworks.config.packing import Frames, Images
+from glassworks.data.animations import animation_size
+from glassworks.data.messages import Medium, Message, Size, as_json
 from glassworks.data.points import parse_points
+from glassworks.data.reading.clips import clip_member, sizes_of
 from glassworks.data.reading.dataset import Sample
 from glassworks.data.reading.pixels import read_image
 from glassworks.data.reading.text import TextTokenizer, check_vocabulary
 from glassworks.data.reading.tokens import prompt_of
-from glassworks.encoders.protocol import stack
+from glassworks.encoders.protocol import Reading, stack
 from glassworks.errors import ArtifactError, ConfigError, DataError, ResourceError
 from glassworks.evaluation.questions.drawing import draw_points
 from glassworks.generation.decoding import answer, stream_answers
@@ -29,8 +31,6 @@ BATCH = 16
 """Images asked at a time. Does not affect the answers."""
 MEMBER = "png"
 """The name of an image in its message; its content decides on the format."""
-IMAGE = Message(role="user", content=[Medium(type="image", media=MEMBER)])
-"""The message with the image, as in message trees."""
 
 
 class Answerer:
@@ -45,36 +45,65 @@ class Answerer:
         self.model = VisionLanguageModel.load(directory).eval()
         check_vocabulary(self.tokenizer, self.model.vocabulary, directory)
         self.tower = find_tower(directory, self.model.tower)
+        clips, tokens = None, self.model.connector.frame_tokens
+        if tokens is not None and isinstance(self.tower.settings, ImageEncoder):
+            clips = self.tower.settings.clips
+        frames = None if clips is None or tokens is None else Frames(clips=clips, tokens=tokens)
+        self.images = Images(tokens=self.model.connector.tokens, frames=frames)
 
-    def prompt(self, question: str, where: str) -> list[int]:
+    def sample(self, file: Path) -> Sample:
+        """An image, or an animation as a clip for a model that reads clips."""
+        content = read_file(file)
+        size = animation_size(content) if self.images.frames else None
+        sizes: dict[str, Size] = {} if size is None else {MEMBER: size}
+        members = {MEMBER: content, "json": json.dumps({"sizes": as_json(sizes)}).encode()}
+        return Sample(file.stem, {name: memoryview(found) for name, found in members.items()}, str(file))
+
+    def prompt(self, question: str, sample: Sample) -> list[int]:
         """The tokens of a question about an image, as in a message tree: the image and the question are messages of their own."""
-        return self.tokens([IMAGE, Message(role="user", content=question)], where)
+        return self.tokens([self.medium(sample), Message(role="user", content=question)], sample)
 
-    def tokens(self, messages: Sequence[Message], where: str) -> list[int]:
+    def medium(self, sample: Sample) -> Message:
+        """The message with the image or clip, as in message trees."""
+        kind = "image" if clip_member(sizes_of(sample)) is None else "video"
+        return Message(role="user", content=[Medium(type=kind, media=MEMBER)])
+
+    def tokens(self, messages: Sequence[Message], sample: Sample) -> list[int]:
         """The tokens of messages that an answer follows."""
-        return prompt_of(messages, self.tokenizer, where, Images(tokens=self.model.connector.tokens).ids)
+        return prompt_of(messages, self.tokenizer, sample.where, self.images, sizes_of(sample))
 
-    def features(self, files: list[Path]) -> Tensor:
-        """Features [N, P, C] of image files. Raises `DataError` if one is not a readable image."""
-        readings = [
-            self.tower.read(Sample(file.stem, {MEMBER: memoryview(read_file(file))}, str(file))) for file in files
-        ]
-        return self.tower.features(stack(readings))["features"]
+    def features(self, samples: list[Sample]) -> dict[str, Any]:
+        """The arguments `features` and `frames` of `answer`, [N, P, C] each. Raises `DataError` if a file is not a readable image."""
+        readings: list[Reading] = []
+        frames: list[Reading] = []
+        for sample in samples:
+            clip = self.tower.read_clip(sample) if self.images.frames else None
+            if clip is not None:
+                frames += clip
+            elif (reading := self.tower.read(sample)) is not None:
+                readings.append(reading)
+        return {
+            name: self.tower.features(stack(found))["features"] if found else None
+            for name, found in (("features", readings), ("frames", frames))
+        }
 
     def answers(self, files: list[Path], question: str, settings: Decoding) -> Iterator[tuple[Path, str]]:
         """The answer for each image."""
         for start in range(0, len(files), BATCH):
             part = files[start : start + BATCH]
-            prompts = [self.prompt(question, str(file)) for file in part]
+            samples = [self.sample(file) for file in part]
+            prompts = [self.prompt(question, sample) for sample in samples]
             keys = [f"{file.name}: {question}" for file in part]
-            found = answer(self.model, prompts, self.features(part), settings, self.tokenizer.ends, keys)
+            seen = self.features(samples)
+            found = answer(self.model, prompts, settings=settings, ends=self.tokenizer.ends, keys=keys, **seen)
             yield from zip(part, map(self.tokenizer.decode, found), strict=True)
 
     def pieces(self, file: Path, question: str, settings: Decoding) -> Iterator[str]:
         """The answer for one image, streamed in pieces of text."""
         text = TextStream(self.tokenizer.text, self.tokenizer.settled)
-        prompts, keys = [self.prompt(question, str(file))], [f"{file.name}: {question}"]
-        for step in stream_answers(self.model, prompts, self.features([file]), settings, self.tokenizer.ends, keys):
+        sample, keys = self.sample(file), [f"{file.name}: {question}"]
+        prompts, seen = [self.prompt(question, sample)], self.features([sample])
+        for step in stream_answers(self.model, prompts, settings=settings, ends=self.tokenizer.ends, keys=keys, **seen):
             for _, token in step:
                 yield text.add(token)
         yield text.end()
@@ -91,14 +120,16 @@ class ImageConversation(Dialogue):
                 f"--chat: {len(files)} images, and a model is trained on samples with one; talk about one image"
             )
         self.answerer, self.file = Answerer(directory, project), files[0]
-        self.features = self.answerer.features(files)
-        super().__init__(self.answerer.model, self.answerer.tokenizer, settings, [IMAGE], file=str(files[0]))
+        self.sample = self.answerer.sample(files[0])
+        self.seen = self.answerer.features([self.sample])
+        first = self.answerer.medium(self.sample)
+        super().__init__(self.answerer.model, self.answerer.tokenizer, settings, [first], file=str(files[0]))
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        return self.answerer.tokens(messages, str(self.file))
+        return self.answerer.tokens(messages, self.sample)
 
     def steps(self, prompt: list[int]) -> Iterator[list[tuple[int, int]]]:
-        return stream_answers(self.model, [prompt], self.features, self.settings, self.tokenizer.ends)
+        return stream_answers(self.model, [prompt], settings=self.settings, ends=self.tokenizer.ends, **self.seen)
 
 
 def run(

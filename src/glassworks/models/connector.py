@@ -1,5 +1,7 @@
 """From the patches of a frozen vision tower to image tokens: attention pooling of windows (Molmo), or a linear map (LLaVA, nanoVLM).
 
+The frames of a clip may have larger windows than images. All share the weights of the connector.
+
 Shapes: N images, T patches, M image tokens, P patches of a window, C width of the tower, D width of the decoder, H heads.
 """
 
@@ -25,8 +27,8 @@ def windows(grid: int, side: int) -> Tensor:
 class AttentionPooling(nn.Module):
     """One vector for each window. The query is the mean of the window, keys and values are its patches; those beyond the edge count nowhere."""
 
-    def __init__(self, width: int, heads: int, places: Tensor) -> None:
-        """`places` [M, P] is that of `windows`."""
+    def __init__(self, width: int, heads: int, places: Tensor, video_places: Tensor | None = None) -> None:
+        """`places` [M, P] is that of `windows`, and `video_places` that of frames."""
         super().__init__()
         if width % heads:
             raise ConfigError(f"model.connector.heads: {heads} does not divide the width {width} of the tower")
@@ -34,19 +36,21 @@ class AttentionPooling(nn.Module):
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
         self.register_buffer("places", places.clamp(min=0), persistent=False)
         self.register_buffer("real", places >= 0, persistent=False)
+        if video_places is not None:
+            self.register_buffer("video_places", video_places.clamp(min=0), persistent=False)
+            self.register_buffer("video_real", video_places >= 0, persistent=False)
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """Patches [N, T, C] to [N, M, C]. The softmax is float32 at least."""
-        gathered = patches[:, self.places]  # [N, M, P, C]
-        real = self.real[:, :, None].to(patches.dtype)
+    def forward(self, patches: Tensor, video: bool = False) -> Tensor:
+        """Patches [N, T, C] to [N, M, C], of images, or of frames with `video`. The softmax is float32 at least."""
+        places, inside = (self.video_places, self.video_real) if video else (self.places, self.real)
+        gathered = patches[:, places]  # [N, M, P, C]
+        real = inside[:, :, None].to(patches.dtype)
         mean = (gathered * real).sum(2) / real.sum(1)  # [N, M, C]
         query = self._heads(self.query(mean))  # [N, M, H, C / H]
-        key, value = (
-            self._heads(map(patches))[:, self.places] for map in (self.key, self.value)
-        )  # [N, M, P, H, C / H]
+        key, value = (self._heads(map(patches))[:, places] for map in (self.key, self.value))  # [N, M, P, H, C / H]
         scores = torch.einsum("nmhd,nmphd->nmhp", query, key) * key.shape[-1] ** -0.5
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        weights = scores.masked_fill(~self.real[:, None], -torch.inf).softmax(-1).to(value.dtype)
+        weights = scores.masked_fill(~inside[:, None], -torch.inf).softmax(-1).to(value.dtype)
         return self.out(torch.einsum("nmhp,nmphd->nmhd", weights, value).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -79,12 +83,17 @@ class Connector(nn.Module):
         self.pooling: AttentionPooling | None = None
         places = windows(grid, config.side)
         if config.kind == "attention":
-            self.pooling = AttentionPooling(width, config.heads, places)
+            video = None if config.video_window is None else windows(grid, config.video_window)
+            self.pooling = AttentionPooling(width, config.heads, places, video)
             self.project: nn.Module = SwiGlu(width, config.inner_width or inner, out)
         else:
             self.register_buffer("places", places, persistent=False)
             self.project = nn.Linear(width * places.shape[1], out, bias=False)
         self.positions = nn.Parameter(torch.zeros(self.tokens, out)) if config.positions else None
+        self.frame_tokens = config.frame_tokens(grid)
+        self.video_positions: nn.Parameter | None = None
+        if config.positions and self.frame_tokens is not None:
+            self.video_positions = nn.Parameter(torch.zeros(self.frame_tokens, out))
         if config.initial == "fan_in":
             self.apply(initialise)
             return
@@ -94,17 +103,18 @@ class Connector(nn.Module):
             elif not name.startswith("norm."):
                 nn.init.normal_(parameter, std=STD)
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """Image tokens [N, M, D] of patches [N, T, C] in any floating type."""
-        tokens = self.content(patches)
-        return tokens if self.positions is None else tokens + self.positions.to(tokens.dtype)
+    def forward(self, patches: Tensor, video: bool = False) -> Tensor:
+        """Image tokens [N, M, D] of patches [N, T, C] in any floating type, of images, or of frames with `video`."""
+        tokens = self.content(patches, video)
+        positions = self.video_positions if video else self.positions
+        return tokens if positions is None else tokens + positions.to(tokens.dtype)
 
-    def content(self, patches: Tensor) -> Tensor:
+    def content(self, patches: Tensor, video: bool = False) -> Tensor:
         """Image tokens [N, M, D] without their positions."""
         patches = patches.to(self._dtype)
         if self.norm is not None:
             patches = self.norm(patches)
-        pooled = patches[:, self.places].flatten(2) if self.pooling is None else self.pooling(patches)
+        pooled = patches[:, self.places].flatten(2) if self.pooling is None else self.pooling(patches, video)
         tokens: Tensor = self.project(pooled)
         return tokens
 

@@ -2,8 +2,10 @@
 
 The tower is no part of the model. Its features are stored, or computed by the task. The features of an image pass the connector and are added to the
 embeddings of the patch tokens of that image (Molmo). Special tokens have negative ids (`config.packing.SPECIAL`) and a small embedding of their own.
+The frames of a clip are images with tokens of their own and another window of the connector.
 
-Shapes: B rows, T tokens, N images of the rows, P patches of an image, M tokens of an image, C width of the tower, D width of the decoder, V vocabulary.
+Shapes: B rows, T tokens, N images or frames of the rows, P patches of an image, M tokens of an image or a frame, C width of the tower, D width of the
+decoder, V vocabulary.
 """
 
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glassworks.config.packing import IMAGE_PATCH, SPECIAL
+from glassworks.config.packing import FRAME_PATCH, FRAME_START, IMAGE_PATCH, SPECIAL
 from glassworks.errors import ArtifactError, DataError
 from glassworks.models import saving
 from glassworks.models.attention import initialise, shrink_residual_outputs
@@ -65,8 +67,13 @@ class VisionLanguageModel(nn.Module):
         if config.similarity:
             liken_keys_to_queries(self.decoder, config.similarity)
         self.connector = Connector(config.connector, config.grid, tower["width"], text.width, text.inner_width)
-        self.special = nn.Embedding(len(SPECIAL), text.width)
+        images = -1 - FRAME_START
+        self.special = nn.Embedding(images, text.width)
         nn.init.normal_(self.special.weight, std=STD)
+        self.special_frames: nn.Embedding | None = None
+        if config.frame_tokens is not None:
+            self.special_frames = nn.Embedding(len(SPECIAL) - images, text.width)
+            nn.init.normal_(self.special_frames.weight, std=STD)
 
     def forward(
         self,
@@ -76,12 +83,14 @@ class VisionLanguageModel(nn.Module):
         positions: Tensor | None = None,
         features: Tensor | None = None,
         places: Tensor | None = None,
+        frames: Tensor | None = None,
+        frame_places: Tensor | None = None,
         targets: Tensor | None = None,
         token_weights: Tensor | None = None,
         z_loss: float = 0.0,
     ) -> Tensor | LinearLoss:
         """With `targets` [B, T], their loss (`linear_cross_entropy`), without the logits of other positions."""
-        hidden = self.hidden(ids, documents, branches, positions, features, places)
+        hidden = self.hidden(ids, documents, branches, positions, features, places, frames, frame_places)
         if targets is None:
             return self.decoder.logits(hidden)
         return linear_cross_entropy(
@@ -96,6 +105,8 @@ class VisionLanguageModel(nn.Module):
         positions: Tensor | None = None,
         features: Tensor | None = None,
         places: Tensor | None = None,
+        frames: Tensor | None = None,
+        frame_places: Tensor | None = None,
     ) -> Tensor:
         """Normalised features [B, T, D] of packed rows. The other arguments are those of `inputs` and of `TextDecoder.hidden`."""
         return self.decoder.hidden(
@@ -103,33 +114,55 @@ class VisionLanguageModel(nn.Module):
             documents=documents,
             branches=branches,
             positions=positions,
-            **self.inputs(ids, features, places),
+            **self.inputs(ids, features, places, frames, frame_places),
         )
 
-    def inputs(self, ids: Tensor, features: Tensor | None = None, places: Tensor | None = None) -> dict[str, Any]:
+    def inputs(
+        self,
+        ids: Tensor,
+        features: Tensor | None = None,
+        places: Tensor | None = None,
+        frames: Tensor | None = None,
+        frame_places: Tensor | None = None,
+    ) -> dict[str, Any]:
         """The arguments `inputs` and `mutual` of `TextDecoder.hidden`.
 
         `features` [N, P, C] are those of all images, row after row. `places` [N * M] are the positions of the patch tokens in the flattened `ids`; by
-        default they are looked up. Raises `DataError` where their number does not fit the images.
+        default they are looked up. `frames` and `frame_places` are those of the frames of clips. Raises `DataError` where their number does not fit.
         """
         special = ids < 0
+        weight = self.special.weight
+        if self.special_frames is not None:
+            weight = torch.cat([weight, self.special_frames.weight])
         x = torch.where(
             special[..., None],
-            self.special((-1 - ids).clamp(min=0)),
+            F.embedding((-1 - ids).clamp(min=0), weight),
             self.decoder.embed(ids.clamp(min=0)),
         )
-        if places is None:
-            places = (ids.flatten() == IMAGE_PATCH).nonzero()[:, 0]
-        images = 0 if features is None else len(features)
-        if len(places) != images * self.connector.tokens:
-            raise DataError(
-                f"{len(places):,} patch tokens in the rows, but {images:,} images of {self.connector.tokens} tokens each; pack the data again"
-            )
-        if features is not None:
-            tokens = self.connector(features[:, self.class_tokens :])
-            x = x.flatten(0, 1).index_add(0, places, tokens.flatten(0, 1).to(x.dtype)).view_as(x)
-        mutual = self.config.image_attention == "bidirectional" and images
+        x = self._add(x, ids, features, places, IMAGE_PATCH)
+        x = self._add(x, ids, frames, frame_places, FRAME_PATCH)
+        seen = any(given is not None and len(given) for given in (features, frames))
+        mutual = self.config.image_attention == "bidirectional" and seen
         return {"inputs": x, "mutual": special if mutual else None}
+
+    def _add(self, x: Tensor, ids: Tensor, features: Tensor | None, places: Tensor | None, patch: int) -> Tensor:
+        """Input vectors [B, T, D] with the features of images or frames [N, P, C] at the places of their patch tokens."""
+        video = patch == FRAME_PATCH
+        if places is None:
+            places = (ids.flatten() == patch).nonzero()[:, 0]
+        count, tokens = (
+            0 if features is None else len(features),
+            self.connector.frame_tokens if video else self.connector.tokens,
+        )
+        if len(places) != count * (tokens or 0):
+            kind = "frames" if video else "images"
+            raise DataError(
+                f"{len(places):,} patch tokens in the rows, but {count:,} {kind} of {tokens or 0} tokens each; pack the data again"
+            )
+        if features is None:
+            return x
+        added = self.connector(features[:, self.class_tokens :], video)
+        return x.flatten(0, 1).index_add(0, places, added.flatten(0, 1).to(x.dtype)).view_as(x)
 
     def name(self, features: Tensor, names: Tensor, weight: float) -> LinearLoss:
         """The loss of `names`, int64 [N, M, K]: K target tokens for each image token of `features` [N, P, C], -100 for none.

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from glassworks.config import registry
 from glassworks.config.data import TextData
 from glassworks.config.experiment import Experiment
-from glassworks.config.needs import EncoderWeights, Features, Model, Need, Shards, Tokenizer, roles
+from glassworks.config.needs import EncoderWeights, Encoding, Features, Model, Need, Shards, Tokenizer, roles
+from glassworks.config.packing import Packing
 from glassworks.config.project import Project, evaluation_needs, evaluations_of
 from glassworks.pipeline.stage import Resources, Stage
 from glassworks.pipeline.watched import watched_encoder, watched_sections, written_keys
@@ -121,7 +122,7 @@ def _pack_stage(project: Project, name: str) -> Stage | None:
         directory=f"data/packs/{subject}",
         entries=("stages.pack",),
         params={"splits": splits, "rows": packing.model_dump(mode="json")},
-        settings=watched_sections(project, name, *experiment.packed_by),
+        settings=watched_sections(project, name, *experiment.packed_by) | _watched_clips(project, packing, experiment),
         inputs={
             "tokenizer": _stage_of(project, Tokenizer("data.tokenizer", name)),
             **{role: f"shards-{dataset}" for dataset, role in roles("shards", splits).items()},
@@ -131,6 +132,14 @@ def _pack_stage(project: Project, name: str) -> Stage | None:
     )
     shared = _pack_stage(project, run.experiment) if run else None
     return shared if shared and (shared.params, shared.inputs) == (stage.params, stage.inputs) else stage
+
+
+def _watched_clips(project: Project, packing: Packing, experiment: Experiment) -> dict[str, tuple[str, ...]]:
+    """The keys of the frames of clips, which count their tokens."""
+    if packing.images is None or packing.images.frames is None:
+        return {}
+    needs = [need for need in experiment.needs().values() if isinstance(need, Encoding)]
+    return {"params.yaml": tuple(dict.fromkeys(f"encoders.{need.name}.clips" for need in needs))}
 
 
 def _stage_of(project: Project, need: Need) -> str:

@@ -16,10 +16,11 @@ from safetensors.torch import save_file
 from glassworks.artifacts.digests import sha256_file, write_json
 from glassworks.config import registry
 from glassworks.config.datasets import SPLITS
-from glassworks.config.encoder import Encoder
+from glassworks.config.encoder import Encoder, ImageEncoder
 from glassworks.data.reading.dataset import ShardDataset
-from glassworks.data.reading.features import INDEX, KEYS, PRESENT
+from glassworks.data.reading.features import FRAMES, INDEX, KEYS, PRESENT
 from glassworks.data.shards import link_or_copy
+from glassworks.encoders.protocol import Reading
 from glassworks.encoders.tower import Tower, identity, load_tower
 from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
@@ -28,7 +29,7 @@ from glassworks.runtime.launch import device_kind
 from glassworks.training.determinism import make_deterministic
 
 READ = 256
-"""Decoded samples held at a time, at least one batch."""
+"""Decoded images, frames or other samples held at a time, at least one batch."""
 
 
 class Block:
@@ -109,15 +110,26 @@ def encode(context: Context, blocks: list[Block], label: str) -> None:
 
 
 def _write(tower: Tower, block: Block, path: Path, device: str, progress: Progress) -> None:
-    """One file: the tensors of `Tower.features` for all samples of a shard, and their keys in the metadata."""
+    """One file: the tensors of `Tower.features` for all samples of a shard, and their keys in the metadata. Every frame of a clip has a row."""
     step = max(1, READ // tower.settings.batch_size) * tower.settings.batch_size
-    keys, parts = [], []
+    if isinstance(tower.settings, ImageEncoder) and tower.settings.clips is not None:
+        step = max(1, READ // tower.settings.clips.frames)
+    keys, parts, frames = [], [], []
     for start in range(block.rows.start, block.rows.stop, step):
         samples = [block.dataset[index] for index in range(start, min(start + step, block.rows.stop))]
-        parts.append(tower.features_of([tower.read(sample) for sample in samples], device))
+        readings: list[Reading | None] = []
+        for sample in samples:
+            clip = tower.read_clip(sample)
+            readings += [tower.read(sample)] if clip is None else clip
+            frames.append(0 if clip is None else len(clip))
+        parts.append(tower.features_of(readings, device))
         keys += [sample.key for sample in samples]
         progress.advance(len(samples), block.file)
     tensors = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+    if any(frames):
+        tensors[FRAMES] = torch.tensor(frames)
+        rows = tensors[FRAMES].clamp(min=1)
+        tensors[PRESENT] = tensors[PRESENT][rows.cumsum(0) - rows]
     if tensors[PRESENT].all():
         del tensors[PRESENT]
     temporary = path.with_suffix(f".{os.getpid()}.tmp")

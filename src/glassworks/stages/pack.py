@@ -13,7 +13,7 @@ import numpy as np
 from glassworks.artifacts.digests import write_json, write_text
 from glassworks.config.datasets import Split
 from glassworks.config.needs import roles
-from glassworks.config.packing import IMAGE_PATCH, Packing
+from glassworks.config.packing import FRAME_PATCH, IMAGE_PATCH, Packing
 from glassworks.data.reading.chat import ChatTemplate, read_template
 from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.extended import open_tokenizer_of
@@ -134,11 +134,12 @@ def _runs(tokens: Tokens, item: list[int], tokenizer: TextTokenizer) -> list[Run
 
 
 def _text(ids: list[int], tokenizer: TextTokenizer) -> str:
-    """The text of ids with special tokens, and the number of tokens of each image."""
+    """The text of ids with special tokens, and the number of tokens of each image or frame."""
     found = ""
     for special, run in groupby(ids, key=lambda number: number < 0):
         part = list(run)
-        found += f"[image: {part.count(IMAGE_PATCH)} tokens]" if special else tokenizer.shown(part)
+        kind, patch = ("frame", FRAME_PATCH) if FRAME_PATCH in part else ("image", IMAGE_PATCH)
+        found += f"[{kind}: {part.count(patch)} tokens]" if special else tokenizer.shown(part)
     return found
 
 
@@ -165,7 +166,7 @@ def _tokenize(context: Context, shards: list[Shard], label: str) -> None:
     packing = Packing.model_validate(context.params["rows"])
     tokenizer = open_tokenizer_of(context.inputs["tokenizer"], packing)
     template = _template(context, packing, tokenizer)
-    chat = template.document if template else image_chat(tokenizer, packing.images)
+    chat = template.chat if template else image_chat(tokenizer, packing.images)
     total, left = (sum(len(shard.samples) for shard in some) for some in (shards, missing))
     with Progress(label, total, "samples", initial=total - left) as progress:
         for shard in missing:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
-from glassworks.data.messages import SUPERVISED, Message
+from glassworks.data.messages import SUPERVISED, TOOLS, Message
 from glassworks.data.reading.text import FILES, TEMPLATE, TextTokenizer
 from glassworks.data.reading.tokens import Document, content_of, document_of
 from glassworks.errors import ArtifactError, ConfigError, DataError
@@ -66,6 +66,10 @@ class ChatTemplate:
         """The ids of a conversation up to and with the header of the next answer."""
         marked, schemas, mark = self._marked(messages, tools, self.where)
         return self.tokenizer.encode_chat(self._render(marked, schemas, self.where, prompt=True), mark)[0]
+
+    def chat(self, messages: Sequence[Message], content: dict[str, Any], where: str) -> Document:
+        """`document` with the tools in the JSON of the sample, as `tokenize` calls it."""
+        return self.document(messages, (content.get("labels") or {}).get(TOOLS), where)
 
     def document(self, messages: Sequence[Message], tools: list[Any] | None = None, where: str = "") -> Document:
         """The tokens of a conversation or a message tree, and the weight of the loss of each.

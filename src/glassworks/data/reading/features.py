@@ -25,6 +25,10 @@ KEYS = "keys"
 """The metadata of a file that holds the keys of its samples as JSON."""
 PRESENT = "present"
 """The tensor that is False at samples without the modality; a file in which all samples have it lacks the tensor."""
+FRAMES = "frames"
+"""The tensor int64 [samples] with the frames of each sample, 0 for an image; a file without clips lacks it. The other tensors of the file but `present`
+then hold one row for each image and each frame.
+"""
 REMEDY = "check the artefact with `glassworks verify`, or make the features again"
 FIELDS = {"encoder", "identity", "dataset", "width", "shards"}
 
@@ -78,6 +82,18 @@ class FeatureTable:
 class _Open(NamedTuple):
     keys: list[str]
     tensors: dict[str, Tensor]
+    frames: list[int] | None = None
+    """Frames of each sample, 0 for an image; None in a file without clips."""
+    starts: Sequence[int] = ()
+    """The first row of each sample in a file with clips."""
+
+    def row(self, index: int) -> dict[str, Tensor]:
+        """The tensors of a sample. Those of a clip have one row for each frame."""
+        if self.frames is None:
+            return {name: tensor[index] for name, tensor in self.tensors.items()}
+        start, count = self.starts[index], self.frames[index]
+        place = slice(start, start + count) if count else start
+        return {name: tensor[index if name == PRESENT else place] for name, tensor in self.tensors.items()}
 
 
 class FeatureRows:
@@ -108,7 +124,7 @@ class FeatureRows:
             opened = self._touch(shard)
         else:
             self._open.move_to_end(shard)
-        return opened.keys[within], {name: tensor[within] for name, tensor in opened.tensors.items()}
+        return opened.keys[within], opened.row(within)
 
     def _touch(self, shard: int) -> _Open:
         beat()
@@ -123,7 +139,13 @@ class FeatureRows:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(f"{path}: cannot be read ({error}); {REMEDY}") from None
-        self._open[shard] = opened = _Open(keys, tensors)
+        counts = tensors.pop(FRAMES, None)
+        if counts is None:
+            opened = _Open(keys, tensors)
+        else:
+            rows = counts.clamp(min=1)
+            opened = _Open(keys, tensors, counts.tolist(), (rows.cumsum(0) - rows).tolist())
+        self._open[shard] = opened
         while len(self._open) > self.max_open:
             self._open.popitem(last=False)
         return opened

@@ -1,12 +1,13 @@
-"""Packed rows with the images of their samples: stored features, or undecoded samples for a tower in the training step."""
+"""Packed rows with the images and clips of their samples: stored features, or undecoded samples for a tower in the training step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from glassworks.config.packing import IMAGE_START
+from glassworks.config.packing import FRAME_START, IMAGE_START
 from glassworks.data.reading.dataset import Sample
 from glassworks.data.reading.features import REMEDY, FeatureRows
 from glassworks.data.reading.packing import PackedRows, Row
@@ -19,14 +20,14 @@ QUESTIONS = "questions"
 
 @dataclass(frozen=True)
 class ImageRow(Row):
-    """A row of packed documents with the images among its tokens."""
+    """A row of packed documents with the images and clips among its tokens."""
 
     samples: Sequence[Sample] = ()
     """The undecoded sample of each document."""
     pictured: Sequence[int] = ()
-    """The document of each image, in the order of the tokens."""
+    """The document of each image or clip, in the order of the tokens."""
     features: Sequence[Tensor] = field(default=())
-    """Stored features [P, C] of each image; empty for a tower in the training step."""
+    """Stored features [P, C] of each image and [F, P, C] of each clip; empty for a tower in the training step."""
 
     @property
     def kinds(self) -> list[list[str]]:
@@ -35,7 +36,7 @@ class ImageRow(Row):
 
 
 class ImageRows:
-    """The rows of a plan with their images (`Rows[ImageRow]`). `features` is None for a tower in the training step, and for texts only."""
+    """The rows of a plan with their images and clips (`Rows[ImageRow]`). `features` is None for a tower in the training step, and for texts only."""
 
     def __init__(self, rows: PackedRows, features: FeatureRows | None) -> None:
         self.rows, self.features, self.shard_sizes = rows, features, rows.shard_sizes
@@ -46,7 +47,7 @@ class ImageRows:
     def __getitem__(self, index: int) -> ImageRow:
         row, numbers = self.rows[index], self.rows.samples(index)
         samples = [self.dataset[number] for number in numbers]
-        pictured = row.documents[row.inputs == IMAGE_START].tolist()
+        pictured = np.unique(row.documents[(row.inputs == IMAGE_START) | (row.inputs == FRAME_START)]).tolist()
         features = [] if self.features is None else [self._features(numbers[one], samples[one]) for one in pictured]
         return ImageRow(**vars(row), samples=samples, pictured=pictured, features=features)
 
@@ -60,7 +61,7 @@ class ImageRows:
 
 
 def features_of(features: FeatureRows | None, number: int, sample: Sample) -> Tensor:
-    """The stored features [P, C] of a sample. Raises `DataError` where the features are those of another sample."""
+    """The stored features of a sample: [P, C] of an image, [F, P, C] of a clip. Raises `DataError` where the features are those of another sample."""
     assert features is not None
     key, tensors = features[number]
     if key != sample.key:
@@ -68,6 +69,13 @@ def features_of(features: FeatureRows | None, number: int, sample: Sample) -> Te
             f"{features.table.directory}: row {number} holds the sample {key!r}, not {sample.key!r}; {REMEDY}"
         )
     return tensors["features"]
+
+
+def by_kind(features: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    """Features [N, P, C] of all images, and of the frames of all clips, from those of samples; None without any."""
+    images = [one for one in features if one.dim() == 2]
+    clips = [one for one in features if one.dim() == 3]
+    return torch.stack(images) if images else None, torch.cat(clips) if clips else None
 
 
 def questions_of(sample: Sample) -> list[dict[str, object]]:

@@ -50,13 +50,13 @@ def read_image(data: bytes | memoryview, where: str, max_pixels: int | None = No
                 raise DataError(f"{where}: {width:,} x {height:,} pixels are more than max_pixels ({max_pixels:,})")
             opened.load()
             orientation = _orientation(opened)
-            image = _to_rgb(opened, where)
+            image = to_rgb(opened, where)
     except (DataError, MemoryError):
         raise
     except UnidentifiedImageError:
         raise DataError(f"{where}: {_unidentified(bytes(data[:1024]))}") from None
     except Exception as error:  # decoders raise almost anything on broken bytes
-        raise DataError(f"{where}: the image does not decode: {_first_line(error)}") from None
+        raise DataError(f"{where}: the image does not decode: {first_line(error)}") from None
     return image.transpose(TURNS[orientation]) if orientation in TURNS else image
 
 
@@ -94,7 +94,8 @@ def _orientation(image: Image.Image) -> object:
         return None
 
 
-def _to_rgb(image: Image.Image, where: str) -> Image.Image:
+def to_rgb(image: Image.Image, where: str) -> Image.Image:
+    """A loaded image in Pillow's mode RGB, alpha blended over white. Raises `DataError` beginning with `where` for pixels without a defined white."""
     if image.mode.startswith("I;16"):
         image = _upper_bits(image)
     if image.mode not in MODES:
@@ -120,6 +121,6 @@ def _upper_bits(image: Image.Image) -> Image.Image:
     return gray
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The first line of a message, without addresses of Python objects."""
     return re.sub(r" ?<_io.*?>", "", str(error).partition("\n")[0]) or type(error).__name__

@@ -1,15 +1,16 @@
 """The texts and messages of a split as token ids, in arrays that all workers map into memory."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from glassworks.config.packing import IMAGE_START, Images
-from glassworks.data.messages import TOOLS, Medium, Message, Text, parse_messages
+from glassworks.config.packing import FRAME_START, IMAGE_START, Images
+from glassworks.data.messages import Medium, Message, Size, Text, parse_messages, parse_sizes
 from glassworks.data.reading.arrays import load_arrays, save_arrays
 from glassworks.data.reading.captions import read_captions
+from glassworks.data.reading.clips import time_stamps
 from glassworks.data.reading.dataset import Sample
 from glassworks.data.reading.rows import Samples
 from glassworks.data.reading.text import TextTokenizer
@@ -17,6 +18,7 @@ from glassworks.errors import DataError
 
 BATCH = 1000
 """Samples tokenized at a time."""
+NO_SIZES: Mapping[str, Size] = {}
 
 
 class Tokens(NamedTuple):
@@ -61,8 +63,8 @@ class Tokens(NamedTuple):
         return lengths - np.diff(np.searchsorted(self.segments, self.ends, side="right"), prepend=0)
 
     def images(self) -> np.ndarray:
-        """int64 [documents]: the images of each document."""
-        ends = np.searchsorted(np.flatnonzero(self.ids == IMAGE_START), self.ends)
+        """int64 [documents]: the images and frames of each document."""
+        ends = np.searchsorted(np.flatnonzero((self.ids == IMAGE_START) | (self.ids == FRAME_START)), self.ends)
         return np.diff(ends, prepend=0)
 
     def save(self, folder: Path) -> None:
@@ -83,16 +85,19 @@ class Document(NamedTuple):
     """Weight of the loss of each token; None in a text, for 1."""
 
 
-Chat = Callable[[Sequence[Message], list[Any] | None, str], Document]
-"""Renders messages with the tools of their sample; the last argument names the sample in errors."""
+Chat = Callable[[Sequence[Message], dict[str, Any], str], Document]
+"""Renders messages, given the JSON of their sample; the last argument names the sample in errors."""
 
 
 def image_chat(tokenizer: TextTokenizer, images: Images | None) -> Chat | None:
-    """Renders messages with images for `tokenize`; None where no images are read."""
+    """Renders messages with images and clips for `tokenize`; None where none are read."""
     if images is None:
         return None
-    ids = images.ids
-    return lambda messages, tools, where: render(messages, tokenizer, where, ids)
+
+    def chat(messages: Sequence[Message], content: dict[str, Any], where: str) -> Document:
+        return render(messages, tokenizer, where, images, parse_sizes(content.get("sizes") or {}, where))
+
+    return chat
 
 
 def tokenize(dataset: Samples, tokenizer: TextTokenizer, part: range | None = None, chat: Chat | None = None) -> Tokens:
@@ -115,22 +120,25 @@ def tokenize(dataset: Samples, tokenizer: TextTokenizer, part: range | None = No
 def _document(sample: Sample, messages: Sequence[Message], tokenizer: TextTokenizer, chat: Chat | None) -> Document:
     if chat is None:
         return render(messages, tokenizer, sample.where)
-    tools = (sample.json().get("labels") or {}).get(TOOLS)
-    return chat(messages, tools, sample.where)
+    return chat(messages, sample.json(), sample.where)
 
 
 def render(
-    messages: Sequence[Message], tokenizer: TextTokenizer, where: str, image: Sequence[int] | None = None
+    messages: Sequence[Message],
+    tokenizer: TextTokenizer,
+    where: str,
+    images: Images | None = None,
+    sizes: Mapping[str, Size] = NO_SIZES,
 ) -> Document:
     """The tokens of a conversation or a message tree without a chat template: BOS, then the text of each message and EOS.
 
-    `image` holds the tokens of an image. Raises `DataError` beginning with `where` for another medium, and for messages without any loss.
+    `sizes` holds the sizes of clips by member. Raises `DataError` beginning with `where` for another medium, and for messages without any loss.
     """
     runs: list[tuple[list[int], list[float]]] = [([tokenizer.bos], [0.0])]
-    if image is None:
+    if images is None:
         contents = tokenizer.encode_parts([content_of(message, where) for message in messages])
     else:
-        contents = _with_images(messages, tokenizer, where, image)
+        contents = _with_images(messages, tokenizer, where, images, sizes)
     for message, content in zip(messages, contents, strict=True):
         if message.branch == len(runs):
             runs.append(([runs[0][0][-1]], [0.0]))
@@ -140,33 +148,53 @@ def render(
     return document_of(runs, where)
 
 
-def prompt_of(messages: Sequence[Message], tokenizer: TextTokenizer, where: str, image: Sequence[int]) -> list[int]:
-    """The tokens of messages that an answer follows, as `render` begins them. `image` holds the tokens of an image."""
-    contents = _with_images(messages, tokenizer, where, image)
+def prompt_of(
+    messages: Sequence[Message],
+    tokenizer: TextTokenizer,
+    where: str,
+    images: Images,
+    sizes: Mapping[str, Size] = NO_SIZES,
+) -> list[int]:
+    """The tokens of messages that an answer follows, as `render` begins them. `sizes` holds the sizes of clips by member."""
+    contents = _with_images(messages, tokenizer, where, images, sizes)
     return [tokenizer.bos, *(number for content in contents for number in (*content, tokenizer.eos))]
 
 
 def _with_images(
-    messages: Sequence[Message], tokenizer: TextTokenizer, where: str, image: Sequence[int]
+    messages: Sequence[Message], tokenizer: TextTokenizer, where: str, images: Images, sizes: Mapping[str, Size]
 ) -> list[list[int]]:
-    """The tokens of each message. A sample has at most one image, in its context: a branch does not see the others."""
+    """The tokens of each message. A sample has at most one image or clip, in its context: a branch does not see the others."""
     media = [(message.branch, part) for message in messages for part in message.parts if isinstance(part, Medium)]
     for branch, medium in media:
-        if medium.type != "image":
-            raise DataError(f"{where}: holds the {medium.type} {medium.media!r}, and this task reads images")
+        if medium.type == "video" and images.frames is None:
+            raise DataError(
+                f"{where}: holds the video {medium.media!r}, and this model reads images; set model.connector.video_window, and clips of its encoder"
+            )
+        if medium.type == "audio":
+            raise DataError(f"{where}: holds the audio {medium.media!r}, and this task reads images and clips")
         if branch:
             raise DataError(
-                f"{where}: branch {branch} holds the image {medium.media!r}; put it into the context (branch 0)"
+                f"{where}: branch {branch} holds the {medium.type} {medium.media!r}; put it into the context (branch 0)"
             )
     if len(media) > 1:
         raise DataError(f"{where}: holds {len(media)} images, and this task reads one a sample")
-    texts = iter(
-        tokenizer.encode_parts([part.text for message in messages for part in message.parts if isinstance(part, Text)])
-    )
-    return [
-        [number for part in message.parts for number in (next(texts) if isinstance(part, Text) else image)]
-        for message in messages
+    pieces = [
+        [piece for part in message.parts for piece in _pieces(part, where, images, sizes)] for message in messages
     ]
+    texts = iter(tokenizer.encode_parts([piece for found in pieces for piece in found if isinstance(piece, str)]))
+    return [
+        [number for piece in found for number in (next(texts) if isinstance(piece, str) else piece)] for found in pieces
+    ]
+
+
+def _pieces(part: Text | Medium, where: str, images: Images, sizes: Mapping[str, Size]) -> list[str | list[int]]:
+    """Texts and tokens of a part of a message. Every frame of a clip follows its time."""
+    if isinstance(part, Text):
+        return [part.text]
+    if part.type == "image" or images.frames is None:
+        return [images.ids]
+    stamps, ids = time_stamps(sizes.get(part.media), images.frames.clips, where), images.frames.ids
+    return [piece for stamp in stamps for piece in (stamp, ids)]
 
 
 def document_of(segments: Sequence[tuple[list[int], list[float]]], where: str) -> Document:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from glassworks.data.reading.dataset import Sample
-from glassworks.data.reading.images import image_of, normalise
+from glassworks.data.reading.images import image_of, normalise, resize
 from glassworks.encoders.clip_image.settings import ClipImage
 from glassworks.encoders.protocol import check_layer
 from glassworks.models.pretrained.vision import load_vision_transformer
@@ -27,6 +27,10 @@ class ClipImageEncoder:
     def read(self, sample: Sample) -> dict[str, Tensor]:
         """uint8 image [3, I, I]."""
         return {"image": image_of(sample, self.network.config.image_size)}
+
+    def read_frame(self, frame: Tensor) -> dict[str, Tensor]:
+        """uint8 frame [3, H, W] of a clip to [3, I, I]."""
+        return {"image": resize(frame, self.network.config.image_size)}
 
     @torch.no_grad()
     def encode(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

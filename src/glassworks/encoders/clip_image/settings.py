@@ -2,11 +2,11 @@
 
 from typing import Literal
 
-from glassworks.config.encoder import Encoder
+from glassworks.config.encoder import ImageEncoder
 from glassworks.models.settings.numbers import Layers
 
 
-class ClipImage(Encoder):
+class ClipImage(ImageEncoder):
     """The image tower of CLIP: the class token and the patch tokens of one or several blocks."""
 
     encoder: Literal["clip_image"] = "clip_image"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from glassworks.artifacts.model_files import read_hub_config
 from glassworks.data.reading.dataset import Sample
-from glassworks.data.reading.images import image_of, normalise
+from glassworks.data.reading.images import image_of, normalise, resize
 from glassworks.encoders.timm_image.settings import TimmImage
 from glassworks.models.backbone import Backbone
 from glassworks.models.pretrained.backbones import load_backbone, read_arguments
@@ -27,6 +27,10 @@ class TimmImageEncoder:
     def read(self, sample: Sample) -> dict[str, Tensor]:
         """uint8 image [3, I, I]."""
         return {"image": image_of(sample, self.network.config.image_size)}
+
+    def read_frame(self, frame: Tensor) -> dict[str, Tensor]:
+        """uint8 frame [3, H, W] of a clip to [3, I, I]."""
+        return {"image": resize(frame, self.network.config.image_size)}
 
     @torch.no_grad()
     def encode(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,11 @@
 
 from typing import Literal
 
-from glassworks.config.encoder import Encoder
+from glassworks.config.encoder import ImageEncoder
 from glassworks.models.settings.numbers import Count, Layers
 
 
-class TimmImage(Encoder):
+class TimmImage(ImageEncoder):
     """An image encoder of timm. Tokens are the patches of a ViT, or the positions of a convolutional feature map."""
 
     encoder: Literal["timm_image"] = "timm_image"

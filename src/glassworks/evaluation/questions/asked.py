@@ -73,7 +73,7 @@ def verdict(
 ) -> Verdict:
     """The verdict on `text`. `size` is that of the image in pixels, `labels` are those of the sample.
 
-    A question with `boxes` wants points, one with `objects` a list of names in any order. A caption of a composed scene is right if it names exactly its
+    A question with `boxes` wants points, one with `objects` a list of names in any order, or with `which` one of them. A caption of a composed scene is right if it names exactly its
     objects with their counts. Any other answer must have the words of the true one.
     """
     if boxes := truth.get("boxes"):
@@ -83,7 +83,7 @@ def verdict(
             points = []
         scored = score_points(points, boxes, size)
         return Verdict(scored.precision, scored)
-    if objects := truth.get("objects"):
+    if "which" not in truth and (objects := truth.get("objects")):
         return Verdict(float(sorted(_words(name) for name in text.split(",")) == sorted(map(_words, objects))))
     if "references" in truth and describes_scene(labels):
         found = judge(parser, labels, text)

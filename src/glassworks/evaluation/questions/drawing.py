@@ -1,6 +1,6 @@
-"""Points and boxes drawn on an image."""
+"""Points and boxes drawn on an image, and the frames of a clip side by side."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 
 from PIL import Image, ImageDraw
@@ -8,6 +8,8 @@ from PIL import Image, ImageDraw
 from glassworks.data.points import Box, Point
 
 POINT, BOX = (230, 0, 120), (0, 150, 70)
+ACROSS, GAP = 8, 2
+"""Frames in a row of a film strip, and pixels between them."""
 
 
 def draw_points(image: Image.Image, points: Iterable[Point], boxes: Iterable[Box] = ()) -> bytes:
@@ -23,4 +25,16 @@ def draw_points(image: Image.Image, points: Iterable[Point], boxes: Iterable[Box
             pen.line((across, down - arm, across, down + arm), colour, width)
     content = BytesIO()
     drawn.save(content, "PNG")
+    return content.getvalue()
+
+
+def film_strip(frames: Sequence[Image.Image]) -> bytes:
+    """A PNG of frames of one size side by side, in rows of up to `ACROSS`."""
+    width, height = frames[0].size
+    columns, rows = min(len(frames), ACROSS), -(-len(frames) // ACROSS)
+    strip = Image.new("RGB", (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), "white")
+    for number, frame in enumerate(frames):
+        strip.paste(frame, (number % ACROSS * (width + GAP), number // ACROSS * (height + GAP)))
+    content = BytesIO()
+    strip.save(content, "PNG")
     return content.getvalue()

@@ -7,7 +7,9 @@ from glassworks.evaluation.questions.settings import QuestionsEvaluation
 
 SYSTEMS = [
     ("model", "the model", "greedy answers", False),
-    ("shuffled", "shuffled images", "the model sees another image of the split", True),
+    ("shuffled", "shuffled {medium}", "the model sees another {one} of the split", True),
+    ("shuffled_frames", "shuffled frames", "the model sees the frames of the clip in a random order", True),
+    ("one_frame", "one frame", "the model sees the middle frame of the clip at all times", True),
     ("no_image", "question only", "the features of the image are zero", True),
     ("majority", "majority", "the most frequent answer to this kind of question in training", True),
 ]
@@ -17,7 +19,7 @@ DISTANCE, RIGHT = "distance", "right"
 
 def labels(metrics: dict[str, Any], config: QuestionsEvaluation) -> Labels:
     """Labels for the metrics of one evaluation."""
-    pointing = metrics["pointing"]
+    pointing, one = metrics["pointing"], "clip" if "clips" in metrics else "image"
     columns, cells = [], {}
     for kind, count in metrics["questions"].items():
         name = kind.replace(" ", "_")
@@ -50,16 +52,17 @@ def labels(metrics: dict[str, Any], config: QuestionsEvaluation) -> Labels:
     rows = [
         Row(
             name=name,
-            title=title,
-            explanation=explanation,
+            title=title.format(medium=f"{one}s"),
+            explanation=explanation.format(one=one),
             control=control,
             cells={column: pointer("systems", name, where) for column, where in cells.items()},
         )
         for name, title, explanation, control in SYSTEMS
+        if name in metrics["systems"]
     ]
     kinds = [column for column in columns if column.name != DISTANCE]
     return Labels(
-        unit="images",
+        unit=f"{one}s",
         tiles=[Tile(value=rows[0].cells[column.name], **column.model_dump()) for column in kinds],
         table=Table(
             title="Questions",
@@ -68,15 +71,15 @@ def labels(metrics: dict[str, Any], config: QuestionsEvaluation) -> Labels:
             first="model",
             verdict=[column.name for column in kinds],
             notes=[
-                f"Below each score its 95 % interval ({config.bootstrap:,} bootstrap resamples of the images). It covers the choice of images, not other "
+                f"Below each score its 95 % interval ({config.bootstrap:,} bootstrap resamples of the {one}s). It covers the choice of {one}s, not other "
                 "training runs.",
             ],
         ),
         items=Gallery(
-            title="Held-out images, one question of each",
+            title=f"Held-out {one}s, one question of each",
             question="question",
             truth="truth",
-            answers=[(name, title) for name, title, _, _ in SYSTEMS[:2]],
+            answers=[(row.name, row.title) for row in rows[:2]],
             marks_in="marks",
             marks=[RIGHT],
             counted=RIGHT,

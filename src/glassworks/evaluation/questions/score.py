@@ -1,30 +1,35 @@
-"""The evaluation `questions`: answers to questions about the images of a held-out split, by kind of question.
+"""The evaluation `questions`: answers to questions about the images and clips of a held-out split, by kind of question.
 
-The controls are the same model with another image and without any, and the most frequent answer in training.
+The controls are the same model with another image and without any, and the most frequent answer in training. Clips are also seen with shuffled frames,
+and with one frame in the place of all.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
+from glassworks.config.clips import Clips
 from glassworks.config.packing import Packing
 from glassworks.data.points import parse_points
 from glassworks.data.reading.captions import labels_of
+from glassworks.data.reading.clips import clip_member, frames_of, sizes_of
 from glassworks.data.reading.dataset import Sample, ShardDataset
 from glassworks.data.reading.features import FeatureRows
-from glassworks.data.reading.image_rows import features_of
+from glassworks.data.reading.image_rows import by_kind, features_of
 from glassworks.data.reading.pixels import image_member, read_image
 from glassworks.data.reading.rows import Samples
 from glassworks.data.reading.text import TextTokenizer
 from glassworks.data.reading.tokens import prompt_of
 from glassworks.data.scenes.parser import SceneParser, names_in
+from glassworks.data.splits import share
 from glassworks.errors import DataError
 from glassworks.evaluation.bootstrap import ratio_interval
 from glassworks.evaluation.captions.facts import describes_scene
 from glassworks.evaluation.questions.asked import Verdict, asked_of, verdict
-from glassworks.evaluation.questions.drawing import draw_points
+from glassworks.evaluation.questions.drawing import draw_points, film_strip
 from glassworks.evaluation.questions.labels import DISTANCE, RIGHT, labels
 from glassworks.evaluation.questions.settings import QuestionsEvaluation
 from glassworks.evaluation.scoring import Item, Scoring, exchanged
@@ -33,9 +38,11 @@ from glassworks.generation.settings import Decoding
 from glassworks.models.vision_language import VisionLanguageModel
 
 GALLERY_SIZE = 60
-"""Images kept for the report's gallery."""
+"""Images and clips kept for the report's gallery."""
 SEEN = ("model", "shuffled", "no_image")
 """Systems that run the model."""
+OF_CLIPS = ("shuffled_frames", "one_frame")
+"""Further systems of a split with clips. Of an image they are the model."""
 
 
 class QuestionTask(Protocol):
@@ -49,12 +56,13 @@ class QuestionTask(Protocol):
 
 
 def run(scoring: Scoring, config: QuestionsEvaluation, task: QuestionTask, model: VisionLanguageModel) -> int:
-    """Answer every question of the split with its own image, another one and none; returns the number of images."""
+    """Answer every question of the split with its own image or clip, another one and none; returns their number."""
     dataset, count = scoring.scored(config)
     features, device = task.features_of(dataset), scoring.workers.device
-    assert features is not None and task.packing.images is not None
-    image = task.packing.images.ids
-    others = exchanged([features[index][0] for index in range(count)], scoring.seed, "shuffled images")
+    images = task.packing.images
+    assert features is not None and images is not None
+    others, clips = _others(features, count, scoring.seed), clip_member(sizes_of(dataset[0])) is not None
+    systems = (*SEEN, *OF_CLIPS) if clips else SEEN
     decoding = Decoding(max_new_tokens=config.max_new_tokens)
 
     def score(batch: range) -> list[Item]:
@@ -64,13 +72,21 @@ def run(scoring: Scoring, config: QuestionsEvaluation, task: QuestionTask, model
         if not asked:
             return []
         own = [features_of(features, index, sample) for index, sample in zip(batch, samples, strict=True)]
-        other = [features[int(others[index])][1]["features"] for index in batch]
-        prompts = [prompt_of(one.messages, task.tokenizer, samples[place].where, image) for place, one in asked]
+        prompts = [
+            prompt_of(one.messages, task.tokenizer, samples[place].where, images, sizes_of(samples[place]))
+            for place, one in asked
+        ]
         found: dict[str, list[str]] = {}
-        for system in SEEN:
-            seen = torch.stack([(other if system == "shuffled" else own)[place] for place, _ in asked]).to(device)
-            seen = torch.zeros_like(seen) if system == "no_image" else seen
-            ids = answer(model, prompts, seen, decoding, task.tokenizer.ends)
+        for system in systems:
+            if system == "shuffled":
+                shown = [features[int(others[index])][1]["features"] for index in batch]
+            else:
+                shown = [
+                    controlled(one, system, scoring.seed, sample.key) for one, sample in zip(own, samples, strict=True)
+                ]
+            seen = by_kind([shown[place] for place, _ in asked])
+            still, moving = (None if one is None else one.to(device) for one in seen)
+            ids = answer(model, prompts, still, decoding, task.tokenizer.ends, frames=moving)
             found[system] = [task.tokenizer.decode(one) for one in ids]
         return [
             {
@@ -93,7 +109,8 @@ def run(scoring: Scoring, config: QuestionsEvaluation, task: QuestionTask, model
     majority = _majority(scoring.training())
     for item in items:
         item["majority"] = majority.get(item["kind"], "")
-    verdicts = _verdicts(dataset, items)
+    systems = (*systems, "majority")
+    verdicts = _verdicts(dataset, items, systems)
     metrics = {
         "samples": count,
         "split": config.split,
@@ -102,8 +119,9 @@ def run(scoring: Scoring, config: QuestionsEvaluation, task: QuestionTask, model
         "pointing": sorted({item["kind"] for item in items if "boxes" in item["label"]}),
         "systems": {
             system: _scores(items, [one[system] for one in verdicts], count, config.bootstrap, scoring.seed)
-            for system in (*SEEN, "majority")
+            for system in systems
         },
+        **({"clips": True} if clips else {}),
     }
     for item, found in zip(items, verdicts, strict=True):
         item["marks"] = {system: {RIGHT: one.score == 1} for system, one in found.items()}
@@ -116,9 +134,33 @@ def run(scoring: Scoring, config: QuestionsEvaluation, task: QuestionTask, model
             {name: value for name, value in item.items() if name not in ("label", "index")}
             for item in [*chosen, *(one for one in items if id(one) not in shown)]
         ),
-        _gallery(dataset, chosen[:GALLERY_SIZE]),
+        _gallery(dataset, chosen[:GALLERY_SIZE], images.frames.clips if images.frames else None),
     )
     return count
+
+
+def _others(features: FeatureRows, count: int, seed: int) -> dict[int, int]:
+    """For each sample another one of the same shape: another image, or a clip with as many frames."""
+    by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index in range(count):
+        by_shape[tuple(features[index][1]["features"].shape)].append(index)
+    found: dict[int, int] = {}
+    for same in by_shape.values():
+        places = exchanged([features[index][0] for index in same], seed, "shuffled images")
+        found |= {index: same[int(place)] for index, place in zip(same, places, strict=True)}
+    return found
+
+
+def controlled(features: Tensor, system: str, seed: int, key: str) -> Tensor:
+    """The features [P, C] of an image or [F, P, C] of a clip that a system sees."""
+    if system == "no_image":
+        return torch.zeros_like(features)
+    if system not in OF_CLIPS or features.dim() == 2:
+        return features
+    if system == "one_frame":
+        return features[len(features) // 2].expand_as(features)
+    order = sorted(range(len(features)), key=lambda frame: share(seed, "shuffled frames", f"{key} {frame}"))
+    return features[order]
 
 
 def _majority(training: Samples) -> dict[str, str]:
@@ -130,7 +172,7 @@ def _majority(training: Samples) -> dict[str, str]:
     return {kind: min(found, key=lambda text: (-found[text], text)) for kind, found in counts.items()}
 
 
-def _verdicts(dataset: ShardDataset, items: list[Item]) -> list[dict[str, Verdict]]:
+def _verdicts(dataset: ShardDataset, items: list[Item], systems: Sequence[str]) -> list[dict[str, Verdict]]:
     """The verdict on the answer of each system, for each item."""
     known = {item["index"]: labels_of(dataset[item["index"]]) for item in items}
     parser = SceneParser(names_in(one for one in known.values() if describes_scene(one)))
@@ -140,17 +182,17 @@ def _verdicts(dataset: ShardDataset, items: list[Item]) -> list[dict[str, Verdic
             system: verdict(
                 item[system], item["truth"][0], item["label"], sizes[item["index"]], known[item["index"]], parser
             )
-            for system in (*SEEN, "majority")
+            for system in systems
         }
         for item in items
     ]
 
 
 def _size(sample: Sample) -> tuple[int, int]:
-    """Width and height of the image of a sample, from its sizes or its header."""
-    for size in (sample.json().get("sizes") or {}).values():
-        if size.get("kind") == "image" and {"width", "height"} <= size.keys():
-            return int(size["width"]), int(size["height"])
+    """Width and height of the image or clip of a sample, from its sizes or its header."""
+    for size in sizes_of(sample).values():
+        if size.width and size.height:
+            return size.width, size.height
     return _image(sample).size
 
 
@@ -177,12 +219,14 @@ def _one_of_each(items: list[Item]) -> list[Item]:
     return [found[number % len(found)] for number, found in enumerate(by_image.values())]
 
 
-def _gallery(dataset: ShardDataset, items: list[Item]) -> Iterator[tuple[str, bytes]]:
-    """File name and content of each image. The points of an answer and the true boxes are drawn."""
+def _gallery(dataset: ShardDataset, items: list[Item], clips: Clips | None) -> Iterator[tuple[str, bytes]]:
+    """File name and content of each image. The points of an answer and the true boxes are drawn. A clip is a strip of its frames."""
     for item in items:
         sample = dataset[item["index"]]
         boxes = item["label"].get("boxes")
-        if boxes:
+        if clips is not None and (frames := frames_of(sample, clips)) is not None:
+            yield f"{_stem(item)}.png", film_strip(frames)
+        elif boxes:
             yield f"{_stem(item)}.png", draw_points(_image(sample), _points(item["model"]), boxes)
         else:
             extension = image_member(sample.members, sample.where)

@@ -1,6 +1,8 @@
 """Shape of the connector of a vision-language model."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
 
 from glassworks.config.base import Settings
 from glassworks.models.settings.numbers import Count
@@ -15,6 +17,8 @@ class Connector(Settings):
     """
     window: Count = 2
     """Side of a window in patches (attention, pixel_shuffle). At the edges, windows of `attention` may be part empty."""
+    video_window: Annotated[Count | None, Field(exclude_if=lambda side: side is None)] = None
+    """Side of a window in a frame of a clip (attention), such as 3 in Molmo; null for a model that reads no clips."""
     heads: Count = 4
     """Attention heads; divides the width of the tower (attention)."""
     inner_width: Count | None = None
@@ -25,6 +29,14 @@ class Connector(Settings):
     """Whether the features of every patch are normalised first. For towers whose features have another scale than a transformer's."""
     positions: bool = False
     """Whether every image token gets a learned position. For towers that hardly encode positions, such as convolutional ones."""
+
+    @model_validator(mode="after")
+    def _one_projection(self) -> "Connector":
+        if self.video_window is not None and self.kind != "attention":
+            raise ValueError(
+                f"video_window: {self.kind} projects windows of one size; use kind: attention, or remove this key"
+            )
+        return self
 
     @property
     def side(self) -> int:
@@ -38,3 +50,7 @@ class Connector(Settings):
                 f"connector.window: {self.window} does not divide the {grid} patches of a side, as pixel_shuffle needs; use attention or another window"
             )
         return (-(-grid // self.side)) ** 2
+
+    def frame_tokens(self, grid: int) -> int | None:
+        """Image tokens of a frame of a clip; None for a model that reads no clips."""
+        return None if self.video_window is None else (-(-grid // self.video_window)) ** 2

@@ -55,3 +55,8 @@ class VisionLanguage(Settings):
     def image_tokens(self) -> int:
         """Patches of the decoder for each image."""
         return self.connector.tokens(self.grid)
+
+    @property
+    def frame_tokens(self) -> int | None:
+        """Patches of the decoder for each frame of a clip; None for a model that reads no clips."""
+        return self.connector.frame_tokens(self.grid)

@@ -5,16 +5,16 @@ from typing import Literal
 from glassworks.config.datasets import Credit, LocalImages, Splits
 
 CREDIT = Credit(
-    title="A folder of images with conversations in LLaVA's layout",
+    title="A folder of images and videos with conversations in LLaVA's layout",
     licence="Yours to state: glassworks does not know it",
     credit="H. Liu and others: Visual Instruction Tuning, NeurIPS 2023 (the layout)",
-    derivation="Images are copied byte for byte into shards; texts are used as they are, the placeholder <image> and white "
+    derivation="Images and videos are copied byte for byte into shards; texts are used as they are, the placeholders <image> and <video> and white "
     "space at their ends aside.",
 )
 
 
 class Llava(LocalImages):
-    """Images with conversations in LLaVA's layout: a JSON list of {id, image, conversations: [{from, value}]}, and a folder of images."""
+    """Images and videos with conversations in LLaVA's layout: a JSON list of {id, image or video, conversations: [{from, value}]}, and a folder of both."""
 
     source: Literal["llava"]
     conversations: str | None = None

@@ -1,7 +1,8 @@
-"""LLaVA's layout: one record for each row, a conversation about one image or about none.
+"""LLaVA's layout: one record for each row, a conversation about one image, about one video or about none.
 
 The image is the context of the message tree, the conversation is its one branch. As in LLaVA, `<image>` may stand
-anywhere in the first human turn: the image comes before the text. Rows that cannot be used are dropped with the reason.
+anywhere in the first human turn: the image comes before the text. A row with `video` has `<image>` or `<video>` there.
+Rows that cannot be used are dropped with the reason.
 
 Labels: `id` as published, and `questions` [{kind: conversation, answer}] with the last answer.
 """
@@ -10,13 +11,14 @@ import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from glassworks.config.base import nearest
 from glassworks.data.file_names import FileNames
 from glassworks.data.image_files import ImageFacts, ImageFiles
 from glassworks.data.json_files import is_canonical, parsed
 from glassworks.data.messages import Medium, Message, Size
+from glassworks.data.reading.clips import measure_clip
 from glassworks.data.records import Dropped, Record, Remark
 from glassworks.data.splits import split_of
 from glassworks.data.texts import UnusableText, is_unicode
@@ -24,13 +26,20 @@ from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
 from glassworks.progress import track
 
-EXPECTED = 'LLaVA\'s JSON: [{"id", "image", "conversations": [{"from": "human" or "gpt", "value"}, …]}, …]'
-PLACEHOLDER = "<image>"
+EXPECTED = 'LLaVA\'s JSON: [{"id", "image" or "video", "conversations": [{"from": "human" or "gpt", "value"}, …]}, …]'
+PLACEHOLDER, VIDEO_PLACEHOLDER = "<image>", "<video>"
 ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
 
 class Unusable(ValueError):
     """A row that cannot be used. `str(error)` is the reason."""
+
+
+class ClipFacts(NamedTuple):
+    """Member and size of a video."""
+
+    member: str
+    size: Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +49,8 @@ class Row:
     number: int
     where: str
     file: str | None
-    """Path of its image in the folder of the dataset."""
+    """Path of its image or video in the folder of the dataset."""
+    is_video: bool
     name: Any
     """Its id."""
     turns: list[tuple[str, str]]
@@ -63,10 +73,14 @@ def records(context: Context) -> Iterator[Record | Dropped | Remark]:
         except (Unusable, UnusableText) as fault:
             rows.append(Dropped(where, str(fault)))
     del content
-    files = list(dict.fromkeys(row.file for row in rows if isinstance(row, Row) and row.file))
+    files = {row.file: row.is_video for row in rows if isinstance(row, Row) and row.file}
+
+    def check(name: str) -> ImageFacts | ClipFacts | str:
+        return clip_facts(images, name) if files[name] else images.facts(name)
+
     with ThreadPoolExecutor(context.threads) as pool:
         label = f"check {context.stage.subject}"
-        facts = dict(zip(files, track(pool.map(images.facts, files), label, len(files), "images"), strict=True))
+        facts = dict(zip(files, track(pool.map(check, files), label, len(files), "images"), strict=True))
     for row in rows:
         found = None if isinstance(row, Dropped) or row.file is None else facts[row.file]
         if isinstance(row, Dropped):
@@ -80,9 +94,13 @@ def records(context: Context) -> Iterator[Record | Dropped | Remark]:
 
 
 def media(context: Context) -> Callable[[Record], dict[str, bytes]]:
-    """The unchanged bytes of a record's image; nothing for a record without one."""
+    """The unchanged bytes of a record's image or video; nothing for a record without one."""
     images = ImageFiles(context)
-    return lambda record: images.media(record.media["file"]) if record.media else {}
+
+    def read(record: Record) -> dict[str, bytes]:
+        return {member: images.read(record.media["file"]) for member in record.sizes}
+
+    return read
 
 
 def _find(images: ImageFiles, context: Context) -> str:
@@ -110,10 +128,13 @@ def _row(entry: Any, number: int, where: str, names: FileNames) -> Row:
             raise Unusable(f"the speakers do not alternate, beginning with human (turn {place + start + 1})")
     if len(turns) - start < 2 or turns[-1][0] != "assistant":
         raise Unusable("no answer of gpt at the end")
-    image, identity = entry.get("image"), entry.get("id")
-    if isinstance(image, list):
+    image, video, identity = entry.get("image"), entry.get("video"), entry.get("id")
+    if isinstance(image, list) or isinstance(video, list) or None not in (image, video):
         raise Unusable("several images in a row are not read")
+    if video is not None:
+        turns = [(role, text.replace(VIDEO_PLACEHOLDER, PLACEHOLDER)) for role, text in turns]
     placed = [place for place, (_, text) in enumerate(turns) for _ in range(text.count(PLACEHOLDER))]
+    is_video, image = video is not None, image if video is None else video
     if image is None and placed:
         raise Unusable(f"{PLACEHOLDER} in a row without an image")
     if image is not None and placed != [start]:
@@ -121,7 +142,7 @@ def _row(entry: Any, number: int, where: str, names: FileNames) -> Row:
         raise Unusable(f"{PLACEHOLDER} stands not once in the first human turn (found: {count})")
     texts = [(role, _text(text, place)) for place, (role, text) in enumerate(turns, start=1)]
     file = None if image is None else names.find(image)
-    return Row(number, where, file, identity if is_canonical(identity) else None, texts)
+    return Row(number, where, file, is_video, identity if is_canonical(identity) else None, texts)
 
 
 def _turn(turn: Any, place: int) -> tuple[str, str]:
@@ -144,12 +165,25 @@ def _text(value: str, place: int) -> str:
     return text
 
 
-def _record(row: Row, facts: ImageFacts | None, images: ImageFiles, context: Context) -> Record:
+def clip_facts(images: ImageFiles, name: str) -> "ClipFacts | str":
+    """Size and member of a video that decodes completely, else the reason why it cannot be used."""
+    try:
+        return ClipFacts(*measure_clip(images.read(name), name, images.max_pixels))
+    except DataError as error:
+        return str(error).removeprefix(f"{name}: ")
+
+
+def _record(row: Row, facts: ImageFacts | ClipFacts | None, images: ImageFiles, context: Context) -> Record:
     asked = hashlib.sha256("\0".join(text for role, text in row.turns if role == "user").encode()).hexdigest()
     group = f"image-{images.inventory[row.file].sha256[:16]}" if row.file else f"text-{asked[:16]}"
     messages = [Message(role=role, content=text, branch=1) for role, text in row.turns]
-    if facts:
-        messages.insert(0, Message(role="user", content=[Medium(type="image", media=facts.extension)]))
+    sizes: dict[str, Size] = {}
+    if isinstance(facts, ClipFacts):
+        sizes = {facts.member: facts.size}
+    elif facts:
+        sizes = {facts.extension: Size(kind="image", width=facts.width, height=facts.height)}
+    for member, size in sizes.items():
+        messages.insert(0, Message(role="user", content=[Medium(type=size.kind, media=member)]))
     return Record(
         f"{row.number:08d}",
         split_of(group, context.params["splits"], context.params["seed"]),
@@ -157,5 +191,5 @@ def _record(row: Row, facts: ImageFacts | None, images: ImageFiles, context: Con
         labels={"id": row.name, "questions": [{"kind": "conversation", "answer": row.turns[-1][1]}]},
         media={"file": row.file} if row.file else {},
         messages=messages,
-        sizes={facts.extension: Size(kind="image", width=facts.width, height=facts.height)} if facts else {},
+        sizes=sizes,
     )

@@ -41,7 +41,7 @@ class InstructionTask(LanguageModellingTask):
 
     def arrange(self, dataset: Samples, folder: Path | None = None) -> PackedRows:
         """The conversations of a split in packed rows. `folder` holds their tokens and the plan."""
-        return arrange(dataset, self.tokenizer, self.packing, folder, self.template.document)
+        return arrange(dataset, self.tokenizer, self.packing, folder, self.template.chat)
 
     def save(self, model: LanguageModel, folder: Path) -> None:
         """Write the model, its tokenizer and its chat template."""

@@ -5,10 +5,12 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from glassworks.config.base import Name, Settings
+from glassworks.config.clips import Clips
 from glassworks.config.data import LossOptions, TextData
+from glassworks.config.encoder import ImageEncoder
 from glassworks.config.experiment import Experiment, Start
 from glassworks.config.needs import EncoderWeights, Features, Model, Need, roles
-from glassworks.config.packing import Images, Packing
+from glassworks.config.packing import Frames, Images, Packing
 from glassworks.models.settings.vision_language import VisionLanguage as Shape
 from glassworks.tasks.language_modelling.settings import TokenTraining
 
@@ -20,7 +22,7 @@ class VisionOptions(LossOptions):
     """Options of a dataset."""
 
     images: bool = True
-    """Whether samples hold images. A dataset of texts and conversations only has no features."""
+    """Whether samples hold images or clips. A dataset of texts and conversations only has no features."""
     answer_weights: Literal["roots", "flat"] = "roots"
     """Weights of the loss. `roots`: 2 / sqrt(n) for a token of an answer of n tokens, times 1 / sqrt(m) in a tree of m branches. `flat`: 1."""
     kinds: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default={})
@@ -28,21 +30,23 @@ class VisionOptions(LossOptions):
 
 
 class VisionData(TextData[VisionOptions]):
-    """Training data: message trees and conversations with images, and texts."""
+    """Training data: message trees and conversations with images and clips, and texts."""
 
     images_per_row: Annotated[int | None, Field(ge=1, exclude_if=lambda most: most is None)] = None
-    """Most images in a row; null for no limit."""
+    """Most images and frames of clips in a row; null for no limit."""
     documents_per_row: Annotated[int | None, Field(ge=1, exclude_if=lambda most: most is None)] = None
     """Most texts, conversations or message trees in a row; null for no limit."""
 
-    def rows(self, shape: Shape) -> Packing:
-        """The settings of the stage `pack`."""
-        images = Images(tokens=shape.image_tokens, per_row=self.images_per_row)
+    def rows(self, shape: Shape, clips: Clips | None) -> Packing:
+        """The settings of the stage `pack`. `clips` are those of the encoder."""
+        tokens = shape.frame_tokens
+        frames = None if clips is None or tokens is None else Frames(clips=clips, tokens=tokens)
+        images = Images(tokens=shape.image_tokens, per_row=self.images_per_row, frames=frames)
         return Packing(row_tokens=shape.row_tokens, documents_per_row=self.documents_per_row, images=images)
 
 
 class Tower(Settings):
-    """A frozen encoder of images."""
+    """A frozen encoder of images and of the frames of clips."""
 
     encoder: Name
     """An entry under `encoders` in params.yaml, with `pooling: none`."""
@@ -61,6 +65,9 @@ class VisionTraining(TokenTraining):
 
 class Network(Shape, Start):
     """The network, its tower and its initial weights."""
+
+    REPLACED: ClassVar[frozenset[str]] = frozenset({"tower"})
+    """Written anew by an experiment that continues another: the frames of a clip may be others."""
 
     tower: Tower
     """The frozen encoder whose features are the image tokens."""
@@ -98,7 +105,8 @@ class VisionLanguage(Experiment):
         return self
 
     def packing(self) -> Packing:
-        return self.data.rows(self.model)
+        encoder = self.encoders.get(self.model.tower.encoder)
+        return self.data.rows(self.model, encoder.clips if isinstance(encoder, ImageEncoder) else None)
 
     def needs(self) -> dict[str, Need]:
         found, tower = super().needs(), self.model.tower

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glassworks.config.clips import Clips
 from glassworks.config.continuation import OWN, merge_shapes
 from glassworks.config.experiment import data_of
-from glassworks.config.packing import IMAGE_PATCH, Packing
+from glassworks.config.packing import FRAME_PATCH, FRAME_START, IMAGE_PATCH, IMAGE_START, Packing
 from glassworks.data.reading.dataset import Sample
 from glassworks.data.reading.features import FeatureRows, FeatureTable, ListedShards, covering
-from glassworks.data.reading.image_rows import ImageRow, ImageRows, answer_weights
+from glassworks.data.reading.image_rows import ImageRow, ImageRows, answer_weights, by_kind
 from glassworks.data.reading.object_names import object_names
 from glassworks.data.reading.packing import arrange
 from glassworks.data.reading.text import TextTokenizer, check_vocabulary
@@ -38,6 +39,11 @@ from glassworks.tasks.language_modelling.task import collate, target_weights, to
 from glassworks.tasks.vision_language.settings import FEATURES, WEIGHTS, VisionData, VisionLanguage, VisionOptions
 from glassworks.training.task import Loss
 
+OF_CLIPS = ("connector.video_positions", "special_frames.weight")
+"""Tensors that a model lacks which reads no clips."""
+MAY_DIFFER = ("clips", "batch_size")
+"""Settings of an encoder that may change when training continues."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -46,20 +52,28 @@ class Example:
     row: ImageRow
     readings: list[Reading]
     """The decoded images of a tower in the training step."""
+    frames: Sequence[Reading] = ()
+    """The decoded frames of clips of a tower in the training step."""
     names: Sequence[np.ndarray] = ()
     """The tokens of the names in each image (`object_names`); empty without a loss for them."""
 
 
 @dataclass(frozen=True)
 class Batch(TextBatch):
-    """A micro-batch of B rows with T inputs each, and N images in all."""
+    """A micro-batch of B rows with T inputs each, N images in all, and N frames of clips."""
 
     places: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
-    """[N * M] positions of the patch tokens in the flattened inputs."""
+    """[N * M] positions of the patch tokens of images in the flattened inputs."""
     features: Tensor | None = None
     """[N, P, C] stored features of the images in the order of the rows; None for a tower in the training step."""
     readings: Reading = field(default_factory=dict)
     """The images of a tower in the training step; empty without any."""
+    frame_places: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    """[N * M] positions of the patch tokens of frames in the flattened inputs."""
+    frames: Tensor | None = None
+    """[N, P, C] stored features of the frames in the order of the rows; None for a tower in the training step, and for a model that reads no clips."""
+    frame_readings: Reading = field(default_factory=dict)
+    """The frames of a tower in the training step; empty without any."""
     names: Tensor | None = None
     """int64 [N, M, K] target tokens of each image token; None without a loss for them."""
 
@@ -101,7 +115,10 @@ class VisionLanguageTask:
             return None
         if saving.read_config(self.begin, "a model").get("model") == KIND:
             file = self.begin / saving.WEIGHTS
-            return saving.fill(model, saving.read_tensors(file), f"model.from: {file}")
+            tensors, own = saving.read_tensors(file), model.state_dict()
+            new = [name for name in OF_CLIPS if name in own and name not in tensors]
+            matches = saving.fill(model, tensors | {name: own[name] for name in new}, f"model.from: {file}")
+            return matches._replace(matched=matches.matched - len(new), new=new)
         tensors = load_language_model(self.begin).decoder.state_dict()
         matches = saving.fill(model.decoder, tensors, self.begin)
         return matches._replace(new=[name for name in model.state_dict() if not name.startswith("decoder.")])
@@ -123,40 +140,63 @@ class VisionLanguageTask:
         return FeatureRows(covering(self.stored, dataset, "model.tower"), dataset)
 
     def example(self, row: ImageRow, part: VisionOptions, seed: int) -> Example:
-        """The row with the weights of its answers, and its decoded images for a tower in the training step: nothing is random."""
+        """The row with the weights of its answers, and its decoded images and clips for a tower in the training step: nothing is random."""
         weights = answer_weights(row, part.answer_weights == "roots", part.kinds)
-        pictured = [row.samples[document] for document in row.pictured] if self.in_loop else []
-        read = [self.in_loop.read(sample) for sample in pictured] if self.in_loop else []
-        readings = [reading for reading in read if reading is not None]
-        named = [self._names(row.samples[document]) for document in row.pictured] if self.naming else []
-        return Example(replace(row, weights=weights, loss_weight=part.loss_weight, samples=()), readings, named)
+        readings: list[Reading] = []
+        frames: list[Reading] = []
+        if self.in_loop is not None:
+            for sample in (row.samples[document] for document in row.pictured):
+                clip = self.in_loop.read_clip(sample)
+                if clip is not None:
+                    frames += clip
+                elif (reading := self.in_loop.read(sample)) is not None:
+                    readings.append(reading)
+        images = np.unique(row.documents[row.inputs == IMAGE_START]).tolist() if self.naming else []
+        named = [self._names(row.samples[document]) for document in images]
+        return Example(replace(row, weights=weights, loss_weight=part.loss_weight, samples=()), readings, frames, named)
 
     def collate(self, examples: list[Example]) -> Batch:
-        """The rows padded to the length of a row, with their images in one list. Raises `DataError` where tokens and images do not fit."""
-        tokens = self.shape.image_tokens
+        """The rows padded to the length of a row, with their images in one list, and the frames of their clips in another.
+
+        Raises `DataError` where tokens and images do not fit.
+        """
         for row in (example.row for example in examples):
-            patches = int((row.inputs == IMAGE_PATCH).sum())
-            if patches != tokens * len(row.pictured):
-                raise DataError(
-                    f"the row of {row.key!r} has {patches:,} patch tokens for {len(row.pictured)} images of {tokens}; pack the data again"
-                )
+            self._check_patches(row)
         text = collate([example.row for example in examples], self.packing.row_tokens, self.tokenizer.pad)
-        places = (text.inputs.flatten() == IMAGE_PATCH).nonzero()[:, 0]
-        features = None
-        readings: Reading = {}
-        if self.in_loop is None or not len(places):
-            found = [one for example in examples for one in example.row.features]
-            features = torch.stack(found) if found else torch.zeros(0, self.tower["tokens"], self.tower["width"])
-        else:
-            readings = stack([one for example in examples for one in example.readings])
+        flat = text.inputs.flatten()
+        places, frame_places = ((flat == patch).nonzero()[:, 0] for patch in (IMAGE_PATCH, FRAME_PATCH))
+        nothing = torch.zeros(0, self.tower["tokens"], self.tower["width"])
+        features, frames = by_kind([one for example in examples for one in example.row.features])
+        readings = [one for example in examples for one in example.readings]
+        frame_readings = [one for example in examples for one in example.frames]
         named = [one for example in examples for one in example.names]
-        names = torch.from_numpy(np.stack(named)) if named else None
-        return Batch(**vars(text), places=places, features=features, readings=readings, names=names)
+        return Batch(
+            **vars(text),
+            places=places,
+            features=nothing if features is None and not readings else features,
+            readings=stack(readings) if readings else {},
+            frame_places=frame_places,
+            frames=nothing if frames is None and not frame_readings and self.shape.frame_tokens else frames,
+            frame_readings=stack(frame_readings) if frame_readings else {},
+            names=torch.from_numpy(np.stack(named)) if named else None,
+        )
+
+    def _check_patches(self, row: ImageRow) -> None:
+        kinds = (
+            ("images", IMAGE_START, IMAGE_PATCH, self.shape.image_tokens),
+            ("frames", FRAME_START, FRAME_PATCH, self.shape.frame_tokens or 0),
+        )
+        for kind, start, patch, tokens in kinds:
+            count, patches = int((row.inputs == start).sum()), int((row.inputs == patch).sum())
+            if patches != tokens * count:
+                raise DataError(
+                    f"the row of {row.key!r} has {patches:,} patch tokens for {count} {kind} of {tokens}; pack the data again"
+                )
 
     def loss(self, model: VisionLanguageModel, batch: Batch, carry: tuple[Tensor, ...] = ()) -> Loss:
         """The loss of all target tokens, and the sum of their weights; with `naming`, image tokens with a name are targets, too."""
         weights, total = target_weights(batch)
-        features = self._features(batch)
+        features = self._features(batch.features, batch.readings)
         found = token_loss(self._found(model, batch, features, weights), total, self.z_loss)
         if not self.naming:
             return found
@@ -169,7 +209,8 @@ class VisionLanguageTask:
 
     def validate(self, model: VisionLanguageModel, batch: Batch) -> dict[str, tuple[float, int]]:
         """Cross-entropy, accuracy and z-loss of the next token, summed over target tokens, without their weights."""
-        return token_metrics(self._found(model, batch, self._features(batch), None), batch.targets, self.z_loss)
+        features = self._features(batch.features, batch.readings)
+        return token_metrics(self._found(model, batch, features, None), batch.targets, self.z_loss)
 
     def _names(self, sample: Sample) -> np.ndarray:
         def words(name: str) -> list[int]:
@@ -177,12 +218,12 @@ class VisionLanguageTask:
 
         return object_names(sample, self.shape.grid, self.shape.connector.side, words, self.tokenizer.eos)
 
-    def _features(self, batch: Batch) -> Tensor:
-        """[N, P, C] of the images of a batch."""
-        if batch.features is not None:
-            return batch.features
+    def _features(self, stored: Tensor | None, readings: Reading) -> Tensor:
+        """[N, P, C] of the images or frames of a batch."""
+        if stored is not None:
+            return stored
         assert self.in_loop is not None
-        found: Tensor = self.in_loop.features(batch.readings)["features"]
+        found: Tensor = self.in_loop.features(readings)["features"]
         return found
 
     def _found(self, model: VisionLanguageModel, batch: Batch, features: Tensor, weights: Tensor | None) -> LinearLoss:
@@ -191,6 +232,8 @@ class VisionLanguageTask:
             *batch.layout,
             features,
             batch.places,
+            self._features(batch.frames, batch.frame_readings) if self.shape.frame_tokens else None,
+            batch.frame_places,
             targets=batch.targets,
             token_weights=weights,
             z_loss=self.z_loss,
@@ -232,6 +275,8 @@ def make(experiment: VisionLanguage, inputs: Mapping[str, Path], fingerprint: di
         in_loop = load_tower(name, settings, inputs[WEIGHTS])
         tower = _described(name, in_loop.width, in_loop.encoder.tokens, identity(settings, inputs[WEIGHTS]))
         fingerprint["timm"], fingerprint["transformers"] = version("timm"), version("transformers")
+    if "start" in inputs:
+        _check_tower(tower, saving.read_config(inputs["start"], "a model")["tower"], inputs["start"].name)
     if tower["settings"]["pooling"] != "none":
         raise ConfigError(
             f"encoders.{name}.pooling: a vision-language model reads the tokens of an image; set it to none"
@@ -239,7 +284,7 @@ def make(experiment: VisionLanguage, inputs: Mapping[str, Path], fingerprint: di
     return VisionLanguageTask(
         shape,
         tokenizer,
-        experiment.packing(),
+        experiment.data.rows(shape, _clips(tower)),
         tower,
         stored,
         in_loop,
@@ -263,7 +308,7 @@ def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[Vision
                 f"{table.directory}: features of the encoder {table.encoder!r} as it is now, but the model was trained on others of "
                 f"{model.tower['encoder']!r}; train it again"
             )
-    packing = cast(VisionData, data_of("vision_language", dict(data))).rows(model.config)
+    packing = cast(VisionData, data_of("vision_language", dict(data))).rows(model.config, _clips(model.tower))
     task = VisionLanguageTask(
         model.config, TextTokenizer(inputs["tokenizer"]), packing, model.tower, stored, vocabulary=model.vocabulary
     )
@@ -284,6 +329,25 @@ def _described(encoder: str, width: int, tokens: int, identity: Mapping[str, Any
         "settings": identity["settings"],
         "weights": identity["weights"],
     }
+
+
+def _clips(tower: TowerFeatures) -> Clips | None:
+    """The frames of a clip that the encoder of these features reads."""
+    found = tower["settings"].get("clips")
+    return None if found is None else Clips.model_validate(found)
+
+
+def _check_tower(tower: TowerFeatures, saved: TowerFeatures, start: str) -> None:
+    """Raise `ConfigError` for a tower with other features than that of the model to continue. The frames of a clip may be others."""
+
+    def same(one: TowerFeatures) -> tuple[object, ...]:
+        return one["weights"], {name: value for name, value in one["settings"].items() if name not in MAY_DIFFER}
+
+    if same(tower) != same(saved):
+        raise ConfigError(
+            f"model.tower.encoder: {tower['encoder']!r} has other weights or settings than {saved['encoder']!r}, with which {start!r} was trained; "
+            f"only {' and '.join(MAY_DIFFER)} may differ"
+        )
 
 
 def _tables(inputs: Mapping[str, Path]) -> list[FeatureTable]:
