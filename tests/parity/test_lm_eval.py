@@ -85,7 +85,8 @@ def test_bits_per_byte_are_those_of_lm_eval(tuned, record_row):
     run(folder, exported, tuned)
 
     metrics = json.loads((tuned / "results/tuned/language/metrics.json").read_text())
-    inputs = {"model": folder, "weights": tuned / "data/weights/smollm2"}
+    weights = tuned / "data/weights/smollm2"
+    inputs = {"model": folder, "weights": weights, "tokenizer": weights}
     task, model = load_task_module("language_modelling").load(inputs, EXPERIMENT["data"])
     scoring = Scoring("answers", inputs, tuned, tuned, 0, Workers(), StopRequest(), Options())
     nats = _losses(scoring, task, model, First(dataset, VERSES), "texts", ends=False)[:, 0].sum()
