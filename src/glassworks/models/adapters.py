@@ -150,8 +150,7 @@ class LoraLinear(nn.Module):
                 strict=True,
             )
             updates = [(m / norm - 1) * part + m / norm * update for m, norm, part, update in parts]
-            return (result + self._join(updates)).to(result.dtype)
-        return result.add_(self._join(updates))
+        return (result + self._join(updates)).to(result.dtype)
 
     @torch.no_grad()
     def merged_weight(self) -> Tensor:
