@@ -195,7 +195,7 @@ def ask(
     images: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="IMAGE… QUESTION", help="Image files, or folders of them, and the question about each of them."
+            metavar="IMAGE… QUESTION", help="Image or video files, or folders of them, and the question about each."
         ),
     ] = None,
     talk: Annotated[
@@ -217,9 +217,9 @@ def ask(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a question about images. The answer for a single image is printed while it is generated.
+    """Ask a question about images or clips. The answer for a single one is printed while it is generated.
 
-    Each image is asked about alone: a model is trained on samples with one image. --chat is a conversation about one image, as `glassworks chat` is.
+    Each file is asked about alone: a model is trained on samples with one image or clip. A clip is a video, or an animated WebP or GIF. --chat is a conversation about one image, as `glassworks chat` is.
 
     Example: glassworks ask models/vlm_scenes scene.png "where is the lobster?" --draw points.png
     """
