@@ -195,7 +195,7 @@ def ask(
     images: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="IMAGE… QUESTION", help="Image or video files, or folders of them, and the question about each."
+            metavar="IMAGE… QUESTION", help="Image files, or folders of them, and the question about each of them."
         ),
     ] = None,
     talk: Annotated[
@@ -219,7 +219,8 @@ def ask(
 ) -> None:
     """Ask a question about images or clips. The answer for a single one is printed while it is generated.
 
-    Each file is asked about alone: a model is trained on samples with one image or clip. A clip is a video, or an animated WebP or GIF. --chat is a conversation about one image, as `glassworks chat` is.
+    Each file is asked about alone: a model is trained on samples with one image or clip. A clip is an animated WebP or GIF.
+    --chat is a conversation about one image, as `glassworks chat` is.
 
     Example: glassworks ask models/vlm_scenes scene.png "where is the lobster?" --draw points.png
     """
