@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from glassworks.errors import ConfigError, DataError
 from glassworks.models.fused_decoder import PLACE, FusedDecoder, place
@@ -25,6 +26,7 @@ from glassworks.models.text_decoder import TextDecoder
 
 KINDS = ["concatenation", "cross_attention", "gated"]
 TEXT = {"width": 8, "depth": 3, "heads": 2, "max_tokens": 24, "position": "rotary", "norm": "rms", "biases": "none"}
+RECURSION = {"inner_recursions": 2, "outer_recursions": 2, "supervision_steps": 3}
 INPUTS = {"image": Input(tokens=2), "audio": Input(stack=2)}
 TOWERS = {
     name: {"encoder": name, "width": width, "input": INPUTS[name].model_dump(), "settings": {}, "weights": ""}
@@ -47,9 +49,10 @@ def features(images, sounds):
     }
 
 
-def fused(kind, **changes):
+def fused(kind, recursion=None, **changes):
     torch.manual_seed(0)
-    shape = Shape.model_validate({"fusion": {"kind": kind, "heads": 2, "queries": 3, **changes}, "decoder": TEXT})
+    fusion = {"kind": kind, "heads": 2, "queries": 3, **changes}
+    shape = Shape.model_validate({"fusion": fusion, "decoder": {**TEXT, "recursion": recursion}})
     return FusedDecoder(shape, 11, TOWERS).eval()
 
 
@@ -175,8 +178,9 @@ def test_every_token_reaches_its_place():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_a_sample_without_modalities_is_the_plain_language_model_bit_for_bit(kind, precision):
-    model = fused(kind).to(precision)
+@pytest.mark.parametrize("recursion", [None, RECURSION])
+def test_a_sample_without_modalities_is_the_plain_language_model_bit_for_bit(kind, precision, recursion):
+    model = fused(kind, recursion).to(precision)
     if kind == "gated":
         with torch.no_grad():
             for layer in model.decoder.gated:
@@ -241,6 +245,19 @@ def test_gradients_are_finite_where_samples_lack_modalities(kind):
     assert all(one.grad is None or one.grad.isfinite().all() for one in model.parameters())
     if kind == "gated":
         assert all(layer.attention_gate.grad.abs() > 0 for layer in model.decoder.gated)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_recursive_decoder_learns_after_every_supervision_step_and_writes_after_the_last(kind):
+    model = fused(kind, RECURSION)
+    given, ids = features([True, False], [3, 5]), torch.tensor([[1, 5, 7, 2]] * 2)
+    rows = place(prefix_mask(model.config.fusion, masks(given)), ids[:, :-1], ids[:, 1:], 0)
+    steps = model.hidden(rows, given, every_step=True)
+    assert len(steps) == 3 and torch.equal(steps[-1], model.hidden(rows, given))
+    losses = [F.cross_entropy(model.decoder.logits(step).flatten(0, 1), rows.targets.flatten(), reduction="sum") for step in steps]  # fmt: skip
+    assert model(rows, given).total.item() == pytest.approx(losses[-1].item(), rel=1e-5)
+    assert model.train()(rows, given).total.item() == pytest.approx(sum(losses).item() / 3, rel=1e-5)
+    assert losses[0].item() != pytest.approx(losses[-1].item(), rel=1e-3)
 
 
 def test_the_ctc_loss_sums_over_all_alignments_and_leaves_out_samples_without_room():

@@ -68,14 +68,14 @@ def load(tmp_path):
         (tmp_path / "experiments" / f"{name}.yaml").write_text(text)
         for dataset in params["datasets"].values():
             (tmp_path / dataset["path"]).mkdir(parents=True)
-        return load_project(tmp_path).experiments[name]
+        return load_project(tmp_path).experiments
 
     return loaded
 
 
 @pytest.mark.parametrize("name", list(TRAINED))
 def test_the_experiments_train_what_the_document_estimates(load, name):
-    experiment = load(name)
+    experiment = load(name)[name]
     assert isinstance(experiment, Fusion) and experiment.base_precision == ("bf16", "int8")
     network = experiment.model
     shape = network.plain(Shape)
@@ -102,3 +102,21 @@ def test_the_experiments_train_what_the_document_estimates(load, name):
     assert abs(found / estimates[1] - 1) < 0.05
     assert estimates[0] is None or abs(fusion / estimates[0] - 1) < 0.05
     assert torch.device("meta") == next(iter(model.parameters())).device
+
+
+def test_the_recursive_experiment_trains_what_the_document_estimates(load):
+    experiments = load("trimodal_trm")
+    sizes = []
+    for name in ("recursive", "plain"):
+        experiment = experiments[f"trimodal_trm--{name}--1"]
+        assert isinstance(experiment, Fusion)
+        towers = {
+            modality: {"width": WIDTHS[modality], "input": tower.plain.model_dump()}
+            for modality, tower in experiment.model.towers.items()
+        }
+        with saving.without_weights():
+            model = FusedDecoder(experiment.model.plain(Shape), experiment.data.tokenizer.vocab_size, towers)
+        sizes.append(sum(one.numel() for one in model.parameters() if one.requires_grad))
+        assert model.decoder.config.recursion is None or model.decoder.config.recursion.applications == 16
+    assert sizes[0] == sizes[1] and abs(sizes[0] / 40e6 - 1) < 0.01
+    assert f"{sizes[0]:,} trained parameters" in (REPOSITORY / "experiments/trimodal_trm.yaml").read_text()

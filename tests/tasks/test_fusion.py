@@ -48,7 +48,7 @@ SMALL = {
     "data": {"dataset": "spoken", "options": {"loss_weight": 0.5}, "tokenizer": {"of": "base"}},
     "model": {
         "fusion": {"kind": "gated", "heads": 2, "dropout": 0.1},
-        "decoder": {**BASE["model"], "dropout": 0.1},
+        "decoder": {**BASE["model"], "dropout": 0.1, "recursion": {"outer_recursions": 2, "supervision_steps": 2}},
         "towers": TOWERS,
     },
     "optimization": {"warmup_steps": 1, "learning_rate": 0.01},

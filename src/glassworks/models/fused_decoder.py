@@ -17,7 +17,7 @@ from glassworks.errors import DataError
 from glassworks.models import adapters, saving
 from glassworks.models.attention import initialise, shrink_residual_outputs
 from glassworks.models.fusion import Fusion, GatedLayer, Modality, Tokens
-from glassworks.models.losses import IGNORED, LinearLoss, linear_cross_entropy
+from glassworks.models.losses import IGNORED, LinearLoss
 from glassworks.models.settings.fusion import FusedDecoder as Config
 from glassworks.models.settings.fusion import Input
 from glassworks.models.text_decoder import TextDecoder
@@ -109,20 +109,27 @@ class FusedDecoder(nn.Module):
         token_weights: Tensor | None = None,
         z_loss: float = 0.0,
     ) -> LinearLoss:
-        """The loss of the targets of `rows` (`linear_cross_entropy`), without the logits of other positions. `token_weights` are [B, L]."""
-        return linear_cross_entropy(
-            self.hidden(rows, features),
-            self.decoder.head_weight,
-            rows.targets,
-            token_weights=token_weights,
-            z_loss=z_loss,
+        """The loss of the targets of `rows` (`linear_cross_entropy`), without the logits of other positions. `token_weights` are [B, L].
+
+        The loss of a recursive decoder in training is the mean over its supervision steps.
+        """
+        supervised = self.training and self.config.text.recursion is not None
+        return self.decoder.loss(
+            self.hidden(rows, features, every_step=supervised), rows.targets, token_weights, z_loss
         )
 
-    def hidden(self, rows: Rows, features: Mapping[str, Modality]) -> Tensor:
-        """Normalised features [B, L, D]. Raises `DataError` where the places of `rows` do not fit the features."""
+    def hidden(self, rows: Rows, features: Mapping[str, Modality], every_step: bool = False) -> Tensor:
+        """Normalised features [B, L, D]; with `every_step`, those of all supervision steps [N_sup, B, L, D].
+
+        Raises `DataError` where the places of `rows` do not fit the features.
+        """
         tokens = self.fusion(features)
         return self.decoder.hidden(
-            rows.ids, self.memory(tokens), documents=rows.documents, **self.inputs(rows.ids, tokens)
+            rows.ids,
+            self.memory(tokens),
+            documents=rows.documents,
+            every_step=every_step,
+            **self.inputs(rows.ids, tokens),
         )
 
     def read_off(

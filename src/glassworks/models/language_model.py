@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from glassworks.artifacts.digests import write_json
 from glassworks.models import adapters, saving
 from glassworks.models.attention import initialise, shrink_residual_outputs
-from glassworks.models.losses import LinearLoss, linear_cross_entropy
+from glassworks.models.losses import LinearLoss
 from glassworks.models.quantisation import Quantisation
 from glassworks.models.settings.text_decoder import TextDecoder as Config
 from glassworks.models.text_decoder import TextDecoder
@@ -48,14 +47,7 @@ class LanguageModel(nn.Module):
         )
         if targets is None:
             return self.decoder.logits(hidden)
-        if supervised:  # hidden is [N_sup, B, T, C]
-            weights = torch.ones_like(targets, dtype=torch.float32) if token_weights is None else token_weights
-            targets = targets.expand(hidden.shape[:-1])
-            token_weights = (weights / len(hidden)).expand(hidden.shape[:-1])
-        found = linear_cross_entropy(
-            hidden, self.decoder.head_weight, targets, token_weights=token_weights, z_loss=z_loss
-        )
-        return found._replace(correct=found.correct / len(hidden)) if supervised else found
+        return self.decoder.loss(hidden, targets, token_weights, z_loss)
 
     def hidden(
         self,

@@ -28,6 +28,7 @@ from glassworks.models.attention import (
     mutual_pairs,
 )
 from glassworks.models.feed_forward import FeedForward
+from glassworks.models.losses import LinearLoss, linear_cross_entropy
 from glassworks.models.memory import empty
 from glassworks.models.recursion import States, refine, register_initial_states
 from glassworks.models.rotary import Rotation, rotation
@@ -292,6 +293,23 @@ class TextDecoder(nn.Module):
         if cache is not None:
             cache.length += new
         return torch.stack(steps) if every_step else steps[-1]
+
+    def loss(
+        self, hidden: Tensor, targets: Tensor, token_weights: Tensor | None = None, z_loss: float = 0.0
+    ) -> LinearLoss:
+        """The loss (`linear_cross_entropy`) of `targets` [B, T] from features [B, T, C], or the mean over features of supervision steps [N_sup, B, T, C]."""
+        if hidden.dim() == targets.dim() + 1:
+            return linear_cross_entropy(hidden, self.head_weight, targets, token_weights=token_weights, z_loss=z_loss)
+        shape, steps = hidden.shape[:-1], len(hidden)
+        weights = torch.ones_like(targets, dtype=torch.float32) if token_weights is None else token_weights
+        found = linear_cross_entropy(
+            hidden,
+            self.head_weight,
+            targets.expand(shape),
+            token_weights=(weights / steps).expand(shape),
+            z_loss=z_loss,
+        )
+        return found._replace(correct=found.correct / steps)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token embeddings [..., C] of ids [...]."""

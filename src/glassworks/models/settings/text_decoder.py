@@ -120,7 +120,8 @@ class TextDecoder(Settings):
     dropout: Dropout = 0.0
     """Dropout of the residual branches."""
     recursion: Recursion | None = None
-    """Applies the blocks and the norm after them again and again, as the network of a Tiny Recursive Model; null applies them once. Language models only."""
+    """Applies the blocks and the norm after them again and again, as the network of a Tiny Recursive Model; null applies them once. For language models
+    and the task fusion."""
 
     @property
     def inner_width(self) -> int:
