@@ -51,13 +51,16 @@ class Answerer:
         frames = None if clips is None or tokens is None else Frames(clips=clips, tokens=tokens)
         self.images = Images(tokens=self.model.connector.tokens, frames=frames)
 
-    def sample(self, file: Path) -> Sample:
-        """An image, or an animation as a clip for a model that reads clips."""
-        content = read_file(file)
+    def sample(self, content: bytes, name: str, where: str) -> Sample:
+        """A readable image, or an animation as a clip for a model that reads clips."""
         size = animation_size(content) if self.images.frames else None
         sizes: dict[str, Size] = {} if size is None else {MEMBER: size}
         members = {MEMBER: content, "json": json.dumps({"sizes": as_json(sizes)}).encode()}
-        return Sample(file.stem, {name: memoryview(found) for name, found in members.items()}, str(file))
+        return Sample(name, {member: memoryview(found) for member, found in members.items()}, where)
+
+    def of_file(self, file: Path) -> Sample:
+        """The sample of an image file. Raises `DataError` if it is not readable."""
+        return self.sample(read_file(file), file.name, str(file))
 
     def prompt(self, question: str, sample: Sample) -> list[int]:
         """The tokens of a question about an image, as in a message tree: the image and the question are messages of their own."""
@@ -91,18 +94,17 @@ class Answerer:
         """The answer for each image."""
         for start in range(0, len(files), BATCH):
             part = files[start : start + BATCH]
-            samples = [self.sample(file) for file in part]
+            samples = [self.of_file(file) for file in part]
             prompts = [self.prompt(question, sample) for sample in samples]
-            keys = [f"{file.name}: {question}" for file in part]
+            keys = [f"{sample.key}: {question}" for sample in samples]
             seen = self.features(samples)
             found = answer(self.model, prompts, settings=settings, ends=self.tokenizer.ends, keys=keys, **seen)
             yield from zip(part, map(self.tokenizer.decode, found), strict=True)
 
-    def pieces(self, file: Path, question: str, settings: Decoding) -> Iterator[str]:
+    def pieces(self, sample: Sample, question: str, settings: Decoding) -> Iterator[str]:
         """The answer for one image, streamed in pieces of text."""
         text = TextStream(self.tokenizer.text, self.tokenizer.settled)
-        sample, keys = self.sample(file), [f"{file.name}: {question}"]
-        prompts, seen = [self.prompt(question, sample)], self.features([sample])
+        keys, prompts, seen = [f"{sample.key}: {question}"], [self.prompt(question, sample)], self.features([sample])
         for step in stream_answers(self.model, prompts, settings=settings, ends=self.tokenizer.ends, keys=keys, **seen):
             for _, token in step:
                 yield text.add(token)
@@ -120,7 +122,7 @@ class ImageConversation(Dialogue):
                 f"--chat: {len(files)} images, and a model is trained on samples with one; talk about one image"
             )
         self.answerer, self.file = Answerer(directory, project), files[0]
-        self.sample = self.answerer.sample(files[0])
+        self.sample = self.answerer.of_file(files[0])
         self.seen = self.answerer.features([self.sample])
         first = self.answerer.medium(self.sample)
         super().__init__(self.answerer.model, self.answerer.tokenizer, settings, [first], file=str(files[0]))
@@ -149,7 +151,7 @@ def run(
     answerer = Answerer(directory, project)
     found = ""
     if len(files) == 1 and not as_json:
-        pieces = answerer.pieces(files[0], question, settings)
+        pieces = answerer.pieces(answerer.of_file(files[0]), question, settings)
         first = next(pieces)  # an image that does not decode raises here, before any output
         for piece in chain([first], pieces):
             show(piece)
@@ -158,19 +160,19 @@ def run(
     else:
         for file, found in answerer.answers(files, question, settings):
             if as_json:
-                row = {"file": str(file), "question": question, "answer": found, "points": _points(found)}
+                row = {"file": str(file), "question": question, "answer": found, "points": points_of(found)}
                 show(json.dumps(row, ensure_ascii=False) + "\n")
             else:
                 show(f"{file}: {' '.join(found.split())}\n")
     if draw is not None:
-        content = draw_points(read_image(read_file(files[0]), str(files[0])), _points(found))
+        content = draw_points(read_image(read_file(files[0]), str(files[0])), points_of(found))
         try:
             draw.write_bytes(content)
         except OSError as error:
             raise ResourceError(f"{draw}: cannot be written ({error.strerror})") from None
 
 
-def _points(text: str) -> list[tuple[float, float]]:
+def points_of(text: str) -> list[tuple[float, float]]:
     """The points of an answer; none if they lie outside the image."""
     try:
         return parse_points(text)

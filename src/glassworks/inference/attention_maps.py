@@ -5,7 +5,9 @@ from pathlib import Path
 from textwrap import wrap
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -17,6 +19,8 @@ from glassworks.errors import ConfigError
 from glassworks.generation.text import TextStream
 from glassworks.models.captioner import Captioner
 
+STRENGTH = 0.65
+"""Opacity of the colours over the grey image."""
 COLUMNS = 6
 """Pictures per row."""
 SIDE, TITLE, HEADING = 1.7, 0.26, 0.26
@@ -81,6 +85,17 @@ def _on_image(weights: Tensor, size: int) -> Tensor:
     return grid / grid.sum((1, 2), keepdim=True)
 
 
+def overlaid(image: Tensor, words: list[Word]) -> list[np.ndarray]:
+    """For each word the grey image, uint8 [3, I, I], overlaid with its attention: uint8 [I, I, 3]. All words share one colour scale."""
+    grey = 0.3 + 0.7 * image.permute(1, 2, 0).numpy().mean(2, keepdims=True) / 255
+    most = max((float(word.attention.max()) for word in words), default=1.0)
+    found = []
+    for word in words:
+        colours = colormaps["inferno"](word.attention.numpy() / most)[..., :3]
+        found.append(np.round(255 * ((1 - STRENGTH) * grey + STRENGTH * colours)).astype(np.uint8))
+    return found
+
+
 def draw_attention(file: Path, name: str, image: Tensor, caption: str, words: list[Word]) -> None:
     """Write a PNG: the image, then for each word the grey image overlaid with its attention. All words share one colour scale."""
     lines = wrap(f"“{_drawable(caption.strip())}”", LINE)
@@ -95,14 +110,10 @@ def draw_attention(file: Path, name: str, image: Tensor, caption: str, words: li
     axes = figure.subplots(rows, COLUMNS, squeeze=False).flatten().tolist()
     for place in axes:
         place.set_axis_off()
-    pixels = image.permute(1, 2, 0).numpy() / 255
-    axes[0].imshow(pixels, interpolation="bilinear")
+    axes[0].imshow(image.permute(1, 2, 0).numpy(), interpolation="bilinear")
     axes[0].set_title(name, fontsize=9, color=MUTED, pad=3, parse_math=False)
-    grey = 0.3 + 0.7 * pixels.mean(2)
-    most = max((float(word.attention.max()) for word in words), default=1.0)
-    for place, word in zip(axes[1:], words, strict=False):
-        place.imshow(grey, cmap="gray", vmin=0, vmax=1, interpolation="bilinear")
-        place.imshow(word.attention.numpy(), cmap="inferno", vmin=0, vmax=most, alpha=0.65, interpolation="bilinear")
+    for place, word, picture in zip(axes[1:], words, overlaid(image, words), strict=False):
+        place.imshow(picture, interpolation="bilinear")
         place.set_title(_drawable(word.text), fontsize=9, color=INK, pad=3, parse_math=False)
     figure.savefig(file, metadata={"Software": None})
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from glassworks.config.datasets import LocalImages
@@ -40,24 +41,21 @@ class Describer:
         self.model = Captioner.load(directory).eval()
         check_vocabulary(self.tokenizer, self.model.vocabulary, directory)
 
-    def read(self, file: Path) -> Tensor:
-        """An image in the input size of the model, uint8 [3, I, I]. Raises `DataError` if the file is not a readable image."""
-        try:
-            content = file.read_bytes()
-        except OSError as error:
-            raise DataError(f"{file}: not readable ({error.strerror})") from None
-        image = read_image(content, str(file), LocalImages.model_fields["max_pixels"].default)
+    def fit(self, image: Image.Image) -> Tensor:
+        """An RGB image in the input size of the model, uint8 [3, I, I]."""
         return resize(to_tensor(image), self.model.config.vision.image_size)
+
+    def captions(self, images: list[Tensor], settings: Decoding) -> list[list[int]]:
+        """The token ids of the caption of each image, uint8 [3, I, I]."""
+        pixels = normalise(torch.stack(images))
+        return caption(self.model, pixels, settings, self.tokenizer.bos, self.tokenizer.ends)
 
     def describe(self, files: list[Path], settings: Decoding) -> Iterator[tuple[Path, Tensor, list[int]]]:
         """For each file: the path, the image (uint8 [3, I, I]) and the token ids of the caption."""
         for start in range(0, len(files), BATCH):
             part = files[start : start + BATCH]
-            images = [self.read(file) for file in part]
-            texts = caption(
-                self.model, normalise(torch.stack(images)), settings, self.tokenizer.bos, self.tokenizer.ends
-            )
-            yield from zip(part, images, texts, strict=True)
+            images = [self.fit(_decoded(file, _content(file))) for file in part]
+            yield from zip(part, images, self.captions(images, settings), strict=True)
 
 
 def run(
@@ -107,12 +105,20 @@ def find_images(paths: list[Path]) -> list[Path]:
 
 def read_file(file: Path) -> bytes:
     """The bytes of an image file. Raises `DataError` if it is not a readable image."""
+    content = _content(file)
+    _decoded(file, content)
+    return content
+
+
+def _content(file: Path) -> bytes:
     try:
-        content = file.read_bytes()
+        return file.read_bytes()
     except OSError as error:
         raise DataError(f"{file}: not readable ({error.strerror})") from None
-    read_image(content, str(file), LocalImages.model_fields["max_pixels"].default)
-    return content
+
+
+def _decoded(file: Path, content: bytes) -> Image.Image:
+    return read_image(content, str(file), LocalImages.model_fields["max_pixels"].default)
 
 
 def _figure_names(files: list[Path]) -> dict[Path, str]:

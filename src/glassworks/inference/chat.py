@@ -19,7 +19,7 @@ from glassworks.errors import ArtifactError, DataError
 from glassworks.generation.decoding import stream
 from glassworks.generation.settings import Decoding
 from glassworks.generation.text import TextStream
-from glassworks.inference.language_models import open_language_model
+from glassworks.inference.language_models import Opened, open_language_model
 
 RESET, EXIT = COMMANDS = ("/reset", "/exit")
 COMMAND = re.compile(r"/[a-z]+")
@@ -42,6 +42,9 @@ class Reply(NamedTuple):
 
 class Dialogue:
     """The turns of a conversation with a model. Subclasses say how it becomes a prompt, and decode."""
+
+    renewal = f"begin a new one ({RESET})"
+    """How to forget all turns, for messages."""
 
     def __init__(
         self, model: Any, tokenizer: TextTokenizer, settings: Decoding, beginning: Sequence[Message], **about: str
@@ -82,7 +85,7 @@ class Dialogue:
         if len(prompt) >= self.context:
             raise DataError(
                 f"the conversation has {len(prompt):,} tokens and the model a context of {self.context:,}; "
-                f"{'begin a new one (' + RESET + ')' if self.messages != self.beginning else 'shorten the message'}"
+                f"{self.renewal if self.messages != self.beginning else 'shorten the message'}"
             )
         room = min(self.settings.max_new_tokens or self.context, self.context - len(prompt))
         before = [token for token in prompt if token >= 0]  # without the tokens of an image
@@ -120,9 +123,10 @@ class Conversation(Dialogue):
         project: Path,
         base: Path | None = None,
         merge: bool = False,
+        opened: Opened | None = None,
     ) -> None:
-        """Raises `ArtifactError` for a model without a chat template."""
-        opened = open_language_model(directory, project, base, merge)
+        """`opened` is the model of the folder if it is open already. Raises `ArtifactError` for a model without a chat template."""
+        opened = opened or open_language_model(directory, project, base, merge)
         if opened.template is None:
             raise ArtifactError(
                 f"{directory}: its tokenizer has no chat template; `glassworks generate {directory}` continues texts with it"

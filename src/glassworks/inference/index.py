@@ -193,10 +193,16 @@ class Index:
         return {split: ShardDataset(shards, split) for split in SPLITS}
 
 
+def indexed(model: Path) -> list[str]:
+    """The data sets that a model has an index of."""
+    folder = project_of(model) / FOLDER / model.resolve().name
+    return sorted(one.name for one in folder.glob("*") if (one / MANIFEST).is_file())
+
+
 def find_index(model: Path, dataset: str | None) -> Path:
     """The index of a model: that of `dataset`, or the only one. Raises `ArtifactError` without one, `ConfigError` if there are several."""
     folder = project_of(model) / FOLDER / model.resolve().name
-    known = sorted(one.name for one in folder.glob("*") if (one / MANIFEST).is_file())
+    known = indexed(model)
     if dataset is None and len(known) > 1:
         raise ConfigError(f"--dataset: this model has indexes of {', '.join(known)}; choose one")
     if not known or (dataset is not None and dataset not in known):

@@ -49,18 +49,33 @@ def read_query(text: str | None, image: Path | None, speech: Path | None) -> Que
     if sum(one is not None for one in (text, image, speech)) != 1:
         raise ConfigError("give one query: --text, --image or --speech")
     if text is not None:
-        if not text.strip():
-            raise DataError("--text: the text is empty")
-        return Query("text", "--text", {"txt": text.encode()})
+        return text_query(text, "--text")
     if image is not None:
-        return Query("image", str(image), {"png": read_file(image)})  # any format: the content decides
+        return image_query(read_file(image), str(image))
     assert speech is not None
     try:
         content = speech.read_bytes()
     except OSError as error:
         raise DataError(f"{speech}: not readable ({error.strerror})") from None
     sounds.read_sound(content, str(speech))
-    return Query("audio", str(speech), {sounds.sound_extension(content) or "wav": content})
+    return sound_query(content, str(speech))
+
+
+def text_query(text: str, where: str) -> Query:
+    """A text as a query. Raises `DataError` if it is empty."""
+    if not text.strip():
+        raise DataError(f"{where}: the text is empty")
+    return Query("text", where, {"txt": text.encode()})
+
+
+def image_query(content: bytes, where: str) -> Query:
+    """A readable image as a query."""
+    return Query("image", where, {"png": content})  # any format: the content decides
+
+
+def sound_query(content: bytes, where: str) -> Query:
+    """A readable sound as a query."""
+    return Query("audio", where, {sounds.sound_extension(content) or "wav": content})
 
 
 def remarks(query: Query, tower: Tower) -> list[str]:
@@ -88,6 +103,41 @@ def embed(model: Alignment, tower: Tower, query: Query) -> Tensor:
     return task.embed(model, task.collate([Example("query", {}, {name: reading}, 0.0)]))[name][0]
 
 
+class Searcher:
+    """Aligned heads, an index, and the towers of the queries so far."""
+
+    def __init__(self, directory: Path, dataset: str | None, project: Path) -> None:
+        """`dataset` names the index; None is the only one."""
+        self.directory, self.model = directory, read_heads(directory, project)
+        self.index = Index.load(find_index(directory, dataset), directory)
+        self.towers: dict[str, Tower] = {}
+
+    def tower(self, modality: str) -> Tower:
+        """The tower of a modality. Raises `ConfigError` for one that the model lacks."""
+        word = WORDS[modality]
+        if modality not in self.model.towers:
+            has = " and ".join(WORDS.get(name, name) for name in self.model.towers)
+            raise ConfigError(f"--{word}: {self.directory} has no tower for {word}; it aligns {has}")
+        if modality not in self.towers:
+            transformers_log.disable_progress_bar()
+            self.towers[modality] = find_tower(self.directory, self.model.towers[modality])
+        return self.towers[modality]
+
+    def width(self, width: int | None) -> int:
+        """How many numbers of each vector are compared; by default the most. Raises `ConfigError` for a width without training."""
+        widths = list(self.model.config.prefixes)
+        if width is not None and width not in widths:
+            known = ", ".join(map(str, widths))
+            raise ConfigError(
+                f"--width {width}: {self.directory} was trained for the widths {known}; choose one of them"
+            )
+        return width or widths[0]
+
+    def search(self, query: Query, width: int, count: int) -> dict[str, list[Neighbour]]:
+        """The `count` nearest items of each modality."""
+        return self.index.nearest(embed(self.model, self.tower(query.modality), query), width, count)
+
+
 def run(
     directory: Path,
     query: Query,
@@ -101,22 +151,13 @@ def run(
     project: Path,
 ) -> None:
     """Pass a line or a JSON object for each of the `count` nearest items of every modality to `show`; with `html`, also write them as a page to that file."""
-    model = read_heads(directory, project)
-    widths, word = list(model.config.prefixes), WORDS[query.modality]
-    if query.modality not in model.towers:
-        has = " and ".join(WORDS.get(name, name) for name in model.towers)
-        raise ConfigError(f"--{word}: {directory} has no tower for {word}; it aligns {has}")
-    if width is not None and width not in widths:
-        known = ", ".join(map(str, widths))
-        raise ConfigError(f"--width {width}: {directory} was trained for the widths {known}; choose one of them")
-    index = Index.load(find_index(directory, dataset), directory)
-    transformers_log.disable_progress_bar()
-    tower = find_tower(directory, model.towers[query.modality])
-    for remark in remarks(query, tower):
+    searcher = Searcher(directory, dataset, project)
+    compared = searcher.width(width)
+    for remark in remarks(query, searcher.tower(query.modality)):
         note(remark)
-    found = index.nearest(embed(model, tower, query), width or widths[0], count)
+    found = searcher.search(query, compared, count)
     if html is not None:
-        _write(html, page(query, index, found, directory.name, width or widths[0]))
+        _write(html, page(query, searcher.index, found, directory.name, compared))
     for modality, neighbours in found.items():
         if not as_json:
             show(f"{WORDS.get(modality, modality)}\n")
@@ -140,7 +181,7 @@ def page(query: Query, index: Index, found: dict[str, list[Neighbour]], model: s
     def card(neighbour: Neighbour) -> dict[str, Any]:
         item: Item = neighbour.item
         sample = samples[item.split][item.row]
-        return {**item._asdict(), "similarity": neighbour.similarity, **_media(sample.members, sample.where)}
+        return {**item._asdict(), "similarity": neighbour.similarity, **media(sample.members, sample.where)}
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -151,7 +192,7 @@ def page(query: Query, index: Index, found: dict[str, list[Neighbour]], model: s
     )
     return environment.get_template("neighbours.html.j2").render(
         stylesheet=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
-        query={"text": bytes(asked["txt"]).decode() if "txt" in asked else query.where, **_media(asked, query.where)},
+        query={"text": bytes(asked["txt"]).decode() if "txt" in asked else query.where, **media(asked, query.where)},
         groups={WORDS.get(name, name): [card(one) for one in some] for name, some in found.items()},
         model=model,
         dataset=index.dataset,
@@ -159,7 +200,7 @@ def page(query: Query, index: Index, found: dict[str, list[Neighbour]], model: s
     )
 
 
-def _media(members: dict[str, memoryview], where: str) -> dict[str, str | None]:
+def media(members: dict[str, memoryview], where: str) -> dict[str, str | None]:
     """The picture and the sound of a sample as data URIs; None for one that it lacks."""
     picture, sound = (next((name for name in EXTENSIONS[kind] if name in members), None) for kind in ("image", "audio"))
     found: dict[str, str | None] = {"picture": None, "sound": None}

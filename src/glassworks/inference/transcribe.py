@@ -12,6 +12,7 @@ from glassworks.data.reading.dataset import Sample
 from glassworks.data.reading.sounds import sound_extension
 from glassworks.data.reading.text import TextTokenizer, check_vocabulary
 from glassworks.encoders.protocol import stack
+from glassworks.encoders.tower import Tower
 from glassworks.errors import ArtifactError, DataError
 from glassworks.generation.decoding import decode_fused
 from glassworks.generation.settings import Decoding
@@ -19,6 +20,41 @@ from glassworks.inference.model_folders import find_model, find_tokenizer, find_
 from glassworks.inference.retrieve import WORDS, Query, read_query, remarks
 from glassworks.models.fused_decoder import KIND
 from glassworks.models.pretrained.fused_decoder import load_fused_decoder
+
+
+class Transcriber:
+    """A fused decoder, its tokenizer, and the towers of the queries so far."""
+
+    def __init__(self, directory: Path, project: Path) -> None:
+        if find_model(directory, project).get("model") != KIND:
+            raise ArtifactError(f"{directory}: this model transcribes nothing; the task fusion trains those that do")
+        self.directory, self.tokenizer = directory, TextTokenizer(find_tokenizer(directory))
+        self.model = load_fused_decoder(directory).eval()
+        check_vocabulary(self.tokenizer, self.model.vocabulary, directory)
+        self.towers: dict[str, Tower] = {}
+
+    def tower(self, query: Query) -> Tower:
+        """The tower for a query. Raises `DataError` for a modality that the model lacks."""
+        name = query.modality
+        if name not in self.model.towers:
+            known = " and ".join(WORDS[name] for name in self.model.towers)
+            raise DataError(f"{query.where}: {self.directory} has no tower for {WORDS[name]}; it reads {known}")
+        if name not in self.towers:
+            self.towers[name] = find_tower(self.directory, self.model.towers[name])
+        return self.towers[name]
+
+    def transcribe(self, query: Query, settings: Decoding) -> str:
+        """The text of a query."""
+        longest = self.model.config.text_tokens - 1
+        settings = settings.model_copy(update={"max_new_tokens": min(settings.max_new_tokens or longest, longest)})
+        tower = self.tower(query)
+        views = {extension: memoryview(content) for extension, content in query.members.items()}
+        reading = tower.read(Sample("query", views, query.where))
+        assert reading is not None
+        known = {**tower.features(stack([reading])), "present": torch.tensor([True])}
+        features = {name: known if name == query.modality else _missing(one) for name, one in self.model.towers.items()}
+        ids = decode_fused(self.model, features, settings, self.tokenizer.bos, self.tokenizer.ends)[0]
+        return self.tokenizer.decode(ids)
 
 
 def run(
@@ -31,29 +67,14 @@ def run(
     project: Path,
 ) -> None:
     """Pass a line or a JSON object for each file to `show`, and remarks about sounds to `note`. Each file is a sample of one modality."""
-    if find_model(directory, project).get("model") != KIND:
-        raise ArtifactError(f"{directory}: this model transcribes nothing; the task fusion trains those that do")
     queries = [_read(file) for file in files]
-    tokenizer = TextTokenizer(find_tokenizer(directory))
-    model = load_fused_decoder(directory).eval()
-    check_vocabulary(tokenizer, model.vocabulary, directory)
+    transcriber = Transcriber(directory, project)
     for query in queries:
-        if query.modality not in model.towers:
-            known = " and ".join(WORDS[name] for name in model.towers)
-            raise DataError(f"{query.where}: {directory} has no tower for {WORDS[query.modality]}; it reads {known}")
-    towers = {query.modality: find_tower(directory, model.towers[query.modality]) for query in queries}
-    longest = model.config.text_tokens - 1
-    settings = settings.model_copy(update={"max_new_tokens": min(settings.max_new_tokens or longest, longest)})
+        transcriber.tower(query)
     for query in queries:
-        tower = towers[query.modality]
-        for remark in remarks(query, tower):
+        for remark in remarks(query, transcriber.tower(query)):
             note(remark)
-        views = {extension: memoryview(content) for extension, content in query.members.items()}
-        reading = tower.read(Sample("query", views, query.where))
-        assert reading is not None
-        known = {**tower.features(stack([reading])), "present": torch.tensor([True])}
-        features = {name: known if name == query.modality else _missing(one) for name, one in model.towers.items()}
-        text = tokenizer.decode(decode_fused(model, features, settings, tokenizer.bos, tokenizer.ends)[0])
+        text = transcriber.transcribe(query, settings)
         if as_json:
             show(json.dumps({"file": query.where, "text": text}, ensure_ascii=False) + "\n")
         else:
