@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,16 +109,24 @@ class Searcher:
 
     def __init__(self, directory: Path, dataset: str | None, project: Path) -> None:
         """`dataset` names the index; None is the only one."""
-        self.directory, self.model = directory, read_heads(directory, project)
-        self.index = Index.load(find_index(directory, dataset), directory)
+        self.directory, self.dataset, self.model = directory, dataset, read_heads(directory, project)
         self.towers: dict[str, Tower] = {}
 
-    def tower(self, modality: str) -> Tower:
-        """The tower of a modality. Raises `ConfigError` for one that the model lacks."""
+    @cached_property
+    def index(self) -> Index:
+        """The index. Raises `ArtifactError` without one, or for one of another model."""
+        return Index.load(find_index(self.directory, self.dataset), self.directory)
+
+    def check(self, modality: str) -> None:
+        """Raise `ConfigError` for a modality that the model lacks."""
         word = WORDS[modality]
         if modality not in self.model.towers:
             has = " and ".join(WORDS.get(name, name) for name in self.model.towers)
             raise ConfigError(f"--{word}: {self.directory} has no tower for {word}; it aligns {has}")
+
+    def tower(self, modality: str) -> Tower:
+        """The tower of a modality, loaded once."""
+        self.check(modality)
         if modality not in self.towers:
             transformers_log.disable_progress_bar()
             self.towers[modality] = find_tower(self.directory, self.model.towers[modality])
@@ -152,12 +161,13 @@ def run(
 ) -> None:
     """Pass a line or a JSON object for each of the `count` nearest items of every modality to `show`; with `html`, also write them as a page to that file."""
     searcher = Searcher(directory, dataset, project)
-    compared = searcher.width(width)
+    searcher.check(query.modality)
+    compared, index = searcher.width(width), searcher.index
     for remark in remarks(query, searcher.tower(query.modality)):
         note(remark)
     found = searcher.search(query, compared, count)
     if html is not None:
-        _write(html, page(query, searcher.index, found, directory.name, compared))
+        _write(html, page(query, index, found, directory.name, compared))
     for modality, neighbours in found.items():
         if not as_json:
             show(f"{WORDS.get(modality, modality)}\n")
