@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +16,12 @@ from transformers.utils import logging as transformers_log
 
 from glassworks.artifacts.digests import write_text
 from glassworks.data.reading import pixels, sounds
-from glassworks.data.reading.dataset import Sample
+from glassworks.data.reading.dataset import Sample, ShardDataset
 from glassworks.encoders.protocol import EXTENSIONS
 from glassworks.encoders.tower import Tower
 from glassworks.errors import ConfigError, DataError, ResourceError
 from glassworks.inference.caption import read_file
-from glassworks.inference.index import Index, Item, Neighbour, find_index, read_heads
+from glassworks.inference.index import Index, Neighbour, find_index, read_heads
 from glassworks.inference.model_folders import find_tower
 from glassworks.models.alignment import Alignment
 from glassworks.models.log_mel import RATE
@@ -188,11 +188,6 @@ def page(query: Query, index: Index, found: dict[str, list[Neighbour]], model: s
     """
     samples, asked = index.samples(), {name: memoryview(content) for name, content in query.members.items()}
 
-    def card(neighbour: Neighbour) -> dict[str, Any]:
-        item: Item = neighbour.item
-        sample = samples[item.split][item.row]
-        return {**item._asdict(), "similarity": neighbour.similarity, **media(sample.members, sample.where)}
-
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -203,11 +198,20 @@ def page(query: Query, index: Index, found: dict[str, list[Neighbour]], model: s
     return environment.get_template("neighbours.html.j2").render(
         stylesheet=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
         query={"text": bytes(asked["txt"]).decode() if "txt" in asked else query.where, **media(asked, query.where)},
-        groups={WORDS.get(name, name): [card(one) for one in some] for name, some in found.items()},
+        groups={WORDS.get(name, name): cards(samples, some) for name, some in found.items()},
         model=model,
         dataset=index.dataset,
         width=width,
     )
+
+
+def cards(samples: Mapping[str, ShardDataset], neighbours: Sequence[Neighbour]) -> list[dict[str, Any]]:
+    """The neighbours with their pictures and sounds. `samples` are those of the index by split."""
+    found = []
+    for similarity, item in neighbours:
+        sample = samples[item.split][item.row]
+        found.append({**item._asdict(), "similarity": similarity, **media(sample.members, sample.where)})
+    return found
 
 
 def media(members: dict[str, memoryview], where: str) -> dict[str, str | None]:
@@ -218,13 +222,14 @@ def media(members: dict[str, memoryview], where: str) -> dict[str, str | None]:
         image, file = pixels.read_image(members[picture], where), io.BytesIO()
         image.thumbnail((SIDE, SIDE))
         image.save(file, "PNG")
-        found["picture"] = _uri("image/png", file.getvalue())
+        found["picture"] = data_uri("image/png", file.getvalue())
     if sound:
-        found["sound"] = _uri(MEDIA_TYPES[sound], bytes(members[sound]))
+        found["sound"] = data_uri(MEDIA_TYPES[sound], bytes(members[sound]))
     return found
 
 
-def _uri(kind: str, content: bytes) -> str:
+def data_uri(kind: str, content: bytes) -> str:
+    """The content of a file as a URI. `kind` is its media type."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 

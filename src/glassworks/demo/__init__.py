@@ -1,0 +1,1 @@
+"""`glassworks demo`: a web page on which trained models are tried. Needs the extra `demo`."""
