@@ -306,6 +306,42 @@ def retrieve(
 
 
 @app.command(rich_help_panel="Models")
+def demo(
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="MODEL…",
+            help="Model folders: models/NAME, an adapter trained here, or published language models (data/weights/NAME).",
+        ),
+    ],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 is any free one.")] = 8642,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="The address to listen on. Any but that of this machine alone needs a token, which is printed with the address."
+        ),
+    ] = "127.0.0.1",
+    max_megabytes: Annotated[
+        int, typer.Option(min=1, max=1024, help="Largest file that a browser may send, in MiB.")
+    ] = 16,
+    browse: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    threads: Threads = 1,
+) -> None:
+    """Try models on a web page: captions with attention maps, questions about images, search, transcription, conversations and texts.
+
+    The page has a panel for all that the named models can do. It fetches nothing, and stores nothing that is sent to it. A search needs an index
+    (`glassworks index`). Needs the extra `demo`. Ctrl-C ends the server.
+
+    Example: glassworks demo models/caption_scenes models/vlm_scenes models/sft_smollm2 --open
+    """
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    with uninterrupted():
+        from glassworks.demo.command import run
+
+    run(models, host, port, max_megabytes, browse, threads, _show, _note, Path.cwd())
+
+
+@app.command(rich_help_panel="Models")
 def export(
     model: Annotated[
         Path, typer.Argument(help="A folder with a language model that was trained here (models/NAME), or an adapter.")

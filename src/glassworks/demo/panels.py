@@ -247,7 +247,7 @@ class Chat(Writing):
     """A conversation, whose earlier turns the page sends."""
 
     kind, title = "chat", "Talk"
-    defaults = {"temperature": 0.0, "max_new_tokens": 256, "seed": 0}
+    defaults: ClassVar[dict[str, Any]] = {"temperature": 0.0, "max_new_tokens": 256, "seed": 0}
 
     def __init__(self, writer: Writer, project: Path) -> None:
         super().__init__(writer.directory)
@@ -273,7 +273,7 @@ class Generate(Writing):
     """A text that continues another one."""
 
     kind, title = "generate", "Continue a text"
-    defaults = {"temperature": 0.8, "max_new_tokens": 100, "seed": 0}
+    defaults: ClassVar[dict[str, Any]] = {"temperature": 0.8, "max_new_tokens": 100, "seed": 0}
 
     def __init__(self, writer: Writer) -> None:
         super().__init__(writer.directory)
