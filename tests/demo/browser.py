@@ -97,9 +97,7 @@ class Browser:
 
     def screenshot(self) -> bytes:
         """The whole page as a PNG."""
-        return base64.b64decode(
-            self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"]
-        )
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"])
 
     def close(self) -> None:
         self._process.kill()

@@ -21,12 +21,15 @@ SPECIAL = {"pad_token": "<|pad|>", "bos_token": "<|bos|>", "eos_token": "<|eos|>
 
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> Path:
+    return write_bytes_tokenizer(tmp_path / "tokenizer")
+
+
+def write_bytes_tokenizer(folder: Path) -> Path:
     """A byte-level tokenizer without merges: a token for every byte, after three special ones."""
     names = [*SPECIAL.values(), *sorted(pre_tokenizers.ByteLevel.alphabet())]
     made = Tokenizer(models.BPE({name: index for index, name in enumerate(names)}, []))
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     made.add_special_tokens(list(SPECIAL.values()))
-    folder = tmp_path / "tokenizer"
     folder.mkdir()
     made.save(str(folder / "tokenizer.json"))
     write_json(folder / "tokenizer_config.json", SPECIAL)
@@ -45,6 +48,10 @@ def writer(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def describer(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """models/describer, a captioner."""
     monkeypatch.chdir(tmp_path)
+    return write_describer(tokenizer)
+
+
+def write_describer(tokenizer: Path) -> Path:
     torch.manual_seed(3)
     config = CaptionerConfig(
         encoder=VisionTransformer(image_size=24, patch_size=8, width=16, depth=1, heads=2, class_token=True),

@@ -30,6 +30,10 @@ LIMIT = ("--max-new-tokens", 6)
 def seer(tmp_path, tokenizer, monkeypatch):
     """models/seer, a vision-language model with its tower, and two images, in a project that is the current folder."""
     monkeypatch.chdir(tmp_path)
+    return write_seer(tokenizer)
+
+
+def write_seer(tokenizer):
     weights = image_tower(Path("data/weights/cnn"))
     write_json(weights / MANIFEST, {"schema": 1, "counts": {}, "files": {}})
     settings = TimmImage(weights="cnn", image_size=40, layer=-2, batch_size=2, pooling="none")

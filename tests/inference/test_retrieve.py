@@ -57,7 +57,11 @@ def save_heads(folder, towers):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A project with six samples of three modalities, an index of them by random heads, and the heads `silent`, which lack the audio."""
-    root, towers = tmp_path_factory.mktemp("project"), {}
+    return write_indexed(tmp_path_factory.mktemp("project"))
+
+
+def write_indexed(root):
+    towers = {}
     for modality, (name, write, settings) in ENCODERS.items():
         weights = write(root / f"data/weights/{name}")
         seal(weights, {}, {})

@@ -129,6 +129,7 @@ async def read_form(
         raise Refused(400, f"the form is damaged: {error.message}") from None
     file = found.get("file")
     content = await file.read() if isinstance(file, UploadFile) else None
+    await found.close()
     if content is not None and len(content) > max_bytes:
         raise too_large
     return Form({name: value for name, value in found.items() if isinstance(value, str)}, content)
