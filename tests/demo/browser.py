@@ -17,6 +17,10 @@ OPTIONS = (
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-extensions",
+    "--disable-sync",
     "--remote-debugging-pipe",
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
@@ -75,6 +79,7 @@ class Browser:
     def open(self, url: str, width: int, height: int, dark: bool = False) -> None:
         """Load a page in a window of this size, and wait for its script."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.call("Emulation.setScrollbarsHidden", hidden=True)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=url)

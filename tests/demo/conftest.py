@@ -1,6 +1,10 @@
 """A project with a small model for every panel, and the page as a client sees it."""
 
 import json
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -27,6 +31,9 @@ __all__ = ["ask"]
 MODELS = ("models/describer", "models/seer", "models/heads", "models/hearer", "data/weights/base")
 KINDS = ("caption", "ask", "retrieve", "transcribe", "chat", "generate")
 PORT = 8000
+ENTRY = "import sys; sys.argv[0] = 'glassworks'; from glassworks.cli import main; main()"
+BEGIN = 60
+"""Seconds for the start, on a busy machine."""
 
 
 @pytest.fixture(scope="session")
@@ -88,3 +95,25 @@ def send(client, kind, file=None, name="upload", **texts):
 
 def text_of(events):
     return "".join(event.get("text", "") for event in events)
+
+
+@contextmanager
+def running(root, *arguments):
+    """The process of a server, and its address."""
+    command = [sys.executable, "-c", ENTRY, "demo", "--port", "0", *arguments]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            watch = threading.Timer(BEGIN, process.kill)
+            watch.start()
+            url = process.stdout.readline().strip()
+            watch.cancel()
+            assert url, process.stderr.read()
+            yield process, url.rstrip("/")
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="session")
+def server(root):
+    with running(root, "models/describer", "data/weights/base", "models/heads") as (process, url):
+        yield process, url

@@ -7,18 +7,15 @@ import pytest
 from PIL import Image
 
 from .browser import CHROMIUM, Browser
-from .test_server import running
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
-MODELS = ("models/seer", "models/heads")
 PANEL = "document.querySelector('[data-kind={}]')"
 DONE = PANEL + ".querySelector('.status').textContent === 'Done.'"
 
 
-@pytest.fixture(scope="module")
-def url(root):
-    with running(root, *MODELS) as (_, url):
-        yield url
+@pytest.fixture
+def url(server):
+    return server[1]
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,8 @@ import importlib.util
 import json
 import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -19,34 +15,8 @@ from glassworks.demo.command import listen
 from glassworks.errors import ResourceError
 
 from ..data.small_shards import picture
-from .conftest import parts
+from .conftest import parts, running
 from .test_uploads import IMAGES, animation
-
-ENTRY = "import sys; sys.argv[0] = 'glassworks'; from glassworks.cli import main; main()"
-BEGIN = 60
-"""Seconds for the start, on a busy machine."""
-
-
-@contextmanager
-def running(root, *arguments):
-    """The process of a server of the chat model and of the captioner, and its address."""
-    command = [sys.executable, "-c", ENTRY, "demo", "models/describer", "data/weights/base", "--port", "0", *arguments]
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            watch = threading.Timer(BEGIN, process.kill)
-            watch.start()
-            url = process.stdout.readline().strip()
-            watch.cancel()
-            assert url, process.stderr.read()
-            yield process, url.rstrip("/")
-        finally:
-            process.kill()
-
-
-@pytest.fixture(scope="module")
-def server(root):
-    with running(root) as (process, url):
-        yield process, url
 
 
 def ask(url, panel, texts, file=None):
@@ -113,7 +83,7 @@ def test_a_foreign_host_and_origin_are_refused_by_the_process(server):
 
 
 def test_ctrl_c_ends_the_server_at_once_while_it_answers_and_a_token_guards_other_addresses(root):
-    with running(root, "--host", "0.0.0.0") as (process, url):
+    with running(root, "models/describer", "data/weights/base", "--host", "0.0.0.0") as (process, url):
         address, _, token = url.partition("/?token=")
         local = f"http://127.0.0.1:{address.rpartition(':')[2]}"
         assert len(token) == 32 and httpx2.get(local).status_code == 401

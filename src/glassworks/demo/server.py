@@ -134,6 +134,5 @@ def serve(app: Starlette, listening: socket.socket) -> None:
         access_log=False,  # the address holds the token
         server_header=False,
         limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=0,
     )
     _Server(config).run(sockets=[listening])
