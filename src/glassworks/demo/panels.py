@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +14,7 @@ from glassworks.data.reading.sounds import sound_extension
 from glassworks.demo import examples
 from glassworks.demo.examples import Example
 from glassworks.demo.uploads import WHERE, Form, check_sound, uploaded_image
-from glassworks.demo.worker import Event
+from glassworks.demo.worker import Events
 from glassworks.errors import ArtifactError, ConfigError, DataError
 from glassworks.evaluation.questions.drawing import draw_points
 from glassworks.generation.settings import Decoding
@@ -24,7 +23,7 @@ from glassworks.inference.attention_maps import overlaid, word_attention
 from glassworks.inference.caption import Describer
 from glassworks.inference.chat import Conversation
 from glassworks.inference.generate import Writer
-from glassworks.inference.index import indexed
+from glassworks.inference.index import find_index, indexed
 from glassworks.inference.model_folders import decoding, find_model, published_decoding
 from glassworks.inference.retrieve import (
     WORDS,
@@ -65,7 +64,7 @@ class Panel:
         self.directory, self.name = directory, directory.resolve().name
         self.examples: list[Example] = []
 
-    def answer(self, form: Form) -> Iterator[Event]:
+    def answer(self, form: Form) -> Events:
         """The answer to a form as events: `text` is a piece of it, `note` a remark, `error` ends it. Raises `UserError`s."""
         raise NotImplementedError
 
@@ -103,7 +102,7 @@ class Caption(Panel):
         self.describer = Describer(directory, project)
         self.examples = examples.media_examples(examples.samples_of(directory), self.accepts)
 
-    def answer(self, form: Form) -> Iterator[Event]:
+    def answer(self, form: Form) -> Events:
         describer = self.describer
         image = describer.fit(uploaded_image(self.content(form)))
         [ids] = describer.captions([image], Decoding(beams=BEAMS))
@@ -131,7 +130,7 @@ class Ask(Panel):
         self.answerer = Answerer(directory, project)
         self.examples = examples.question_examples(examples.samples_of(directory))
 
-    def answer(self, form: Form) -> Iterator[Event]:
+    def answer(self, form: Form) -> Events:
         question = form.text("question", "write a question")
         content = self.content(form)
         image = uploaded_image(content)
@@ -154,9 +153,9 @@ class Retrieve(Panel):
     def __init__(self, directory: Path, project: Path) -> None:
         """Raises `ArtifactError` for a model without an index."""
         super().__init__(directory)
-        names = indexed(directory)
-        self.searchers = {name: Searcher(directory, name, project) for name in names or [None]}
-        first = next(iter(self.searchers.values()))
+        names = indexed(directory) or [find_index(directory, None).name]
+        self.searchers = {name: Searcher(directory, name, project) for name in names}
+        first = self.searchers[names[0]]
         self.modalities = tuple(first.model.towers)
         self.accepts = tuple(name for name in ("image", "audio") if name in self.modalities)
         for searcher in self.searchers.values():
@@ -180,7 +179,7 @@ class Retrieve(Panel):
                     found.append(Example(label, {"text": label}))
         return [example for example in found if example]
 
-    def answer(self, form: Form) -> Iterator[Event]:
+    def answer(self, form: Form) -> Events:
         dataset = form.texts.get("dataset") or next(iter(self.searchers))
         if dataset not in self.searchers:
             raise DataError(f"no index of this data set; there are {', '.join(self.searchers)}")
@@ -218,7 +217,7 @@ class Transcribe(Panel):
         self.accepts = tuple(name for name in ("audio", "image") if name in self.transcriber.model.towers)
         self.examples = examples.media_examples(examples.samples_of(directory)[:2], self.accepts)
 
-    def answer(self, form: Form) -> Iterator[Event]:
+    def answer(self, form: Form) -> Events:
         query = self.query(form)
         for remark in remarks(query, self.transcriber.tower(query)):
             yield {"note": remark}
@@ -255,7 +254,7 @@ class Chat(Writing):
         self.conversation.renewal = "begin a new one"
         self.examples = examples.message_examples(examples.samples_of(writer.directory))
 
-    def answer(self, form: Form) -> Iterator[Event]:
+    def answer(self, form: Form) -> Events:
         conversation, text = self.conversation, form.text("text", "write a message")
         try:
             history = parse_messages(json.loads(form.texts.get("messages", "[]")), "the earlier turns")
@@ -280,7 +279,7 @@ class Generate(Writing):
         self.writer = writer
         self.examples = examples.beginnings(examples.samples_of(writer.directory))
 
-    def answer(self, form: Form) -> Iterator[Event]:
+    def answer(self, form: Form) -> Events:
         text = form.texts.get("text", "")
         if text:
             form.text("text", "write a word")

@@ -3,7 +3,7 @@
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import Any
 
@@ -13,6 +13,7 @@ from glassworks.errors import UserError
 
 Event = dict[str, Any]
 """A part of an answer, as JSON."""
+Events = Generator[Event, None, None]
 MOST = 100
 """Requests that may wait."""
 FAILED = "the model failed on this input; the terminal of the server shows why"
@@ -21,7 +22,7 @@ FAILED = "the model failed on this input; the terminal of the server shows why"
 class Job:
     """A request with the function that takes the events of its answer; None ends them."""
 
-    def __init__(self, answer: Callable[[], Iterator[Event]], send: Callable[[Event | None], None]) -> None:
+    def __init__(self, answer: Callable[[], Events], send: Callable[[Event | None], None]) -> None:
         self.answer, self.send = answer, send
         self.cancelled = False
 
