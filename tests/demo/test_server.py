@@ -4,6 +4,8 @@ import importlib.util
 import json
 import signal
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +17,7 @@ from glassworks.demo.command import listen
 from glassworks.errors import ResourceError
 
 from ..data.small_shards import picture
-from .conftest import parts, running
+from .conftest import ENTRY, parts, running
 from .test_uploads import IMAGES, animation
 
 
@@ -100,6 +102,14 @@ def test_ctrl_c_ends_the_server_at_once_while_it_answers_and_a_token_guards_othe
         notes, last = shown.splitlines()[:-1], shown.splitlines()[-1]
         assert [note.partition(" ")[0] for note in notes] == ["note:", "note:"] and token not in shown
         assert last == "interrupted; the same command continues where it can"
+
+
+def test_help_imports_no_server_and_no_torch(tmp_path):
+    found = "print(sorted({'torch', 'starlette', 'uvicorn'} & set(sys.modules)))"
+    script = f"import atexit, sys\natexit.register(lambda: {found})\n{ENTRY}"
+    command = [sys.executable, "-c", script, "demo", "--help"]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert "--max-megabytes" in shown and shown.splitlines()[-1] == "[]"
 
 
 def test_a_port_in_use_is_one_line_before_any_model_is_read(root, tmp_path):

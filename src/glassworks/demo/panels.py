@@ -59,6 +59,8 @@ class Panel:
     title: ClassVar[str]
     accepts: tuple[str, ...] = ()
     """The modalities of the files that the panel reads."""
+    clips = False
+    """Whether the panel reads an animation as a clip."""
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.name = directory, directory.resolve().name
@@ -128,6 +130,7 @@ class Ask(Panel):
     def __init__(self, directory: Path, project: Path) -> None:
         super().__init__(directory)
         self.answerer = Answerer(directory, project)
+        self.clips = self.answerer.images.frames is not None
         self.examples = examples.question_examples(examples.samples_of(directory))
 
     def answer(self, form: Form) -> Events:
