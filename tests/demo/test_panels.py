@@ -9,6 +9,8 @@ import pytest
 import soundfile
 from PIL import Image
 
+from glassworks.artifacts.digests import write_json
+from glassworks.demo import examples
 from glassworks.demo.panels import open_panels
 from glassworks.errors import ArtifactError
 from glassworks.generation.settings import Decoding
@@ -185,6 +187,20 @@ def test_examples_are_of_the_held_out_split_and_can_be_sent(client, panels):
     [speech] = [group["cards"] for group in groups if group["word"] == "speech"]
     assert speech[0]["texts"] == [retrieve.examples[number].label]
     assert retrieve.examples[number].sound in client.get("/").text
+
+
+def test_examples_of_a_model_are_of_a_data_set_of_its_mixture(root):
+    folder = root / "models/mixed"
+    folder.mkdir()
+    write_json(
+        folder / "recipe.json", {"params": {"data": {"train": [{"group": [{"dataset": "no"}, {"dataset": "things"}]}]}}}
+    )
+    samples = examples.samples_of(folder)
+    assert [sample.key for sample in samples] == ["k4", "k5"], "the test split"
+    [shown] = examples.media_examples(samples, ("image",))
+    assert shown.label == TEXTS[4] and shown.content == picture(4) and shown.picture.startswith("data:image/png")
+    assert [example.texts["text"] for example in examples.beginnings(samples)] == TEXTS[4:]
+    assert examples.samples_of(root / "models/describer") == []
 
 
 def test_a_model_that_no_panel_shows_is_one_line(root, monkeypatch):
