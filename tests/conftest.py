@@ -1,12 +1,15 @@
 """Fixtures shared by all tests: a small project whose stages run in this process, and (small_pipeline.py) one that the real tools run."""
 
 import itertools
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+import torch
 import yaml
 
 from glassworks.cli.running import runner
@@ -16,6 +19,9 @@ from glassworks.pipeline.table import Table
 from glassworks.runtime import fork_server
 
 from .small_pipeline import REPOSITORY, built, empty_repository, repository
+
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # for the processes that tests start
+torch.set_num_threads(1)  # with more test processes than cores, threads wait for each other at every operation
 
 hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("patient")
@@ -117,3 +123,17 @@ def write_table(file: Path, header: tuple[str, ...], rows: list[tuple[str, ...]]
     kept = [line for line in lines[start:end] if tuple(line.strip("| ").split(" | ")[:2]) not in mine]
     table = sorted([*kept, *(f"| {' | '.join(row)} |" for row in rows)])
     file.write_text("\n".join([*lines[:start], *table, *lines[end:]]) + "\n")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the files with most of the time, set-up and tear-down included."""
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid.partition("::")[0]] += report.duration
+    if len(seconds) > 1:
+        total = sum(seconds.values())
+        terminalreporter.section(f"slowest files of {len(seconds)}: {total:,.0f} s in all")
+        for file, some in seconds.most_common(20):
+            terminalreporter.write_line(f"{some:7.1f} s  {some / total:5.1%}  {file}")

@@ -171,11 +171,6 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def make(name: str, directory: Path, **changes: Any) -> Any:
     """A small random model of transformers, saved in a directory."""
     kind, settings = TYPES[name]

@@ -38,11 +38,6 @@ Row = dict[str, Tensor]
 Logits = Callable[[Row], Tensor]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def packed_row(documents: Sequence[Document], contents: Sequence[Tensor], padding: int = 0) -> Row:
     ids, targets = torch.cat(list(contents), dim=1)
     names = ("documents", "branches", "positions")

@@ -24,11 +24,6 @@ LIMIT = 1e-4
 PUBLISHED = ("efficientnet_lite0", "smollm2_135m", "whisper_tiny_en", "minilm")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def compare(record_row: Callable[..., None]) -> Callable[..., None]:
     """Holds ours against theirs and writes the row of docs/records/parity.md."""

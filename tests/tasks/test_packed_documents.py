@@ -103,7 +103,6 @@ def loss_and_gradients(task, model, contents, packing, dtype):
 )
 @settings(max_examples=20, derandomize=True)
 def test_packed_documents_have_the_loss_and_the_gradients_of_the_documents_alone(name, dtype, contents, most):
-    torch.set_num_threads(1)
     task = LanguageModellingTask(MODELS[name], Letters())
     torch.manual_seed(0)
     model = task.build()

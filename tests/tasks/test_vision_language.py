@@ -159,7 +159,6 @@ clips = st.builds(lambda frames, messages: [clip(f"{frames}.webp"), *messages], 
 def test_packed_rows_with_images_and_clips_have_the_loss_and_the_gradients_of_the_samples_alone(
     name, dtype, data, most
 ):
-    torch.set_num_threads(1)
     kinds = [st.text("abcdefgh", min_size=1, max_size=30), trees, *([clips] if name == "clips" else [])]
     contents = data.draw(st.lists(st.one_of(kinds), min_size=6, max_size=8))
     task, single = task_of(SHAPES[name], documents_per_row=most), task_of(SHAPES[name], documents_per_row=1)
