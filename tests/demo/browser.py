@@ -25,7 +25,7 @@ OPTIONS = (
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
 )
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds for an answer of the browser, or for a condition."""
 
 

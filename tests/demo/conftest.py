@@ -32,7 +32,7 @@ MODELS = ("models/describer", "models/seer", "models/heads", "models/hearer", "d
 KINDS = ("caption", "ask", "retrieve", "transcribe", "chat", "generate")
 PORT = 8000
 ENTRY = "import sys; sys.argv[0] = 'glassworks'; from glassworks.cli import main; main()"
-BEGIN = 60
+BEGIN = 120
 """Seconds for the start, on a busy machine."""
 
 
