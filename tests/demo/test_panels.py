@@ -18,7 +18,7 @@ from glassworks.inference.chat import Conversation
 
 from ..data.small_shards import picture
 from ..inference.test_retrieve import TEXTS, tone
-from .conftest import KINDS, MODELS, client_of, send, text_of
+from .conftest import KINDS, client_of, send, text_of
 
 
 def sound(number, rate=16_000, form="WAV"):
@@ -209,4 +209,8 @@ def test_a_model_that_no_panel_shows_is_one_line(root, monkeypatch):
         open_panels((root / "models/hearers").relative_to(root), root)
     with pytest.raises(ArtifactError, match=r"no index; make one with `glassworks index .*models/silent DATASET`$"):
         open_panels(root / "models/silent", root)
-    assert len(MODELS) == 5
+    folder = root / "models/foreign"
+    folder.mkdir()
+    write_json(folder / "adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "smollm2"})
+    with pytest.raises(ArtifactError, match=r"an adapter that peft wrote; merge it with `glassworks export .* --base"):
+        open_panels(folder, root)

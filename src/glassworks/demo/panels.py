@@ -40,6 +40,7 @@ from glassworks.inference.transcribe import Transcriber
 from glassworks.models.alignment import KIND as ALIGNED
 from glassworks.models.captioner import KIND as CAPTIONER
 from glassworks.models.fused_decoder import KIND as FUSED
+from glassworks.models.pretrained.published_adapters import is_published
 from glassworks.models.recursive import KIND as RECURSIVE
 from glassworks.models.vision_language import KIND as SEEING
 
@@ -299,6 +300,10 @@ def open_panels(directory: Path, project: Path) -> list[Panel]:
     for other, panel in ((CAPTIONER, Caption), (SEEING, Ask), (ALIGNED, Retrieve), (FUSED, Transcribe)):
         if kind == other:
             return [panel(directory, project)]
+    if is_published(directory):
+        raise ArtifactError(
+            f"{directory}: an adapter that peft wrote; merge it with `glassworks export {directory} FOLDER --base BASE` and name FOLDER"
+        )
     writer = Writer(directory, project)
     return [*([Chat(writer, project)] if writer.opened.template else []), Generate(writer)]
 
