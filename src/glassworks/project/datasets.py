@@ -162,7 +162,7 @@ def _survey(root: Path, name: str, entry: dict[str, Any], seed: int, raw: Path, 
 
 def _measure(survey: Survey, record: Record, folder: Path) -> None:
     """Add the sizes of a sample."""
-    texts = [*record.texts, *([texts_of(record.messages)] if record.messages else [])]
+    texts = [*record.texts, *texts_of(record.messages)]
     survey.words.append(sum(len(text.split()) for text in texts))
     file = record.media.get("file", "")
     if of_kind([file], IMAGE_SUFFIXES):
