@@ -39,3 +39,24 @@ def dataset(
     from glassworks.project.datasets import new_dataset
 
     new_dataset(Path.cwd(), name, folder, source, settings or [], max_dropped, dry_run, typer.echo, threads)
+
+
+@new.command()
+def experiment(
+    name: Annotated[str, typer.Argument(help="A name of your choice: letters, digits and _.")],
+    like: Annotated[
+        str, typer.Option(metavar="EXPERIMENT", help="The experiment to copy: a file in experiments/, without .yaml.")
+    ],
+    dataset: Annotated[
+        str | None, typer.Option(help="The data set of params.yaml to train on, in place of the copied one.")
+    ] = None,
+) -> None:
+    """Copy an experiment with its comments, and list it in params.yaml.
+
+    The whole project is checked first. Other places that name the old data set are said, and stay.
+
+    Example: glassworks new experiment caption_photos --like caption_scenes --dataset photos
+    """
+    from glassworks.project.experiments import new_experiment
+
+    new_experiment(Path.cwd(), name, like, dataset, typer.echo)

@@ -3,7 +3,6 @@
 The stages' own code reads every sample, so the counts and the faults are those of the stage `records`. Nothing is written for a folder with faults.
 """
 
-import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,12 +28,11 @@ from glassworks.pipeline.data_stages import dataset_stages
 from glassworks.pipeline.execution import Context
 from glassworks.pipeline.stage import Stage
 from glassworks.project.recognition import SOUNDS, Fit, census, of_kind, recognise, tars_by_split
-from glassworks.project.yaml_edits import check, read_source, with_entry, write
+from glassworks.project.yaml_edits import NAME, check, read_source, with_entry, write
 from glassworks.report.wording import size
 from glassworks.sources.protocol import load_source
 from glassworks.stages.records import Tally
 
-NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
 SHOWN = 10
 """Problems that are printed."""
 SMALL = 1000

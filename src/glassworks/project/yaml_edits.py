@@ -4,6 +4,7 @@ A YAML library that writes the whole file would set its own spaces and line brea
 result is parsed again.
 """
 
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from glassworks.artifacts.digests import write_text
 from glassworks.config.base import read_yaml
 from glassworks.config.project import PARAMS, Project, load_project
 from glassworks.errors import ConfigError
+
+NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
+"""Names of data sets and experiments (`config.base.Name`)."""
 
 
 def read_source(path: Path) -> str:
