@@ -40,6 +40,22 @@ def list_project(as_json: AsJson = False) -> None:
 
 
 @app.command(rich_help_panel="Project")
+def explain(
+    stage: Annotated[str, typer.Argument(help="A stage such as train-caption_scenes; `glassworks status` lists them.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what a stage reads and writes, why it is stale, and what its last run cost.
+
+    Example: glassworks explain train-caption_scenes
+    """
+    from glassworks.project.explanation import explanation, lines
+
+    table = open_table()
+    found = explanation(table, table[stage])
+    typer.echo(json.dumps(found, ensure_ascii=False, indent=1) if as_json else "\n".join(lines(found)))
+
+
+@app.command(rich_help_panel="Project")
 def verify(
     stages: Stages = None,
     rerun: Annotated[
