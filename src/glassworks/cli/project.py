@@ -56,6 +56,25 @@ def explain(
 
 
 @app.command(rich_help_panel="Project")
+def preview(
+    dataset: Annotated[str, typer.Argument(help="A data set of params.yaml, whose shards are made.")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The page; preview-DATASET.html in this folder by default.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Samples of each split.")] = 24,
+) -> None:
+    """Write a page with samples as a model will see them, lengths of texts, equal contents across splits, and dropped samples.
+
+    The page opens offline.
+
+    Example: glassworks preview photos --output photos.html
+    """
+    from glassworks.project.preview import run
+
+    run(Path.cwd(), dataset, output or Path(f"preview-{dataset}.html"), count, typer.echo)
+
+
+@app.command(rich_help_panel="Project")
 def verify(
     stages: Stages = None,
     rerun: Annotated[
