@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from glassworks.config.project import load_project
+from glassworks.project.recognition import recognise
 from glassworks.project.yaml_edits import with_entry, with_item
 
 from .conftest import PARAMS
@@ -120,6 +121,20 @@ def test_each_form_is_recognised(written, glassworks, make):
     output = glassworks("new", "dataset", "found", path)
     assert f"(source: {source})" in output and words in output
     assert load_project(written.root).params.datasets["found"].source == source
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("LibriSpeech/dev-clean/84/121/84-121.trans.txt", "librispeech"),
+        ("cv-corpus/en/validated.tsv", "common_voice"),
+        ("annotations/captions_val2017.json", "coco_captions"),
+        ("flickr30k_images/1000.jpg", "flickr30k"),
+        ("flickr30k-images/1000.jpg", "flickr30k"),
+    ],
+)
+def test_published_data_sets_are_recognised_by_their_layout(tmp_path, name, source):
+    assert recognise(tmp_path, ["README.txt", name], tmp_path).source == source
 
 
 def test_unknown_content_is_one_line_with_the_forms(written, glassworks):

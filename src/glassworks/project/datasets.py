@@ -174,7 +174,7 @@ def _check_usable(given: Path, survey: Survey, max_dropped: int) -> None:
     if dropped > max_dropped:
         kept = f"{samples.total():,} can be used"
         raise DataError(
-            f"{given}: {dropped:,} samples cannot be used, {kept}; repair them, or leave them out with --max-dropped {dropped}: "
+            f"{given}: {dropped:,} of the samples cannot be used, {kept}; repair them, or leave them out with --max-dropped {dropped}: "
             f"{survey.tally.drops.first()}"
         )
     if not samples["train"]:
