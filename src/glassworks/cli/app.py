@@ -7,7 +7,6 @@ import typer
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="`glassworks VERB …`: one verb per stage, which Snakemake calls, and verbs for people.",
 )

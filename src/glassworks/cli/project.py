@@ -1,5 +1,6 @@
 """Commands on the project and its artefacts."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,24 +13,65 @@ from glassworks.errors import ConfigError
 Stages = Annotated[
     list[str] | None, typer.Argument(help="Stages such as train-caption_scenes; all when none is named.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command(rich_help_panel="Project")
 def status() -> None:
     """Show which stages are fresh, stale or missing."""
-    from glassworks.artifacts.manifest import read_recipe
-    from glassworks.pipeline.freshness import Keys
+    from glassworks.project.listing import States
 
     table = open_table()
-    fresh = Keys(table).fresh()
+    states = States(table)
     for stage in table:
-        if fresh[stage.name]:
-            word = "fresh"
-        elif read_recipe(table.project.root / stage.directory) is None:
-            word = "missing"
-        else:
-            word = "stale"
-        typer.echo(f"{word:8} {stage.name:36} {stage.directory}")
+        typer.echo(f"{states.of(stage):8} {stage.name:36} {stage.directory}")
+
+
+@app.command("ls", rich_help_panel="Project")
+def list_project(as_json: AsJson = False) -> None:
+    """List the data sets, experiments and models with their state, headline scores and sizes.
+
+    Example: glassworks ls
+    """
+    from glassworks.project.listing import lines, listing
+
+    found = listing(open_table())
+    typer.echo(json.dumps(found, ensure_ascii=False, indent=1) if as_json else "\n".join(lines(found)))
+
+
+@app.command(rich_help_panel="Project")
+def explain(
+    stage: Annotated[str, typer.Argument(help="A stage such as train-caption_scenes; `glassworks status` lists them.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what a stage reads and writes, why it is stale, and what its last run cost.
+
+    Example: glassworks explain train-caption_scenes
+    """
+    from glassworks.project.explanation import explanation, lines
+
+    table = open_table()
+    found = explanation(table, table[stage])
+    typer.echo(json.dumps(found, ensure_ascii=False, indent=1) if as_json else "\n".join(lines(found)))
+
+
+@app.command(rich_help_panel="Project")
+def preview(
+    dataset: Annotated[str, typer.Argument(help="A data set of params.yaml, whose shards are made.")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The page; preview-DATASET.html in this folder by default.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Samples of each split.")] = 24,
+) -> None:
+    """Write a page with samples as a model will see them, lengths of texts, equal contents across splits, and dropped samples.
+
+    The page opens offline.
+
+    Example: glassworks preview photos --output photos.html
+    """
+    from glassworks.project.preview import run
+
+    run(Path.cwd(), dataset, output or Path(f"preview-{dataset}.html"), count, typer.echo)
 
 
 @app.command(rich_help_panel="Project")

@@ -62,13 +62,17 @@ class Project:
         return [*needed, self.runs[name].experiment] if name in self.runs else needed
 
 
-def load_project(root: Path) -> Project:
-    """The validated configuration in `root`. Raises `ConfigError` with one line per fault."""
+def load_project(root: Path, drafts: Mapping[str, Path] | None = None) -> Project:
+    """The validated configuration in `root`. Raises `ConfigError` with one line per fault.
+
+    `drafts` are files to read in place of those of the project, by the relative path of these.
+    """
+    drafts = drafts or {}
     if not (root / PARAMS).exists():
         above = next((folder for folder in root.absolute().parents if (folder / PARAMS).exists()), None)
         remedy = f"`cd {above}` first" if above else "run the command in the root of the project"
         raise ConfigError(f"{root.absolute()}: no {PARAMS} in this folder; {remedy}")
-    params = parse(Params, read_yaml(root / PARAMS), PARAMS)
+    params = parse(Params, read_yaml(drafts.get(PARAMS, root / PARAMS)), PARAMS)
     project, faults = Project(root, params, {}), []
     for index, name in enumerate(params.experiments):
         file = Path("experiments", f"{name}.yaml")
@@ -80,12 +84,13 @@ def load_project(root: Path) -> Project:
         if name in project.contents:
             faults.append(f"params.yaml: experiments.{index}: {name!r} is listed twice")
             continue
-        if not (root / file).is_file():
+        path = drafts.get(str(file), root / file)
+        if not path.is_file():
             known = sorted(path.stem for path in (root / "experiments").glob("*.yaml"))
             faults.append(f"params.yaml: experiments.{index}: there is no {file}{nearest(name, known)}")
             continue
         try:
-            project.contents[name] = read_yaml(root / file)
+            project.contents[name] = read_yaml(path)
         except ConfigError as error:
             faults.append(str(error))
     for name, content in project.contents.items():

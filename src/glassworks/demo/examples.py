@@ -15,7 +15,7 @@ from glassworks.encoders.protocol import EXTENSIONS
 from glassworks.errors import DataError
 from glassworks.evaluation.questions.asked import asked_of
 from glassworks.inference.model_folders import project_of
-from glassworks.inference.retrieve import media
+from glassworks.report.media import media
 
 COUNT = 4
 """Examples of a panel."""

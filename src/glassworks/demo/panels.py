@@ -30,7 +30,6 @@ from glassworks.inference.retrieve import (
     Query,
     Searcher,
     cards,
-    data_uri,
     image_query,
     remarks,
     sound_query,
@@ -43,6 +42,7 @@ from glassworks.models.fused_decoder import KIND as FUSED
 from glassworks.models.pretrained.published_adapters import is_published
 from glassworks.models.recursive import KIND as RECURSIVE
 from glassworks.models.vision_language import KIND as SEEING
+from glassworks.report.media import data_uri
 
 SIDE = 480
 """Longest side in pixels of a picture in an answer."""

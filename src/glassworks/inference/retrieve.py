@@ -1,7 +1,5 @@
 """`glassworks retrieve`: the items of an index that are nearest to a text, an image or speech."""
 
-import base64
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -14,25 +12,21 @@ from markupsafe import Markup
 from torch import Tensor
 from transformers.utils import logging as transformers_log
 
-from glassworks.artifacts.digests import write_text
-from glassworks.data.reading import pixels, sounds
+from glassworks.data.reading import sounds
 from glassworks.data.reading.dataset import Sample, ShardDataset
-from glassworks.encoders.protocol import EXTENSIONS
 from glassworks.encoders.tower import Tower
-from glassworks.errors import ConfigError, DataError, ResourceError
+from glassworks.errors import ConfigError, DataError
 from glassworks.inference.caption import read_file
 from glassworks.inference.index import Index, Neighbour, find_index, read_heads
 from glassworks.inference.model_folders import find_tower
 from glassworks.models.alignment import Alignment
 from glassworks.models.log_mel import RATE
+from glassworks.report.media import media, write_page
 from glassworks.report.page import TEMPLATES
 from glassworks.tasks.alignment.task import AlignmentTask, Example
 
 WORDS = {"text": "text", "image": "image", "audio": "speech"}
 """Words for modalities; each is an option of the command."""
-SIDE = 320
-"""Side of a picture on the page in pixels."""
-MEDIA_TYPES = {"flac": "audio/flac", "mp3": "audio/mpeg", "ogg": "audio/ogg", "wav": "audio/wav"}
 
 
 class Query(NamedTuple):
@@ -167,7 +161,7 @@ def run(
         note(remark)
     found = searcher.search(query, compared, count)
     if html is not None:
-        _write(html, page(query, index, found, directory.name, compared))
+        write_page(html, page(query, index, found, directory.name, compared))
     for modality, neighbours in found.items():
         if not as_json:
             show(f"{WORDS.get(modality, modality)}\n")
@@ -212,29 +206,3 @@ def cards(samples: Mapping[str, ShardDataset], neighbours: Sequence[Neighbour]) 
         sample = samples[item.split][item.row]
         found.append({**item._asdict(), "similarity": similarity, **media(sample.members, sample.where)})
     return found
-
-
-def media(members: dict[str, memoryview], where: str) -> dict[str, str | None]:
-    """The picture and the sound of a sample as data URIs; None for one that it lacks."""
-    picture, sound = (next((name for name in EXTENSIONS[kind] if name in members), None) for kind in ("image", "audio"))
-    found: dict[str, str | None] = {"picture": None, "sound": None}
-    if picture:
-        image, file = pixels.read_image(members[picture], where), io.BytesIO()
-        image.thumbnail((SIDE, SIDE))
-        image.save(file, "PNG")
-        found["picture"] = data_uri("image/png", file.getvalue())
-    if sound:
-        found["sound"] = data_uri(MEDIA_TYPES[sound], bytes(members[sound]))
-    return found
-
-
-def data_uri(kind: str, content: bytes) -> str:
-    """The content of a file as a URI. `kind` is its media type."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _write(file: Path, content: str) -> None:
-    try:
-        write_text(file, content)
-    except OSError as error:
-        raise ResourceError(f"{file}: cannot be written ({error.strerror})") from None

@@ -32,7 +32,7 @@ def records(context: Context) -> Iterator[Record | Dropped | Remark]:
     """Every conversation, file by file in the order of their names."""
     params, seen, torn, counts = context.params, dict[int, Split](), 0, Counter[str]()
     names = matching_files(context, SUFFIXES)
-    given = {name: _file_split(name) for name in names}
+    given = {name: file_split(name) for name in names}
     by_name = any(split not in (None, "train") for split in given.values())
     for name in names:
         key = re.sub(r"[^\w-]", "_", str(PurePosixPath(name).with_suffix("")))[-64:]
@@ -81,7 +81,7 @@ def prompt_digest(messages: list[Message]) -> str:
     return digest_json(asked or [texts_of(messages)])[:16]
 
 
-def _file_split(name: str) -> Split | None:
+def file_split(name: str) -> Split | None:
     """The split that the name of a file, or of its folder, begins with."""
     for part in reversed(PurePosixPath(name).parts):
         if split := FILE_SPLITS.get(re.split(r"[^a-z]", part.lower())[0]):

@@ -1,0 +1,54 @@
+"""A small project, and the command line called in it."""
+
+from collections.abc import Callable
+
+import pytest
+from typer.testing import CliRunner
+
+from glassworks.cli.app import app
+from glassworks.errors import UserError
+
+PARAMS = """\
+# my project
+datasets:
+  words: { source: texts, path: words } # kept
+
+# what is built
+experiments: [lm_words] # all
+"""
+EXPERIMENT = """\
+# A small language model.
+task: language_modelling
+data:
+  dataset: words # the only one
+  tokenizer: { vocab_size: 280 }
+model: { width: 16, depth: 1, heads: 2, max_tokens: 16 }
+optimization: { learning_rate: 0.01, warmup_steps: 1 }
+training: { steps: 2, batch_size: 2, micro_batches: 1, validate_every: 1 }
+"""
+
+
+@pytest.fixture
+def written(project, monkeypatch):
+    """A project with the files above, in the current folder."""
+    (project.root / "params.yaml").write_text(PARAMS)
+    (project.root / "experiments/lm_words.yaml").write_text(EXPERIMENT)
+    (project.root / "words").mkdir()
+    (project.root / "words/a.txt").write_text("\n".join(f"line {number} of the words" for number in range(60)))
+    monkeypatch.chdir(project.root)
+    return project
+
+
+@pytest.fixture
+def glassworks() -> Callable[..., str]:
+    """Calls the command line; returns what it prints. An error of the user is printed as `error: …`."""
+
+    def call(*arguments: object) -> str:
+        done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        if isinstance(done.exception, UserError):
+            return f"{done.stdout}error: {done.exception}"
+        if done.exception and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return done.output
+
+    return call
