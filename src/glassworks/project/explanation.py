@@ -102,7 +102,7 @@ def _differences(before: Any, now: Any, path: str) -> dict[str, tuple[Any, Any]]
         return {}
     if not (isinstance(before, dict) and isinstance(now, dict)):
         return {path: (before, now)}
-    found = {}
+    found: dict[str, tuple[Any, Any]] = {}
     for key in sorted(before.keys() | now.keys()):
         found |= _differences(before.get(key, ABSENT), now.get(key, ABSENT), f"{path}.{key}".removeprefix("."))
     return found
