@@ -51,7 +51,7 @@ def group_exists(group: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_shows_every_part_and_touches_nothing_but_the_trace(repository, workers):
     before = everything(repository)
     output = repository.command("glassworks", "train", "tiny", "--profile", "--workers", str(workers)).stdout
