@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-import jinja2
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -22,7 +21,7 @@ from glassworks.demo.guard import Guard
 from glassworks.demo.panels import Panel
 from glassworks.demo.uploads import MAX_LETTERS, Memory, Refused, read_form
 from glassworks.demo.worker import Event, Job, Worker
-from glassworks.report.page import TEMPLATES
+from glassworks.report.page import TEMPLATES, environment_of
 
 HELD = 16
 """Files of the largest size that all requests together may hold."""
@@ -105,13 +104,7 @@ async def _lines(events: "asyncio.Queue[Event | None]") -> AsyncIterator[str]:
 
 def render(panels: Sequence[Panel], max_bytes: int) -> str:
     """The page as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = environment_of(HERE / "templates")
     return environment.get_template("demo.html.j2").render(panels=panels, max_bytes=max_bytes, max_letters=MAX_LETTERS)
 
 

@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import torch
 from markupsafe import Markup
 from torch import Tensor
@@ -22,7 +21,7 @@ from glassworks.inference.model_folders import find_tower
 from glassworks.models.alignment import Alignment
 from glassworks.models.log_mel import RATE
 from glassworks.report.media import media, write_page
-from glassworks.report.page import TEMPLATES
+from glassworks.report.page import TEMPLATES, environment_of
 from glassworks.tasks.alignment.task import AlignmentTask, Example
 
 WORDS = {"text": "text", "image": "image", "audio": "speech"}
@@ -182,13 +181,7 @@ def page(query: Query, index: Index, found: dict[str, list[Neighbour]], model: s
     """
     samples, asked = index.samples(), {name: memoryview(content) for name, content in query.members.items()}
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = environment_of(Path(__file__).parent / "templates")
     return environment.get_template("neighbours.html.j2").render(
         stylesheet=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
         query={"text": bytes(asked["txt"]).decode() if "txt" in asked else query.where, **media(asked, query.where)},

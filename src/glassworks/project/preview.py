@@ -11,7 +11,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from glassworks.artifacts.manifest import read_manifest
@@ -25,7 +24,7 @@ from glassworks.data.reading.tokens import messages_of
 from glassworks.errors import ConfigError
 from glassworks.progress import track
 from glassworks.report.media import media, write_page
-from glassworks.report.page import TEMPLATES
+from glassworks.report.page import TEMPLATES, environment_of
 
 TEXT_MEMBERS = ("json", "txt")
 LISTED = 50
@@ -67,13 +66,7 @@ def run(root: Path, dataset: str, output: Path, count: int, show: Callable[[str]
     lengths = {split: _measure(samples[split], split, pictures, texts) for split in SPLITS if len(samples[split])}
     dropped, remarks = (_listed(records / name) for name in ("dropped.json", "remarks.json"))
     torn = {"media": pictures.torn(), "texts": texts.torn()}
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = environment_of(Path(__file__).parent / "templates")
     content = environment.get_template("preview.html.j2").render(
         stylesheet=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
         dataset=dataset,

@@ -279,14 +279,19 @@ def render_timings(rows: Sequence[dict[str, Any]]) -> str:
     return template.render(rows=rows, longest=max(seconds, default=1), total=sum(seconds))
 
 
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+def environment_of(templates: Path) -> jinja2.Environment:
+    """An environment for the HTML templates of a folder: it escapes all values and refuses unknown names."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _environment() -> jinja2.Environment:
+    environment = environment_of(TEMPLATES)
     environment.filters.update(
         clock=wording.duration,
         inline=canonical_json,
