@@ -135,7 +135,12 @@ def _record(key: str, sha256: str, file: str, asked: Asked, facts: ClipFacts, co
         asked.split or split_of(group, context.params["splits"], context.params["seed"]),
         group,
         captions,
-        labels={"questions": [{"kind": kind, "answer": answer} for kind, _, answer in asked.questions]},
+        labels={
+            "questions": [
+                {"kind": kind, "answer": answer, **({"references": captions} if kind == CAPTION else {})}
+                for kind, _, answer in asked.questions
+            ]
+        },
         media={"file": file},
         messages=question_tree(
             Medium(type="video", media=facts.member), ((question, answer) for _, question, answer in asked.questions)
