@@ -40,6 +40,30 @@ def list_project(as_json: AsJson = False) -> None:
 
 
 @app.command(rich_help_panel="Project")
+def leaderboard(
+    write: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a Markdown page.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the headline score of each evaluation with its interval, and the training behind it: seconds, commit, digest of the weights.
+
+    Example: glassworks leaderboard --write docs/records/leaderboard.md
+    """
+    from glassworks.artifacts.digests import write_text
+    from glassworks.project import leaderboard as rows_of
+
+    rows, left = rows_of.leaderboard(open_table())
+    if write is not None:
+        write_text(write, rows_of.page(rows))
+    elif as_json:
+        typer.echo(json.dumps([row._asdict() for row in rows], ensure_ascii=False, indent=1))
+    else:
+        for line in rows_of.lines(rows):
+            typer.echo(line)
+    for one in left:
+        typer.echo(f"left out: {one}; make it first", err=True)
+
+
+@app.command(rich_help_panel="Project")
 def explain(
     stage: Annotated[str, typer.Argument(help="A stage such as train-caption_scenes; `glassworks status` lists them.")],
     as_json: AsJson = False,
