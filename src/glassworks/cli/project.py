@@ -8,10 +8,14 @@ import typer
 
 from glassworks.cli.app import Threads, app
 from glassworks.cli.running import open_table, runner, set_instruction_set
-from glassworks.errors import ConfigError
+from glassworks.errors import ArtifactError, ConfigError
 
-Stages = Annotated[
-    list[str] | None, typer.Argument(help="Stages such as train-caption_scenes; all when none is named.")
+Checked = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[STAGE|FOLDER]…",
+        help="Stages such as train-caption_scenes, or folders of `glassworks publish`; all stages when none is named.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -100,27 +104,62 @@ def preview(
 
 @app.command(rich_help_panel="Project")
 def verify(
-    stages: Stages = None,
+    stages: Checked = None,
     rerun: Annotated[
         bool, typer.Option("--rerun", help="Run each named stage again in a scratch directory and compare every byte.")
     ] = False,
     threads: Threads = 1,
 ) -> None:
-    """Check every file of the artefacts against its manifest. With --rerun, run stages again and check that they give the same bytes."""
-    from glassworks.pipeline import verification
+    """Check every file of the artefacts against its manifest. With --rerun, run stages again and check that they give the same bytes.
 
+    A published folder is checked against its record, anywhere. In the project that made it, --rerun trains its model again and compares every file.
+
+    Example: glassworks verify downloads/lm_kjv
+    """
+    from glassworks.pipeline import verification
+    from glassworks.publishing.checking import is_published
+
+    folders = [Path(name) for name in stages or [] if is_published(Path(name))]
+    for folder in folders:
+        _verify_published(folder, rerun, threads)
+    named = [name for name in stages or [] if Path(name) not in folders]
+    if folders and not named:
+        return
+    for name in named:
+        if "/" in name or Path(name).is_dir():
+            raise ArtifactError(
+                f"{name}: no glassworks.json there, so it is no folder of `glassworks publish`; `glassworks status` lists the stages"
+            )
     table = open_table()
-    if rerun and not stages:
+    if rerun and not named:
         raise ConfigError(
             "verify --rerun: name the stages to run again, such as `glassworks verify --rerun train-caption_scenes`"
         )
-    chosen = [table[name] for name in stages] if stages else list(table)
+    chosen = [table[name] for name in named] if named else list(table)
     for stage in chosen:
         if rerun:
             set_instruction_set(table.project.params.determinism.cpu_isa)
             line = verification.rerun_and_compare(table, stage, runner(stage.kind), threads)
         else:
             line = verification.check(table, stage)
+        typer.echo(line)
+
+
+def _verify_published(folder: Path, rerun: bool, threads: int) -> None:
+    """Check a published folder, then compare it with the project in the current folder, if there is one."""
+    from glassworks.config.project import PARAMS
+    from glassworks.publishing import checking
+
+    typer.echo(checking.check(folder))
+    if not (Path(PARAMS).is_file() and Path("experiments").is_dir()):
+        typer.echo(f"{folder}: there is no project in the current folder, so only digests were checked")
+        return
+    table = open_table()
+    if not rerun:
+        typer.echo(checking.compare_with_project(table, folder))
+        return
+    set_instruction_set(table.project.params.determinism.cpu_isa)
+    for line in checking.rebuild_and_compare(table, folder, runner("train"), threads):
         typer.echo(line)
 
 
