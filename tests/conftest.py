@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,6 +48,13 @@ class SmallProject:
     @property
     def table(self) -> Table:
         return Table(load_project(self.root))
+
+    def copy(self, root: Path) -> "SmallProject":
+        """The same project in another folder, without what stages left in `.work`."""
+        shutil.copytree(self.root, root, symlinks=True, ignore=shutil.ignore_patterns(".work"))
+        found = object.__new__(SmallProject)
+        found.root = root
+        return found
 
     def run(self, name: str, threads: int = 1, workers: int | None = None) -> Path:
         """Run a stage as the command line does; returns its artefact."""

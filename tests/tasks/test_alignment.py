@@ -16,6 +16,7 @@ from glassworks.training.loop import make_trainer
 from glassworks.training.metrics_log import read_metrics
 from glassworks.training.validation import validate
 
+from ..conftest import SmallProject
 from ..tiny_towers import image_tower, text_tower
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 70, 220), "grey": (128, 128, 128)}
@@ -56,11 +57,12 @@ def encoders(**changes):
     return {**PARAMS, "encoders": {name: {**one, **changes.get(name, {})} for name, one in PARAMS["encoders"].items()}}
 
 
-@pytest.fixture
-def aligned(project):
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
     """A project with 28 pictures, two small encoders, and the experiments `stored` and `loop`; everything before training has run."""
     from PIL import Image
 
+    project = SmallProject(tmp_path_factory.mktemp("aligned"))
     (project.root / "pictures").mkdir()
     rows = ["file,caption,split"]
     for index in range(28):
@@ -80,6 +82,12 @@ def aligned(project):
         if stage.kind not in ("train", "evaluate", "report"):
             build(project, stage.name)
     return project
+
+
+@pytest.fixture
+def aligned(prepared, tmp_path):
+    """A copy of the project."""
+    return prepared.copy(tmp_path / "project")
 
 
 def build(project, name):

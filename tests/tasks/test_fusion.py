@@ -118,10 +118,7 @@ def made(tmp_path_factory):
 @pytest.fixture
 def fused(made, tmp_path):
     """A copy of the project."""
-    copy = object.__new__(SmallProject)
-    copy.root = tmp_path / "project"
-    shutil.copytree(made.root, copy.root, symlinks=True, ignore=shutil.ignore_patterns(".work"))
-    return copy
+    return made.copy(tmp_path / "project")
 
 
 FILES = ("model.safetensors", "config.json", "metrics.jsonl")

@@ -168,11 +168,7 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def seeing(trained, tmp_path):
     """A copy of the project."""
-    root = tmp_path / "project"
-    shutil.copytree(trained.root, root, symlinks=True, ignore=shutil.ignore_patterns(".work"))
-    copy = object.__new__(SmallProject)
-    copy.root = root
-    return copy
+    return trained.copy(tmp_path / "project")
 
 
 def content(folder, names=FILES):
