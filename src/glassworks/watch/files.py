@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from array import array
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,6 +14,8 @@ TAIL = 64 * 1024
 """Bytes at the end of a log that are read."""
 CHUNK = 16 * 2**20
 """Bytes of a log of metrics that one look reads; the next looks read the rest."""
+CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What a terminal would obey: colours and other sequences, and control characters but tab and newline."""
 POINTS = 240
 """Points of a curve."""
 
@@ -42,7 +45,7 @@ def signature(stat: os.stat_result | None) -> tuple[int, int, int]:
 
 
 def tail(path: Path) -> list[str]:
-    """The last lines of a log, without empty ones and without one that is cut at its beginning."""
+    """The last lines of a log, without empty ones, control characters, and a line that is cut at its beginning."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -50,7 +53,7 @@ def tail(path: Path) -> list[str]:
             text = file.read(TAIL).decode(errors="replace")
     except OSError:
         return []
-    lines = text.replace("\r\n", "\n").split("\n")
+    lines = CONTROL.sub("", text).split("\n")
     return [line for line in (lines if size <= TAIL else lines[1:]) if line.strip()]
 
 
