@@ -43,7 +43,10 @@ def test_a_running_training_has_its_process_its_curves_and_is_one_stage_of_the_g
 def test_a_kill_is_seen_at_once_and_leaves_the_curve(killed):
     project, seen = killed
     observer = Observer(project.root)
-    assert (look(observer).state, look(observer).why) == ("killed", "its process is gone")
+    assert (look(observer).state, look(observer).why) == (
+        "killed",
+        "its process is gone; the same command continues it",
+    )
     holder = read_holder(project.root / f".work/{TRAIN}.lock")
     assert holder.pid == seen["pid"] and not holder.is_alive()
     details = observer.details(TRAIN)

@@ -66,7 +66,10 @@ def test_the_state_is_json_and_looking_writes_nothing(root):
     before, client = tree(root), client_of(root)
     state = client.get("/state").json()
     [stage] = [one for one in state["stages"] if one["name"] == TRAIN]
-    assert state["counts"]["killed"] == 1 and (stage["state"], stage["why"]) == ("killed", "its process is gone")
+    assert state["counts"]["killed"] == 1 and (stage["state"], stage["why"]) == (
+        "killed",
+        "its process is gone; the same command continues it",
+    )
     details = client.get(f"/stages/{TRAIN}").json()
     assert details["log"][0]["lines"][-1] == HOSTILE and details["training"] and details["ended_at"]
     assert client.get("/stages/train-none").status_code == client.get("/static/none").status_code == 404

@@ -249,7 +249,11 @@ class Observer:
             look.state = "running" if quiet <= limit else "stopped"
             look.why = None if quiet <= limit else f"no sign of life on {away.host}"
         elif holders:
-            look.state, look.why, look.host = "killed", "its process is gone", holders[0].host
+            look.state, look.why, look.host = (
+                "killed",
+                "its process is gone; the same command continues it",
+                holders[0].host,
+            )
         elif error:
             look.state, look.why = "stopped", error
         elif look.work and not look.attempts and quiet <= UNKNOWN:
