@@ -76,7 +76,8 @@ def killed(prepared):
     observer = Observer(prepared.root)
     before = look(observer).state
     with training(prepared.root) as process:
-        wait_for(lambda: observer.details(TRAIN)["validation"])
+        saved = f".work/{TRAIN}-*/checkpoints/step-*"
+        wait_for(lambda: observer.details(TRAIN)["validation"] and any(prepared.root.glob(saved)))
         seen = {"before": before, "look": look(observer), "details": observer.details(TRAIN), "pid": process.pid}
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

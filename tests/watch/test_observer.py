@@ -68,10 +68,11 @@ def test_a_resumed_training_has_a_mark_until_it_is_done_and_after_it(killed, tmp
         assert process.wait() == 0
     done = wait_for(lambda: look(observer).state == "fresh" and observer.details(TRAIN))
     assert done["resumed_after"] == [resumed] and len(done["attempts"]) == 2 and done["cost"]["seconds"] > 0
-    assert len(done["training"]) == POINTS and done["validation"][-1][0] > STEPS - 20 * (STEPS // 20 // POINTS + 1)
+    assert POINTS / 2 < len(done["training"]) <= POINTS and done["validation"][-1][0] > 0.9 * STEPS
     assert not read_holder(root / f".work/{TRAIN}.lock") and look(observer).work is None
 
 
+@pytest.mark.slow
 def test_a_signal_is_no_kill_and_its_message_is_shown(killed, tmp_path):
     root = copied(killed, tmp_path)
     observer = Observer(root)
@@ -107,7 +108,7 @@ def test_nothing_is_written_and_an_unchanged_project_costs_little(killed):
     assert tree(root) == before
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))])
 def test_files_that_are_cut_at_any_byte_emptied_or_gone_are_survived(killed, tmp_path, seed):
     root, draw = copied(killed, tmp_path), random.Random(seed)
     observer = Observer(root)
