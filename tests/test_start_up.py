@@ -6,6 +6,8 @@ import tomllib
 
 import pytest
 
+from glassworks.publishing.record import write_record
+
 from .small_pipeline import REPOSITORY
 
 WITH_ARGUMENTS = "import sys; sys.argv[0] = 'glassworks'; from glassworks.cli import main; main()"
@@ -48,6 +50,15 @@ def test_help_imports_no_torch(tmp_path):
 
 def test_verifying_an_artefact_imports_no_torch(fetched):
     imported, output = torch_is_imported(WITH_ARGUMENTS, "verify", "fetch-texts", cwd=fetched.root)
+    assert "every digest is right" in output
+    assert not imported
+
+
+def test_verifying_a_published_folder_imports_no_torch(tmp_path):
+    (tmp_path / "lm").mkdir()
+    (tmp_path / "lm/model.safetensors").write_bytes(b"weights")
+    write_record(tmp_path / "lm", "lm", "train-lm", "0" * 64, {})
+    imported, output = torch_is_imported(WITH_ARGUMENTS, "verify", "lm", cwd=tmp_path)
     assert "every digest is right" in output
     assert not imported
 

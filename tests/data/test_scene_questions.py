@@ -236,6 +236,17 @@ def test_shares_choose_the_kinds(ask_with):
     assert {number for record in records for number in map(len, boxes(record).values())} == {1, 2, 3}
 
 
+def test_a_scene_may_have_few_objects_of_each_kind(ask_with):
+    records = ask_with(samples={"train": 400}, numbers="few")
+    counts = [list(map(len, boxes(record).values())) for record in records]
+    assert {number for found in counts for number in found} == {1, 2, 3} and max(map(sum, counts)) == 5
+    frequency = Counter(label["answer"] for label in labels(records, "how many"))
+    assert set(frequency) == {"0", "1", "2", "3"} and 200 < frequency.total() < 350
+    for record in records:
+        for label in labels([record], "how many"):
+            assert len(boxes(record).get(label["object"], [])) == label["number"]
+
+
 @pytest.mark.parametrize(
     ("questions", "fault"),
     [

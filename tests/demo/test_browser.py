@@ -1,6 +1,7 @@
 """The page in Chromium: with the keyboard, with a microphone, narrow and dark. Nothing breaks its Content-Security-Policy."""
 
 import io
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -91,3 +92,17 @@ def test_the_page_fits_its_window_in_light_and_dark(browser, url, width, height,
     pixels = np.asarray(Image.open(io.BytesIO(browser.screenshot())).convert("L"))
     assert pixels.shape[1] == width and (np.median(pixels) < 60) == dark and pixels.std() > 5
     assert browser.messages == []
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_axe_finds_no_serious_fault(browser, url, root, dark):
+    """axe-core's rules on the page with the answers of a conversation and a caption on it."""
+    browser.open(url, 1100, 800, dark)
+    browser.run(f"{PANEL.format('chat')}.querySelector('textarea').value = 'word'")
+    browser.run(f"{PANEL.format('chat')}.querySelector('.primary').click()")
+    browser.wait(DONE.format("chat"))
+    browser.run(files("axe_core_python").joinpath("axe.min.js").read_text() + ";0")
+    faults = "axe.run().then(found => found.violations.map(one => [one.impact, one.id, one.nodes[0].html]))"
+    found = browser.run(faults)
+    assert [fault for fault in found if fault[0] in ("serious", "critical")] == []
+    assert browser.run("axe.run().then(found => found.passes.length)") > 20

@@ -11,6 +11,7 @@ from glassworks.data.messages import Medium, Message, as_json
 from glassworks.data.reading.dataset import Sample
 from glassworks.data.scenes.parser import SceneParser
 from glassworks.errors import DataError
+from glassworks.evaluation.captions import metrics as caption_metrics
 from glassworks.evaluation.questions import score as score_module
 from glassworks.evaluation.questions.asked import asked_of, verdict
 from glassworks.evaluation.questions.drawing import BOX, POINT, draw_points, film_strip
@@ -68,6 +69,21 @@ def test_points_count_by_the_share_inside_an_object_of_their_own():
     assert outside.score == 0.5
     for text in ("no points", '<point x="120.0" y="40.0" alt="cat">cat</point>'):
         assert score(text, boxes=boxes).score == 0
+
+
+def test_captions_are_compared_with_all_references_by_cider():
+    references = ["two cats above a hat", "a hat below two cats"]
+    items = [
+        {"label": {"references": references}, "model": "two cats above a hat", "shuffled": "a dog"},
+        {"label": {}, "model": "yes", "shuffled": "no"},
+        {"label": {"references": ["a red ball"]}, "model": "a red ball", "shuffled": "two cats above a hat"},
+    ]
+    first, none, second = score_module.consensus(items, "model")
+    scores = caption_metrics.score(
+        {"0": references, "2": ["a red ball"]}, {"0": "two cats above a hat", "2": "a red ball"}
+    )
+    assert none is None and [first, second] == scores.image_cider.tolist() and min(first, second) > 1
+    assert score_module.consensus(items, "shuffled") == [0, None, 0]
 
 
 def sample(messages, **labels):

@@ -99,6 +99,21 @@ def llava(folder):
     return "seen", "llava", "LLaVA's layout"
 
 
+def videos(folder):
+    from PIL import Image
+
+    from glassworks.data.animations import write_webp
+
+    (folder / "films").mkdir()
+    rows = []
+    for number in range(5):
+        frames = [Image.new("RGB", (9, 9), (number, shade, 0)) for shade in (0, 99)]
+        (folder / f"films/{number}.webp").write_bytes(write_webp(frames, 250))
+        rows.append({"video": f"{number}.webp", "question": "red?", "answer": "no"})
+    (folder / "films/rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return "films", "video", "rows.jsonl with a video in each row"
+
+
 def tars(folder):
     from PIL import Image
 
@@ -115,7 +130,7 @@ def tars(folder):
     return "tars", "webdataset", "2 .tar"
 
 
-@pytest.mark.parametrize("make", [sounds, conversations, one_file, texts, llava, tars])
+@pytest.mark.parametrize("make", [sounds, conversations, one_file, texts, llava, videos, tars])
 def test_each_form_is_recognised(written, glassworks, make):
     path, source, words = make(written.root)
     output = glassworks("new", "dataset", "found", path)

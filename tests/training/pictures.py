@@ -28,9 +28,11 @@ from glassworks.models.language_model import LanguageModel
 from glassworks.models.losses import IGNORED
 from glassworks.models.settings.adapter import Adapter
 from glassworks.models.settings.alignment import Alignment
+from glassworks.models.settings.fusion import FusedDecoder
 from glassworks.stages import train as stage
 from glassworks.tasks.alignment.task import AlignmentTask
 from glassworks.tasks.captioning.task import Batch, CaptioningTask
+from glassworks.tasks.fusion.task import FusionTask
 from glassworks.tasks.instruction.task import InstructionTask
 from glassworks.tasks.language_modelling.task import Begin, LanguageModellingTask
 from glassworks.training.loop import Run
@@ -54,6 +56,7 @@ ALIGNED = {
 }
 WIDTHS = {"image": 12, "audio": 10, "text": 6}
 """Widths of the stored features."""
+FUSED = {"fusion": {"kind": "gated", "heads": 2, "dropout": 0.1}, "decoder": LANGUAGE}
 STEPS = 6
 
 
@@ -120,10 +123,17 @@ NAMES = {
     "language": "language_modelling",
     "adapter": "language_modelling",
     "alignment": "alignment",
+    "fusion": "fusion",
     "instruction": "instruction",
 }
 """The tasks in settings, where they are not captioning."""
-MODELS = {"language": LANGUAGE, "adapter": ADAPTED, "instruction": {"from": "base"}, "alignment": ALIGNED}
+MODELS = {
+    "language": LANGUAGE,
+    "adapter": ADAPTED,
+    "instruction": {"from": "base"},
+    "alignment": ALIGNED,
+    "fusion": FUSED,
+}
 MIXTURE = [
     {"dataset": "pictures", "rate": 0.7},
     {"dataset": "more_pictures", "rate": 0.3, "options": {"loss_weight": 0.5}},
@@ -179,6 +189,15 @@ def make_task(name: str, experiment: Any, shards: dict[str, Path]) -> Any:
         towers = {tower: {"encoder": tower, "width": width} for tower, width in WIDTHS.items()}
         stored = {tower: [FeatureTable(shards[tower])] for tower in WIDTHS}
         return AlignmentTask(experiment.model.plain(Alignment), towers, stored, {})
+    if name == "fusion":
+        inputs = {
+            tower: {"encoder": tower, "width": width, "tokens": None, "input": {}} for tower, width in WIDTHS.items()
+        }
+        stored = {tower: [FeatureTable(shards[tower])] for tower in WIDTHS}
+        dropout = experiment.training.modality_dropout
+        return FusionTask(
+            experiment.model.plain(FusedDecoder), Bytes.size, Bytes(), inputs, stored, modality_dropout=dropout
+        )
     neftune = experiment.training.neftune
     if name == "adapter":
         begin = Begin(shards["base"], Bytes.size, Adapter(kind="pissa", rank=2, dropout=0.1), quantisation="nf4")
@@ -211,7 +230,9 @@ def picture_run(
     if task in ("adapter", "instruction"):
         training["neftune"] = 5.0
     model = dict(MODELS.get(task, MODEL))
-    if task == "alignment":
+    if task == "fusion":
+        training["modality_dropout"] = 0.3
+    if task in ("alignment", "fusion"):
         model["towers"] = {tower: {"encoder": tower} for tower in WIDTHS}
     data: dict[str, Any] = {"train": MIXTURE} if task == "mixture" else {"dataset": "pictures"}
     if task == "instruction":

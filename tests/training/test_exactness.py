@@ -23,6 +23,7 @@ from .engine import sha256
 from .pictures import STEPS, WIDTHS, chat, picture_run, save_base, save_features
 
 WORKERS, LOADERS = (1, 2, 4, 8), (0, 2)
+FUSION = pytest.param("fusion", marks=pytest.mark.slow)  # tests/tasks/test_fusion.py has a case in every test run
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_an_adapter_of_4_bit_weights_has_one_set_of_final_bytes(tmp_path, shards
     assert len(found) == 1, found
 
 
-@pytest.mark.parametrize("task", ["mixture", "alignment", "instruction"])
+@pytest.mark.parametrize("task", ["mixture", "alignment", FUSION, "instruction"])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -126,7 +127,8 @@ def test_an_adapter_of_4_bit_weights_has_one_set_of_final_bytes(tmp_path, shards
 )
 def test_killed_twice_a_run_has_the_final_bytes_of_the_whole_one(tmp_path, shards, record_row, task, settings):
     """Killed after a step before the first validation, and after a later one: a mixture of two data sets; heads on stored features of three
-    encoders, with InfoNCE over the global batch; LoRA of 4-bit weights on packed conversations. The log has one set of bytes, too.
+    encoders, with InfoNCE over the global batch; a decoder that reads such features through gated layers, with modalities hidden by chance;
+    LoRA of 4-bit weights on packed conversations. The log has one set of bytes, too.
     """
     found, rows = set(), set()
     precision = "bf16" if task == "instruction" else "fp32"

@@ -34,8 +34,21 @@ EACH = {
 }
 
 
-@pytest.mark.parametrize("task", [Regression(), Contrastive(), Refinement()], ids=lambda task: type(task).__name__)
-@pytest.mark.parametrize("name", EACH)
+OFTEN = {"fp32", "bf16", "best"}
+"""Settings of which every task has a case in every test run; the others in `make test-slow`."""
+CASES = [
+    pytest.param(
+        task,
+        name,
+        id=f"{type(task).__name__}-{name}",
+        marks=() if isinstance(task, Regression) or name in OFTEN else pytest.mark.slow,
+    )
+    for task in (Regression(), Contrastive(), Refinement())
+    for name in EACH
+]
+
+
+@pytest.mark.parametrize(("task", "name"), CASES)
 def test_a_run_that_was_killed_and_resumed_with_more_workers_has_the_same_bytes(tmp_path, task, name):
     settings = {key: value for key, value in EACH[name].items() if value is not None}
     straight = train(tmp_path / "straight", task, **settings)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from importlib.resources import files
 
 import pytest
 from rich.console import Console
@@ -116,6 +117,19 @@ def test_the_page_fits_a_phone_and_a_wide_window_in_the_dark(browser, served, wi
     browser.wait("!!document.querySelector('.card svg')")
     assert browser.run("document.documentElement.scrollWidth") <= width
     assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(20, 22, 24)"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
+@pytest.mark.parametrize("dark", [False, True])
+def test_axe_finds_no_serious_fault(browser, served, dark):
+    """axe-core's rules on the page with a killed training and a chosen stage."""
+    browser.open(served[1], 1100, 800, dark)
+    browser.wait("!!document.querySelector('.card svg')")
+    browser.run("choose('tokenizer-lm_words')")
+    browser.wait("!!document.querySelector('#chosen .facts')")
+    browser.run(files("axe_core_python").joinpath("axe.min.js").read_text() + ";0")
+    faults = "axe.run().then(found => found.violations.map(one => [one.impact, one.id, one.nodes[0].html]))"
+    assert [fault for fault in browser.run(faults) if fault[0] in ("serious", "critical")] == []
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")

@@ -1,5 +1,9 @@
 """`glassworks verify`: digests, a second run byte for byte, and an author's vouching."""
 
+import hashlib
+import json
+import shutil
+
 from safetensors.numpy import load_file, save_file
 
 
@@ -35,6 +39,27 @@ def test_running_a_stage_again_gives_the_same_bytes(repository):
     )
     assert run.stdout.count("every byte is the same") == 5
     assert repository.manifests() == before
+
+
+def test_a_row_of_the_leaderboard_is_made_again(repository):
+    [row] = json.loads(repository.command("glassworks", "leaderboard", "--json").stdout)
+    assert (row["experiment"], row["evaluation"], row["score"]) == ("tiny", "captions", "CIDEr-D")
+    for folder in ("models", "results"):
+        shutil.rmtree(repository.root / folder)
+    assert repository.snakemake("results/tiny/captions/manifest.json") == {"train-tiny", "evaluate-tiny-captions"}
+    assert hashlib.sha256((repository.root / "models/tiny/model.safetensors").read_bytes()).hexdigest() == row["sha256"]
+    again = json.loads(repository.command("glassworks", "leaderboard", "--json").stdout)
+    assert [{**one, "seconds": row["seconds"], "commit": row["commit"]} for one in again] == [row]
+    metrics = json.loads((repository.root / "results/tiny/captions/metrics.json").read_text())
+    found = metrics["systems"]["beam"]["cider"]
+    assert [row["value"], row["low"], row["high"]] == [found["value"] * 100, found["low"] * 100, found["high"] * 100]
+    page = repository.root / "leaderboard.md"
+    repository.command("glassworks", "leaderboard", "--write", page.name)
+    line = next(line for line in page.read_text().splitlines() if line.startswith("| tiny |"))
+    assert row["sha256"][:16] in line and f"{row['value']:.1f}" in line and again[0]["commit"][:16] in line
+    repository.edit("experiments/tiny.yaml", lambda e: e["training"].update(steps=5))
+    stale = repository.command("glassworks", "leaderboard")
+    assert stale.stdout == "left out: tiny, captions (stale); make it first\n"
 
 
 def test_a_difference_is_traced_to_the_first_tensor(repository):

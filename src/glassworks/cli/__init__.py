@@ -11,7 +11,7 @@ from types import FrameType
 
 import typer
 
-from glassworks.cli import models, new, project, stages  # noqa: F401  importing registers the commands, in the order of --help
+from glassworks.cli import models, new, project, publishing, stages  # noqa: F401  importing registers the commands, in the order of --help
 from glassworks.cli.app import app
 from glassworks.cli.running import run_the_projects_code
 from glassworks.errors import UserError

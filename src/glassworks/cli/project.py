@@ -8,10 +8,14 @@ import typer
 
 from glassworks.cli.app import Threads, app
 from glassworks.cli.running import open_table, runner, set_instruction_set
-from glassworks.errors import ConfigError
+from glassworks.errors import ArtifactError, ConfigError
 
-Stages = Annotated[
-    list[str] | None, typer.Argument(help="Stages such as train-caption_scenes; all when none is named.")
+Checked = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[STAGE|FOLDER]…",
+        help="Stages such as train-caption_scenes, or folders of `glassworks publish`; all stages when none is named.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -37,6 +41,30 @@ def list_project(as_json: AsJson = False) -> None:
 
     found = listing(open_table())
     typer.echo(json.dumps(found, ensure_ascii=False, indent=1) if as_json else "\n".join(lines(found)))
+
+
+@app.command(rich_help_panel="Project")
+def leaderboard(
+    write: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a Markdown page.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the headline score of each evaluation with its interval, and the training behind it: seconds, commit, digest of the weights.
+
+    Example: glassworks leaderboard --write docs/records/leaderboard.md
+    """
+    from glassworks.artifacts.digests import write_text
+    from glassworks.project import leaderboard as rows_of
+
+    rows, left = rows_of.leaderboard(open_table())
+    if write is not None:
+        write_text(write, rows_of.page(rows))
+    elif as_json:
+        typer.echo(json.dumps([row._asdict() for row in rows], ensure_ascii=False, indent=1))
+    else:
+        for line in rows_of.lines(rows):
+            typer.echo(line)
+    for one in left:
+        typer.echo(f"left out: {one}; make it first", err=True)
 
 
 @app.command(rich_help_panel="Project")
@@ -115,27 +143,62 @@ def preview(
 
 @app.command(rich_help_panel="Project")
 def verify(
-    stages: Stages = None,
+    stages: Checked = None,
     rerun: Annotated[
         bool, typer.Option("--rerun", help="Run each named stage again in a scratch directory and compare every byte.")
     ] = False,
     threads: Threads = 1,
 ) -> None:
-    """Check every file of the artefacts against its manifest. With --rerun, run stages again and check that they give the same bytes."""
-    from glassworks.pipeline import verification
+    """Check every file of the artefacts against its manifest. With --rerun, run stages again and check that they give the same bytes.
 
+    A published folder is checked against its record, anywhere. In the project that made it, --rerun trains its model again and compares every file.
+
+    Example: glassworks verify downloads/lm_kjv
+    """
+    from glassworks.pipeline import verification
+    from glassworks.publishing.checking import is_published
+
+    folders = [Path(name) for name in stages or [] if is_published(Path(name))]
+    for folder in folders:
+        _verify_published(folder, rerun, threads)
+    named = [name for name in stages or [] if Path(name) not in folders]
+    if folders and not named:
+        return
+    for name in named:
+        if "/" in name or Path(name).is_dir():
+            raise ArtifactError(
+                f"{name}: no glassworks.json there, so it is no folder of `glassworks publish`; `glassworks status` lists the stages"
+            )
     table = open_table()
-    if rerun and not stages:
+    if rerun and not named:
         raise ConfigError(
             "verify --rerun: name the stages to run again, such as `glassworks verify --rerun train-caption_scenes`"
         )
-    chosen = [table[name] for name in stages] if stages else list(table)
+    chosen = [table[name] for name in named] if named else list(table)
     for stage in chosen:
         if rerun:
             set_instruction_set(table.project.params.determinism.cpu_isa)
             line = verification.rerun_and_compare(table, stage, runner(stage.kind), threads)
         else:
             line = verification.check(table, stage)
+        typer.echo(line)
+
+
+def _verify_published(folder: Path, rerun: bool, threads: int) -> None:
+    """Check a published folder, then compare it with the project in the current folder, if there is one."""
+    from glassworks.config.project import PARAMS
+    from glassworks.publishing import checking
+
+    typer.echo(checking.check(folder))
+    if not (Path(PARAMS).is_file() and Path("experiments").is_dir()):
+        typer.echo(f"{folder}: there is no project in the current folder, so only digests were checked")
+        return
+    table = open_table()
+    if not rerun:
+        typer.echo(checking.compare_with_project(table, folder))
+        return
+    set_instruction_set(table.project.params.determinism.cpu_isa)
+    for line in checking.rebuild_and_compare(table, folder, runner("train"), threads):
         typer.echo(line)
 
 

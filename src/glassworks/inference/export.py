@@ -32,6 +32,10 @@ class Exported(NamedTuple):
     """Its name in the layout."""
     merged: str | None
     """For a merged adapter: the base, and how the merged model differs from the adapter."""
+    facts: list[str]
+    """What README.md says of model and texts."""
+    use: str
+    """README.md's example, as Markdown."""
 
 
 def run(
@@ -69,7 +73,7 @@ def run(
     facts = [shape, *([merged] if merged else []), *_text_facts(opened)]
     write_text(target / "README.md", _card(directory, first, facts, use))
     _readable(target)
-    return Exported(str(architecture), merged)
+    return Exported(str(architecture), merged, facts, use)
 
 
 def _check(directory: Path, target: Path, project: Path, form: Format) -> None:
@@ -106,9 +110,10 @@ def _export_adapter(directory: Path, target: Path, opened: Opened) -> Exported:
     if any(one.end > len(one.base_layer.weight) for one in new_tokens.modules(opened.model).values()):
         rows = f"resize_token_embeddings({opened.model.vocabulary}, mean_resizing=False)"
         facts.append(f"The base has no rows for the new tokens: call `{rows}` on it before peft loads the adapter.")
-    write_text(target / "README.md", _card(directory, first, [*facts, *_text_facts(opened)], use))
+    facts += _text_facts(opened)
+    write_text(target / "README.md", _card(directory, first, facts, use))
     _readable(target)
-    return Exported(architecture, None)
+    return Exported(architecture, None, facts, use)
 
 
 @torch.no_grad()

@@ -15,6 +15,8 @@ from glassworks.models.settings.connector import Connector as Config
 
 STD = 0.02
 """Standard deviation of new weights that are `small`."""
+PLACED = 0.3
+"""Standard deviation of new positions beside `fan_in`, on each axis: about that of the features. Much smaller ones are learned too slowly to tell places."""
 
 
 def windows(grid: int, side: int) -> Tensor:
@@ -22,6 +24,14 @@ def windows(grid: int, side: int) -> Tensor:
     across = -(-grid // side)
     numbers = F.pad(torch.arange(grid * grid, device="cpu").view(grid, grid), [0, across * side - grid] * 2, value=-1)
     return numbers.view(across, side, across, side).transpose(1, 2).reshape(across**2, side**2)
+
+
+@torch.no_grad()
+def _place(positions: Tensor) -> None:
+    """Fill positions [M, D] of a square of tokens with the sum of a random vector for each row and one for each column."""
+    side = round(len(positions) ** 0.5)
+    rows, columns = torch.randn(2, side, positions.shape[1], device=positions.device) * PLACED
+    positions.copy_((rows[:, None] + columns[None]).flatten(0, 1))
 
 
 class AttentionPooling(nn.Module):
@@ -96,6 +106,9 @@ class Connector(nn.Module):
             self.video_positions = nn.Parameter(torch.zeros(self.frame_tokens, out))
         if config.initial == "fan_in":
             self.apply(initialise)
+            for places in (self.positions, self.video_positions):
+                if places is not None:
+                    _place(places)
             return
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):

@@ -104,8 +104,8 @@ def record(table: Table) -> list[str]:
     names = [name for name, key in Keys(table).fresh().items() if key]
     if not names:
         return []
-    dvc = Path(sys.executable).with_name("dvc")
-    run = subprocess.run([dvc, "commit", "--force", *names], cwd=root, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "glassworks.pipeline.dvc_commit", *names]
+    run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if run.returncode:
         raise ArtifactError(
             f"dvc commit: {cause(run.stderr or run.stdout)}; the results stand, but DVC does not know them yet"

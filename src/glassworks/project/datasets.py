@@ -241,7 +241,13 @@ def _local_sources() -> list[str]:
     return [name for name, one in classes.items() if issubclass(one, LocalDataset) and not one.fetch_modules]
 
 
-TASKS = {"folder": "captioning", "texts": "language_modelling", "messages": "instruction", "llava": "vision_language"}
+TASKS = {
+    "folder": "captioning",
+    "texts": "language_modelling",
+    "messages": "instruction",
+    "llava": "vision_language",
+    "video": "vision_language",
+}
 
 
 def _like(project: Project, name: str, fit: Fit) -> str:

@@ -27,6 +27,7 @@ VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".avi")
 FORMS = {
     "folder": "images with a table of captions (captions.csv, metadata.jsonl), or a .txt beside each image",
     "llava": "images with conversations, in one .json of LLaVA's layout",
+    "video": "videos with a .jsonl of video and caption, or of video, question and answer",
     "audio_folder": "sounds with a table of transcripts",
     "messages": "conversations: JSONL, JSON or parquet of alpaca, ShareGPT, OpenAI, or prompt and completion",
     "texts": ".txt and .md files, or tables with the column text",
@@ -96,7 +97,11 @@ def _own(folder: Path, names: list[str]) -> Iterator[Fit]:
         yield Fit("webdataset", f"{len(tars):,} .tar", {"tars": tars_by_split(tars)})
         return
     media = bool(images or of_kind(names, VIDEOS))
-    forms, pictured = _conversations(folder, names)
+    forms, pictured, filmed = _conversations(folder, names)
+    if filmed and media:
+        settings = {"table": filmed} if len(of_kind(names, (".jsonl",))) > 1 else {}
+        yield Fit("video", f"{filmed} with a video in each row", settings)
+        return
     if pictured and media:
         settings = {"conversations": pictured} if len(of_kind(names, (".json",))) > 1 else {}
         yield Fit("llava", f"{pictured} in LLaVA's layout", settings)
@@ -111,20 +116,23 @@ def _own(folder: Path, names: list[str]) -> Iterator[Fit]:
         yield Fit("texts", words, {})
 
 
-def _conversations(folder: Path, names: list[str]) -> tuple[dict[str, str], str]:
-    """The form of each file of conversations, and the name of a .json whose conversations are about images or videos."""
-    forms, pictured = dict[str, str](), ""
+def _conversations(folder: Path, names: list[str]) -> tuple[dict[str, str], str, str]:
+    """The form of each file of conversations; the name of a .json whose conversations are about images or videos; and that of a table of videos."""
+    forms, pictured, filmed = dict[str, str](), "", ""
     for name in of_kind(names, OBJECTS):
         try:
             rows = [item.value for item in islice(read_objects(folder / name, name), FIRST) if isinstance(item, Row)]
         except DataError:
             continue  # a table of another kind
+        if rows and all("video" in row and {"caption", "question"} & row.keys() for row in rows):
+            filmed = name
+            continue
         form = next((found for row in rows if (found := form_of(row))), None)
         if form and name.endswith(".json") and any({"image", "video"} & row.keys() for row in rows):
             pictured = name
         elif form:
             forms[name] = form
-    return forms, pictured
+    return forms, pictured, filmed
 
 
 def _captions(names: list[str], pairs: bool) -> str:

@@ -74,18 +74,20 @@ class Counted:
         return [group.kind for group in self.scene.groups]
 
 
-def compose_block(compose: Callable[[int, Numbers], Scene], share: float, dice: Dice) -> list[Counted]:
+def compose_block(
+    compose: Callable[[int, Numbers], Scene], share: float, dice: Dice, balanced: bool = True
+) -> list[Counted]:
     """The scenes of a block, from a function of the place in the block and the numbers of objects.
 
     A scene is asked `how many` with the probability `share`. The counted kind then has 1, 2, 3 or 4 objects, each once
-    in a block, the next kind has a number of the other half, and a third kind has one object. Without the question the
-    numbers are those of `layout.few`.
+    in a block, the next kind has a number of the other half, and a third kind has one object. Without the question, or
+    if not `balanced`, the numbers are those of `layout.few`.
     """
     found = []
     for place, first in enumerate(dice.shuffled(FEW + MANY)):
         second = dice.choose(FEW if first in MANY else MANY)
         where, is_counted = dice.random(), dice.random() < share
-        scene = compose(place, _beside(first, second, where) if is_counted else few)
+        scene = compose(place, _beside(first, second, where) if is_counted and balanced else few)
         found.append(Counted(scene, int(where * len(scene.groups)) if is_counted else None))
     return found
 

@@ -14,7 +14,7 @@ SYSTEMS = [
     ("majority", "majority", "the most frequent answer to this kind of question in training", True),
 ]
 """Name, title, explanation, and whether the system is a control."""
-DISTANCE, RIGHT = "distance", "right"
+DISTANCE, CIDER, RIGHT = "distance", "cider", "right"
 
 
 def labels(metrics: dict[str, Any], config: QuestionsEvaluation) -> Labels:
@@ -49,6 +49,17 @@ def labels(metrics: dict[str, Any], config: QuestionsEvaluation) -> Labels:
                 lower_is_better=True,
             )
         )
+    if captions := metrics["captions"]:
+        cells[CIDER] = CIDER
+        columns.append(
+            Column(
+                name=CIDER,
+                title="CIDEr-D",
+                explanation=f"answers to {' and '.join(map(repr, captions))}: n-grams shared with the references, weighted by how rare they are",
+                phrase="CIDEr-D of its captions",
+                digits=2,
+            )
+        )
     rows = [
         Row(
             name=name,
@@ -60,7 +71,7 @@ def labels(metrics: dict[str, Any], config: QuestionsEvaluation) -> Labels:
         for name, title, explanation, control in SYSTEMS
         if name in metrics["systems"]
     ]
-    kinds = [column for column in columns if column.name != DISTANCE]
+    kinds = [column for column in columns if column.name not in (DISTANCE, CIDER)]
     return Labels(
         unit=f"{one}s",
         tiles=[Tile(value=rows[0].cells[column.name], **column.model_dump()) for column in kinds],

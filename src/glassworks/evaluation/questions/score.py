@@ -27,10 +27,11 @@ from glassworks.data.scenes.parser import SceneParser, names_in
 from glassworks.data.splits import share
 from glassworks.errors import DataError
 from glassworks.evaluation.bootstrap import ratio_interval
+from glassworks.evaluation.captions import metrics as caption_metrics
 from glassworks.evaluation.captions.facts import describes_scene
 from glassworks.evaluation.questions.asked import Verdict, asked_of, verdict
 from glassworks.evaluation.questions.drawing import draw_points, film_strip
-from glassworks.evaluation.questions.labels import DISTANCE, RIGHT, labels
+from glassworks.evaluation.questions.labels import CIDER, DISTANCE, RIGHT, labels
 from glassworks.evaluation.questions.settings import QuestionsEvaluation
 from glassworks.evaluation.scoring import Item, Scoring, exchanged
 from glassworks.generation.decoding import answer
@@ -117,8 +118,16 @@ def run(scoring: Scoring, config: QuestionsEvaluation, task: QuestionTask, model
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "questions": dict(sorted(Counter(item["kind"] for item in items).items())),
         "pointing": sorted({item["kind"] for item in items if "boxes" in item["label"]}),
+        "captions": sorted({item["kind"] for item in items if item["label"].get("references")}),
         "systems": {
-            system: _scores(items, [one[system] for one in verdicts], count, config.bootstrap, scoring.seed)
+            system: _scores(
+                items,
+                [one[system] for one in verdicts],
+                consensus(items, system),
+                images=count,
+                resamples=config.bootstrap,
+                seed=scoring.seed,
+            )
             for system in systems
         },
         **({"clips": True} if clips else {}),
@@ -196,13 +205,33 @@ def _size(sample: Sample) -> tuple[int, int]:
     return _image(sample).size
 
 
+def consensus(items: Sequence[Item], system: str) -> list[float | None]:
+    """CIDEr-D of the answers of a system against the references of their questions; None for a question without references."""
+    told = {number: item for number, item in enumerate(items) if item["label"].get("references")}
+    found: list[float | None] = [None] * len(items)
+    if told:
+        references = {str(number): item["label"]["references"] for number, item in told.items()}
+        scores = caption_metrics.score(references, {str(number): item[system] for number, item in told.items()})
+        for key, value in zip(scores.keys, scores.image_cider, strict=True):
+            found[int(key)] = float(value)
+    return found
+
+
 def _scores(
-    items: list[Item], verdicts: list[Verdict], images: int, resamples: int, seed: int
+    items: list[Item],
+    verdicts: list[Verdict],
+    consensus: list[float | None],
+    *,
+    images: int,
+    resamples: int,
+    seed: int,
 ) -> dict[str, Mapping[str, float | None]]:
-    """The mean score of each kind, and the distance of points, with 95 % intervals over the images."""
+    """The mean score of each kind, the distance of points and CIDEr-D of captions, with 95 % intervals over the images."""
     sums: dict[str, list[list[float]]] = defaultdict(lambda: [[0.0] * images, [0.0] * images])
-    for item, found in zip(items, verdicts, strict=True):
+    for item, found, shared in zip(items, verdicts, consensus, strict=True):
         values = [(item["kind"], found.score)]
+        if shared is not None:
+            values.append((CIDER, shared))
         if found.points is not None and found.points.distance is not None:
             values.append((DISTANCE, found.points.distance))
         for name, value in values:

@@ -24,7 +24,9 @@ class Connector(Settings):
     inner_width: Count | None = None
     """Inner features of SwiGLU (attention); null is that of the decoder."""
     initial: Literal["small", "fan_in"] = "small"
-    """New weights. `small`: N(0, 0.02) (Molmo). `fan_in`: N(0, 1 / fan-in), for a decoder trained from scratch, which a nearly silent image teaches slowly."""
+    """New weights. `small`: N(0, 0.02) (Molmo). `fan_in`: N(0, 1 / fan-in), for a decoder trained from scratch, which a nearly silent image teaches slowly;
+    positions then begin at the scale of the features, with a vector for each row and each column.
+    """
     norm: bool = False
     """Whether the features of every patch are normalised first. For towers whose features have another scale than a transformer's."""
     positions: bool = False

@@ -11,14 +11,14 @@ import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from glassworks.config.base import nearest
+from glassworks.data.clip_files import ClipFacts, clip_facts
 from glassworks.data.file_names import FileNames
 from glassworks.data.image_files import ImageFacts, ImageFiles
 from glassworks.data.json_files import is_canonical, parsed
 from glassworks.data.messages import Medium, Message, Size
-from glassworks.data.reading.clips import measure_clip
 from glassworks.data.records import Dropped, Record, Remark
 from glassworks.data.splits import split_of
 from glassworks.data.texts import UnusableText, is_unicode
@@ -33,13 +33,6 @@ ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
 class Unusable(ValueError):
     """A row that cannot be used. `str(error)` is the reason."""
-
-
-class ClipFacts(NamedTuple):
-    """Member and size of a video."""
-
-    member: str
-    size: Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +156,6 @@ def _text(value: str, place: int) -> str:
     if "\0" in text or not is_unicode(text):
         raise Unusable(f"a turn holds a NUL character or half of a character (turn {place})")
     return text
-
-
-def clip_facts(images: ImageFiles, name: str) -> "ClipFacts | str":
-    """Size and member of a video that decodes completely, else the reason why it cannot be used."""
-    try:
-        return ClipFacts(*measure_clip(images.read(name), name, images.max_pixels))
-    except DataError as error:
-        return str(error).removeprefix(f"{name}: ")
 
 
 def _record(row: Row, facts: ImageFacts | ClipFacts | None, images: ImageFiles, context: Context) -> Record:

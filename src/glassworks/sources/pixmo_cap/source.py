@@ -78,7 +78,10 @@ def _record(image: RemoteImage, context: Context) -> Iterator[Record | Dropped |
         captions,
         labels={
             "image_url": image.rows[0].url,
-            "questions": [{"kind": style, "answer": text} for style, text in answers],
+            "questions": [
+                {"kind": style, "answer": text, **({"references": captions} if style == "long_caption" else {})}
+                for style, text in answers
+            ],
         },
         media={"place": list(image.place)},
         messages=question_tree(Medium(type="image", media=member), questions),

@@ -39,6 +39,11 @@ class SceneQuestions(ComposedDataset):
     questions: dict[QuestionKind, Mean] = QUESTIONS
     """Mean number of questions of each kind for a scene; a kind that is not named has none. At most 1 for `what`, `how many` and `caption`."""
 
+    numbers: Annotated[Literal["balanced", "few"], Field(exclude_if=lambda numbers: numbers == "balanced")] = "balanced"
+    """Objects of each kind. `balanced`: where `how many` is asked, one to four of the counted kind, equally often, beside another number of the other kind.
+    `few`: one to three, at most five in a scene, so that the number in a picture is easier to guess.
+    """
+
     @model_validator(mode="after")
     def _ask_something_and_nothing_twice(self) -> "SceneQuestions":
         for kind in ONCE:

@@ -4,7 +4,8 @@ Scenes are those of the source `scenes`, other numbers of objects aside: same sp
 are the labels of `scenes` and `questions`: for each branch {kind, answer} and the exact truth.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from glassworks.config.datasets import Split
 from glassworks.data.messages import Medium, Size
@@ -22,7 +23,7 @@ def records(context: Context) -> Iterator[Record]:
     block: list[tuple[Scene, list[Question]]] = []
     for split, index in stage.numbers("scenes"):
         if index % BLOCK == 0:
-            block = _block(stage, split, index, context.params["questions"])
+            block = _block(stage, split, index, context.params)
         scene, questions = block[index % BLOCK]
         if not questions:
             continue
@@ -46,15 +47,16 @@ def media(context: Context) -> Callable[[Record], dict[str, bytes]]:
 
 
 def _block(
-    stage: scenes.Composition, split: Split, start: int, shares: dict[str, float]
+    stage: scenes.Composition, split: Split, start: int, params: Mapping[str, Any]
 ) -> list[tuple[Scene, list[Question]]]:
     """The scenes from number `start` on that are composed together, with their questions."""
-    seed = stage.seed
+    seed, shares = stage.seed, params["questions"]
+    balanced = params.get("numbers", "balanced") == "balanced"
 
     def compose(place: int, numbers: Numbers) -> Scene:
         return stage.compose(split, start + place, numbers)
 
-    counted = compose_block(compose, shares.get("how many", 0.0), Dice(seed, "numbers", split, start))
+    counted = compose_block(compose, shares.get("how many", 0.0), Dice(seed, "numbers", split, start), balanced)
     asked = ask_block(
         counted, stage.kinds, stage.meetings, split, stage.size, shares, Dice(seed, "questions", split, start)
     )
