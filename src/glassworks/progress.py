@@ -4,9 +4,11 @@ A terminal shows a bar (rich). A log file, a pipe or Snakemake gets one line eve
 show rate and time left. Progress is written to stderr, never to an artefact.
 """
 
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
 
@@ -23,6 +25,41 @@ def clock(seconds: float) -> str:
         return f"{whole}s"
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+LINE = re.compile(
+    r"(?P<label>\S.*?)  (?P<done>[\d,]+)/(?P<total>[\d,]+)  (?:(?P<note>\S.*?)  )?"
+    r"(?P<rate>[\d,.]+) (?P<unit>\S+)/s  (?P<left>\d+s|(?:\d+:)?\d+:\d\d) left"
+)
+DONE = re.compile(r"(?P<label>\S.*?)  done in (?:\d+s|(?:\d+:)?\d+:\d\d)")
+
+
+@dataclass(frozen=True)
+class ProgressLine:
+    """A line of progress in a log."""
+
+    label: str
+    done: int
+    total: int
+    note: str
+    rate: float
+    """Units in a second."""
+    unit: str
+    left: int
+    """Seconds."""
+
+
+def read_line(text: str) -> ProgressLine | None:
+    """The progress that a line of a log says; None for any other line."""
+    found = LINE.fullmatch(text)
+    if not found:
+        return None
+    done, total = (int(found[name].replace(",", "")) for name in ("done", "total"))
+    left = 0
+    for part in found["left"].removesuffix("s").split(":"):
+        left = 60 * left + int(part)
+    rate = float(found["rate"].replace(",", ""))
+    return ProgressLine(found["label"], done, total, found["note"] or "", rate, found["unit"], left)
 
 
 class Progress:

@@ -12,7 +12,6 @@ from starlette.testclient import TestClient
 
 from glassworks.artifacts.digests import digest_json
 from glassworks.artifacts.manifest import MANIFEST, read_manifest
-from glassworks.demo.guard import loopback_hosts
 from glassworks.demo.panels import open_panels
 from glassworks.demo.server import application
 from glassworks.demo.uploads import MAX_BYTES
@@ -21,6 +20,7 @@ from glassworks.encoders.whisper.settings import Whisper
 from glassworks.models.fused_decoder import FusedDecoder
 from glassworks.models.settings.fusion import FusedDecoder as Fused
 from glassworks.models.settings.text_decoder import TextDecoder
+from glassworks.web.guard import loopback_hosts
 
 from ..inference.conftest import ask, saved, write_bytes_tokenizer, write_describer
 from ..inference.instructed import write_base

@@ -2,7 +2,7 @@
 
 import pytest
 
-from glassworks.demo.guard import loopback_hosts
+from glassworks.web.guard import loopback_hosts
 
 from ..data.small_shards import picture
 from .conftest import PORT, client_of, parts

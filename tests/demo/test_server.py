@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from glassworks.demo.command import listen
 from glassworks.errors import ResourceError
+from glassworks.web.address import listen
 
 from ..data.small_shards import picture
 from .conftest import ENTRY, parts, running
@@ -139,7 +139,7 @@ def test_without_the_extra_is_one_line(root, request, monkeypatch):
     monkeypatch.chdir(root)
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        "glassworks.demo.command.find_spec", lambda name: None if name == "python_multipart" else find(name)
+        "glassworks.web.address.find_spec", lambda name: None if name == "python_multipart" else find(name)
     )
     found, shown, error = request.getfixturevalue("ask")("demo", "models/describer")
     line = "error: glassworks demo needs python-multipart; install the extra: pip install 'glassworks[demo]'\n"

@@ -84,6 +84,45 @@ def explain(
 
 
 @app.command(rich_help_panel="Project")
+def watch(
+    terminal: Annotated[bool, typer.Option("--terminal", help="Show it in the terminal, without a server.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 is any free one.")] = 8643,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="The address to listen on. Any but that of this machine alone needs a token, which is printed with the address."
+        ),
+    ] = "127.0.0.1",
+    browse: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Show the stages that run and have run: graph, loss curves, rate, time left, memory, logs, kills and resumes.
+
+    It reads files only, so it may run on any machine that sees the project's folder. The page needs the extra `demo`, --terminal does not. Ctrl-C
+    ends it.
+
+    Example: glassworks watch --open
+    """
+    if terminal:
+        from rich.console import Console
+
+        from glassworks.watch.observer import Observer
+        from glassworks.watch.terminal import run as run_terminal
+
+        run_terminal(Observer(Path.cwd()), Console())
+    else:
+        from glassworks.watch.command import run
+
+        run(
+            Path.cwd(),
+            host,
+            port,
+            browse,
+            lambda text: typer.echo(text, nl=False),
+            lambda text: typer.echo(f"note: {text}", err=True),
+        )
+
+
+@app.command(rich_help_panel="Project")
 def preview(
     dataset: Annotated[str, typer.Argument(help="A data set of params.yaml, whose shards are made.")],
     output: Annotated[

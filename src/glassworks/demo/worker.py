@@ -65,11 +65,13 @@ class Worker:
         torch.set_num_threads(self._threads)  # OpenMP counts them for every thread
         while True:
             with self._changed:
-                self._running = None
                 self._changed.wait_for(lambda: self._waiting)
                 self._running = job = self._waiting.popleft()
                 self._tell()
             _answer(job)
+            with self._changed:
+                self._running = None
+            job.send(None)  # a request that follows the end of this answer has none before it
 
 
 def _answer(job: Job) -> None:
@@ -87,5 +89,3 @@ def _answer(job: Job) -> None:
     except Exception:
         traceback.print_exc()
         job.send({"error": FAILED})
-    finally:
-        job.send(None)

@@ -8,10 +8,11 @@ import fcntl
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from glassworks.artifacts import attempts
 from glassworks.artifacts.digests import disk_errors, write_json
 from glassworks.artifacts.machine import NodeRank, node_rank
 from glassworks.artifacts.manifest import MANIFEST, await_files
@@ -69,10 +70,12 @@ def execute(table: Table, stage: Stage, run: Runner, threads: int = 1, workers: 
     if not _place(stage).first:
         _take_part(table, stage, run, threads, workers)
     with _opened(table, stage, threads, workers) as (context, ingredients, provenance):
+        attempts.begin(context.work)
         target = table.project.root / stage.directory
         _produce(table, context, run, ingredients)
         publish(context.output, target, context.work / "replaced")
-        note = {**provenance.as_json(), **context.notes, "key": ingredients.key}
+        earlier = [asdict(attempt) for attempt in attempts.read_attempts(context.work)]
+        note = {**provenance.as_json(), **context.notes, "key": ingredients.key, "attempts": earlier}
         folder = table.project.root / "provenance"
         folder.mkdir(exist_ok=True)
         write_json(folder / f"{stage.name}.json", note)
@@ -162,13 +165,17 @@ def _opened(
     provenance, ingredients = Provenance(root, stage.name), Keys(table).ingredients(stage)
     work = _work_directory(table, stage, ingredients)
     work.mkdir(parents=True, exist_ok=True)
-    with (root / ".work" / f"{lock or stage.name}.lock").open("w") as held:
+    with (root / ".work" / f"{lock or stage.name}.lock").open("a") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ArtifactError(f"{stage.name} is being run by another process here; wait for it to end") from None
-        with disk_errors(work):
-            yield _context(table, stage, work, threads, workers), ingredients, provenance
+        attempts.hold(held)
+        try:
+            with disk_errors(work):
+                yield _context(table, stage, work, threads, workers), ingredients, provenance
+        finally:
+            attempts.release(held)
 
 
 def _context(table: Table, stage: Stage, work: Path, threads: int, workers: int | None = None) -> Context:

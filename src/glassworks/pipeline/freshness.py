@@ -42,11 +42,12 @@ class Ingredients:
 class Keys:
     """Computes the keys of stages. Caches the digests of code and of the user's folders, which several stages share."""
 
-    def __init__(self, table: Table) -> None:
-        self.table, self.root = table, table.project.root
+    def __init__(self, table: Table, digests: FileDigests | None = None) -> None:
+        """With `digests`, which remember the user's files in memory, nothing is written: neither these nor the imports."""
+        self.table, self.root, self._writes = table, table.project.root, digests is None
         self.closure = Closure((self.root / PACKAGE).parent, self.root / ".work/imports.json")
         self._folders: dict[str, str] = {}
-        self._digests = FileDigests(self.root / ".work/file-digests.json")
+        self._digests = digests or file_digests(self.root)
 
     def ingredients(self, stage: Stage) -> Ingredients:
         """The current ingredients of the key of `stage`. The manifests of its inputs must exist."""
@@ -71,7 +72,8 @@ class Keys:
     def _digest_folder(self, given: Path) -> str:
         files = [given] if given.is_file() else [given / name for name in files_under(given) if is_utf8(name)]
         content = [[path.relative_to(given).as_posix(), self._digests.sha256(path)] for path in files if path.is_file()]
-        self._digests.save()
+        if self._writes:
+            self._digests.save()
         return digest_json(content)
 
     def fresh(self) -> dict[str, str | None]:
@@ -84,8 +86,14 @@ class Keys:
                 recipe = read_recipe(directory)
                 if recipe and recipe.get("key") == key and is_whole(directory):
                     fresh[stage.name] = key
-        self.closure.save()
+        if self._writes:
+            self.closure.save()
         return fresh
+
+
+def file_digests(root: Path) -> FileDigests:
+    """The digests of the user's files that earlier commands have taken."""
+    return FileDigests(root / ".work/file-digests.json")
 
 
 def sync(table: Table) -> dict[str, str | None]:

@@ -25,9 +25,9 @@ HEADLINES = 2
 class States:
     """The state of each stage: fresh, stale or missing."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, keys: Keys | None = None) -> None:
         self.table, self.root = table, table.project.root
-        self.fresh = Keys(table).fresh()
+        self.fresh = (keys or Keys(table)).fresh()
 
     def of(self, stage: Stage) -> str:
         """The state of a stage. A stale artefact is there and may be read."""

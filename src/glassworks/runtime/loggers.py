@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from glassworks.artifacts import attempts
 from glassworks.training.metrics_log import Logger, LogRow, step_of
 
 WAIT = 20.0
@@ -33,8 +34,10 @@ def open_loggers(
     """The loggers "tensorboard" and "wandb" for a run that continues after `first_step`. Call it on rank 0 only.
 
     A logger that fails to open is left out with a warning. A run resumed under the same `run_id` continues its curves.
-    `rows` are those up to `first_step`: a killed run may not have sent all of them.
+    `rows` are those up to `first_step`: a killed run may not have sent all of them. Its continuation is noted for `glassworks watch`.
     """
+    if first_step:
+        attempts.resume(folder.parent / ".work" / run_id, first_step)
     loggers: list[Logger] = []
     for name in names:
         try:
