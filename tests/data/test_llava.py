@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from glassworks.data.animations import write_webp
-from glassworks.data.messages import Medium, Message, Size
+from glassworks.data.messages import Medium, Message, Size, Text
 from glassworks.data.records import Record, read_table
 from glassworks.errors import DataError
 from glassworks.sources.llava import source as llava
@@ -93,7 +93,12 @@ def test_rows_about_the_same_bytes_share_a_split_whatever_the_names(converse, pr
     ("broken", "reason"),
     [
         ({**row("<image>\nWhat?", "A."), "image": "gqa/c.png"}, "there is no file: gqa/c.png"),
-        (row("<image>\nWhat?", "A.", image=["gqa/a.png", "gqa/b.png"]), "several images in a row are not read"),
+        (
+            row("<image>\nWhat?", "A.", image=["gqa/a.png", "gqa/b.png"]),
+            "<image> stands 1 times, and the row has 2 images",
+        ),
+        (row("<image>What?", "<image>", image=["gqa/a.png", "gqa/b.png"]), "<image> stands in a turn of gpt"),
+        (row("<image>What?", "A.", video="a.webp"), "an image and a video in a row are not read"),
         (row("What?", "A."), "<image> stands not once in the first human turn (found: 0 times)"),
         (row("<image><image>What?", "A."), "<image> stands not once in the first human turn (found: 2 times)"),
         (row("What?", "A.", "<image>And?", "B."), "<image> stands not once in the first human turn (found: in turn 3)"),
@@ -126,6 +131,41 @@ def test_every_row_of_a_damaged_image_is_dropped_and_counted(converse, project):
     ):
         converse(rows)
     assert [record.key for record in converse(rows, max_dropped=2)] == ["00000001", "00000002"]
+
+
+def test_rows_with_several_images_are_trees_or_conversations_with_images_among_the_texts(converse, project, tmp_path):
+    """As in LLaVA-NeXT-Interleave. Rows with a common image share a split."""
+    pair = ["gqa/a.png", "coco/train2017/000000033471.png"]
+    rows = [
+        row("<image>\n<image>\nWhich is red?", "The first.", image=pair),
+        row("This: <image> That: <image>\nSame?", "No.", image=pair),
+        row("<image>\nWhat?", "A cat.", "And <image>?", "A dog.", image=pair[::-1]),
+        row("<image>\nWhat?", "A cat.", image=pair[:1]),
+        row("<image>\nWhat?", "A bus.", image="gqa/b.png"),
+    ]
+    first, second, third, single, other = converse(rows)
+    media = [Medium(type="image", media=member) for member in ("0.png", "1.png")]
+    assert first.messages == [
+        Message(role="user", content=media),
+        Message(role="user", content="Which is red?", branch=1),
+        Message(role="assistant", content="The first.", branch=1),
+    ]
+    texts = [Text(type="text", text=text) for text in ("This: ", " That: ", "\nSame?")]
+    assert second.messages == [
+        Message(role="user", content=[texts[0], media[0], texts[1], media[1], texts[2]]),
+        Message(role="assistant", content="No."),
+    ]
+    assert third.messages[2].content == [Text(type="text", text="And "), media[1], Text(type="text", text="?")]
+    assert first.sizes == {member: Size(kind="image", width=48, height=32) for member in ("0.png", "1.png")}
+    assert first.labels["questions"] and "questions" not in second.labels
+    assert first.group == second.group == third.group == single.group != other.group
+    assert single.messages[0].content == [Medium(type="image", media="png")] and single.media == {"file": IMAGES[1]}
+    read = llava.media(project.context("shards-llava", tmp_path / "work"))
+    found = read(third)
+    assert found == {
+        f"{number}.png": (project.root / "llava/images" / name).read_bytes() for number, name in enumerate(pair[::-1])
+    }
+    project.run("shards-llava")
 
 
 def test_a_system_message_begins_a_conversation(converse):

@@ -132,15 +132,24 @@ def test_points_and_boxes_are_drawn():
 
 def test_the_controls_of_a_clip_have_its_frames_in_another_order_or_one_of_them():
     clip = torch.arange(8.0)[:, None, None].expand(8, 4, 3)
-    shuffled = score_module.controlled(clip, "shuffled_frames", 0, "k")
+    frames = [range(8)]
+    shuffled = score_module.controlled(clip, "shuffled_frames", 0, "k", frames)
     assert shuffled[:, 0, 0].tolist() != clip[:, 0, 0].tolist() and sorted(shuffled[:, 0, 0].tolist()) == list(range(8))
-    assert torch.equal(shuffled, score_module.controlled(clip, "shuffled_frames", 0, "k"))
-    assert not torch.equal(shuffled, score_module.controlled(clip, "shuffled_frames", 0, "l"))
-    assert torch.equal(score_module.controlled(clip, "one_frame", 0, "k"), clip[4].expand(8, 4, 3))
+    assert torch.equal(shuffled, score_module.controlled(clip, "shuffled_frames", 0, "k", frames))
+    assert not torch.equal(shuffled, score_module.controlled(clip, "shuffled_frames", 0, "l", frames))
+    assert torch.equal(score_module.controlled(clip, "one_frame", 0, "k", frames), clip[4].expand(8, 4, 3))
     assert not score_module.controlled(clip, "no_image", 0, "k").any()
     image = clip[1]
     for system in ("model", "shuffled_frames", "one_frame"):
         assert torch.equal(score_module.controlled(image, system, 0, "k"), image)
+    mixed = torch.cat([image[None] * 9, clip, clip])  # an image and two clips
+    for system, order in (("one_frame", [0, *[5] * 8, *[13] * 8]), ("shuffled_frames", None)):
+        found = score_module.controlled(mixed, system, 0, "k", [range(1, 9), range(9, 17)])
+        assert torch.equal(found[0], mixed[0])
+        if order:
+            assert torch.equal(found, mixed[order])
+        for part in (slice(1, 9), slice(9, 17)):
+            assert system == "one_frame" or sorted(found[part, 0, 0].tolist()) == list(range(8))
 
 
 def test_a_film_strip_has_rows_of_eight_frames():

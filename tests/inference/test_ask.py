@@ -10,9 +10,10 @@ from PIL import Image
 
 from glassworks.artifacts.digests import digest_json, write_json
 from glassworks.artifacts.manifest import MANIFEST
+from glassworks.config.packing import IMAGE_START
 from glassworks.encoders.timm_image.settings import TimmImage
 from glassworks.generation.settings import Decoding
-from glassworks.inference.ask import ImageConversation
+from glassworks.inference.ask import Answerer, ImageConversation
 from glassworks.inference.chat import talk
 from glassworks.models.settings.connector import Connector
 from glassworks.models.settings.text_decoder import TextDecoder
@@ -94,7 +95,7 @@ def test_answers_are_shown_token_by_token_in_a_terminal(seer, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["red.png", "noise.png", "--chat", "--message", "a"], 2, "--chat: 2 images, and a model is trained on samples with one; talk about one image"),
+        (["red.png", "noise.png", "a", "--together", "--draw", "a.png"], 2, "--draw: 2 images would be drawn into one file; ask about one image"),
         (["red.png", "--chat", "--message", "a", "--draw", "a.png"], 2, "--draw: draws the points of one answer; leave out --chat"),
         (["red.png", "what?", "--message", "a"], 2, "--message: is a turn of a conversation; add --chat, or give the question after the images"),
         (["red.png"], 2, "give an image and a question about it"),
@@ -114,3 +115,23 @@ def test_a_question_about_several_images_is_asked_of_each(seer, ask):
     for row in found:
         alone = json.loads(ask("ask", seer, row["file"], "what?", *LIMIT, "--json")[1])
         assert alone == row
+
+
+def test_a_question_about_images_together_is_one_prompt_with_all_of_them_in_order(seer, ask, tmp_path):
+    """Of one file it is the question about that file."""
+    alone = ask("ask", seer, "red.png", "what?", *LIMIT)[1]
+    assert ask("ask", seer, "red.png", "what?", "--together", *LIMIT)[1] == alone
+    names = ("red.png", "noise.png")
+    shown = ask("ask", seer, *names, "what?", "--together", *LIMIT)[1]
+    [row] = rows(ask("ask", seer, *names, "what?", "--together", "--json", *LIMIT)[1])
+    assert row == {"files": [*names], "question": "what?", "answer": shown.removesuffix("\n")}
+    turn = rows(ask("ask", seer, *names, "--chat", "--message", "what?", "--json", *LIMIT)[1])[0]
+    assert turn["text"] == row["answer"] and turn["file"] == "red.png noise.png"
+    answerer, logits = Answerer(seer, tmp_path), []
+    for order in (names, names[::-1], names[:1]):
+        sample = answerer.of_files([Path(name) for name in order])
+        prompt = answerer.prompt("what?", sample)
+        assert prompt.count(IMAGE_START) == len(order)
+        ids = torch.tensor([prompt])
+        logits.append(answerer.model(ids, torch.zeros_like(ids), **answerer.features([sample]))[0, -1])
+    assert not torch.equal(logits[0], logits[1]) and not torch.equal(logits[0], logits[2])

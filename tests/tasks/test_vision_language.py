@@ -299,7 +299,7 @@ def test_a_row_of_texts_never_runs_the_tower():
         def read(self, sample):
             raise AssertionError("the tower was run")
 
-        features = read_clip = read
+        features = pictures = read
 
     shape = SHAPES["attention"]
     task = VisionLanguageTask(
@@ -341,7 +341,7 @@ def test_answers_from_the_cache_are_those_of_the_full_forward_pass(name):
     ("messages", "line"),
     [
         ([*asked(("a", "b")), picture().model_copy(update={"branch": 1})], "where: branch 1 holds the image 'png'; put it into the context (branch 0)"),
-        ([picture(), picture("2.png"), *asked(("a", "b"))[1:]], "where: holds 2 images, and this task reads one a sample"),
+        ([Message(role="assistant", content=picture().content * 2)], "where: a message with a loss holds 2 images or clips, which would show each other its text; put them into a message before it"),
         ([Message(role="user", content=[Medium(type="audio", media="mp3")])], "where: holds the audio 'mp3', and this task reads images and clips"),
         ([clip()], "where: holds the video '5.webp', and this model reads images; set model.connector.video_window, and clips of its encoder"),
     ],

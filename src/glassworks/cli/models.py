@@ -202,7 +202,7 @@ def ask(
         bool,
         typer.Option(
             "--chat",
-            help="Talk about one image, without QUESTION. Each turn follows the earlier ones. A model trained on conversations has learned this; "
+            help="Talk about an image, or about several together, without QUESTION. Each turn follows the earlier ones. A model trained on conversations has learned this; "
             "one trained on message trees has seen every question alone, and may confuse turns.",
         ),
     ] = False,
@@ -215,12 +215,18 @@ def ask(
     draw: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Draw the points of the answer on the image, into this file.")
     ] = None,
+    together: Annotated[
+        bool,
+        typer.Option(
+            "--together", help="Ask one question about all files together, in their order, and not about each."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a question about images or clips. The answer for a single one is printed while it is generated.
+    """Ask a question about images or clips. A single answer is printed while it is generated.
 
-    Each file is asked about alone: a model is trained on samples with one image or clip. A clip is an animated WebP or GIF.
-    --chat is a conversation about one image, as `glassworks chat` is.
+    Each file is asked about alone, without --together. A model that was trained on samples with one image has not learned to compare several.
+    A clip is an animated WebP or GIF. --chat is a conversation about the files together, as `glassworks chat` is.
 
     Example: glassworks ask models/vlm_scenes scene.png "where is the lobster?" --draw points.png
     """
@@ -237,7 +243,7 @@ def ask(
         _converse(ImageConversation(model, [Path(name) for name in given], settings, Path.cwd()), message, as_json)
     else:
         *files, question = given
-        run(model, [Path(name) for name in files], question, settings, draw, as_json, _show, Path.cwd())
+        run(model, [Path(name) for name in files], question, settings, draw, as_json, _show, Path.cwd(), together)
 
 
 @app.command(rich_help_panel="Models")

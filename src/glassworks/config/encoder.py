@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from glassworks.config.base import Name, Settings
 from glassworks.config.clips import Clips
 from glassworks.config.needs import Need, Weights
+from glassworks.config.tiles import Tiles
 
 
 class Encoder(Settings):
@@ -40,9 +41,21 @@ class ImageEncoder(Encoder):
 
     clips: Annotated[Clips | None, Field(exclude_if=lambda clips: clips is None)] = None
     """Frames of a clip to encode, such as `{frames: 8, rate: 4}`; null reads no clips. For `pooling: none`."""
+    tiles: Annotated[Tiles | None, Field(exclude_if=lambda tiles: tiles is None)] = None
+    """Crops of an image to encode beside the whole image, such as `{most: 8, margin: 4}`; null cuts none. For `pooling: none`."""
 
     @model_validator(mode="after")
     def _tokens_of_frames(self) -> "ImageEncoder":
         if self.clips is not None and self.pooling != "none":
             raise ValueError("clips: the features of frames are tokens; set pooling: none, or remove this key")
+        if self.tiles is not None and self.pooling != "none":
+            raise ValueError("tiles: the features of crops are tokens; set pooling: none, or remove this key")
+        if self.tiles is not None and self.crop_side is None:
+            raise ValueError("tiles.side: the weights of this encoder have its image size; write it here, such as 336")
         return self
+
+    @property
+    def crop_side(self) -> int | None:
+        """Pixels of a side of a crop; None where these settings do not say it."""
+        side: int | None = getattr(self, "image_size", None)
+        return self.tiles.side if self.tiles is not None and self.tiles.side is not None else side

@@ -16,8 +16,8 @@ from pydantic import (
 from glassworks.config import registry
 from glassworks.config.base import Name, Settings
 from glassworks.config.data import Data
-from glassworks.config.encoder import Encoder
-from glassworks.config.needs import Initial, Need
+from glassworks.config.encoder import Encoder, ImageEncoder
+from glassworks.config.needs import Encoding, Initial, Need
 from glassworks.config.optimization import Optimization
 from glassworks.config.packing import Packing
 from glassworks.config.training import Execution, Training, check_metric
@@ -142,8 +142,13 @@ class Experiment(Settings):
         return {}
 
     def encoder_faults(self, encoders: Mapping[str, Encoder]) -> list[str]:
-        """The reasons why training cannot read the encoders that it names, among those of params.yaml."""
-        return []
+        """The reasons why training cannot read the encoders that it names, among those of params.yaml: here tiles, which most tasks do not read."""
+        named = {need.name: need.key for need in self.needs().values() if isinstance(need, Encoding)}
+        return [
+            f"{key}: {name!r} has tiles, and the task {self.task} reads one image a sample; name an encoder without them"
+            for name, key in named.items()
+            if isinstance(encoder := encoders.get(name), ImageEncoder) and encoder.tiles is not None
+        ]
 
     @property
     def encoders(self) -> dict[str, Encoder]:

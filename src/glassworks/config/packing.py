@@ -6,6 +6,7 @@ from pydantic import Field
 
 from glassworks.config.base import Settings
 from glassworks.config.clips import Clips
+from glassworks.config.tiles import Crops, Tiling
 
 
 class Chat(Settings):
@@ -21,11 +22,24 @@ class Chat(Settings):
     """A conversation that is longer than a row is an error, or is left out and counted. It is never cut, since that removes its answer."""
 
 
-SPECIAL = ("image_start", "image_patch", "image_end", "frame_start", "frame_patch", "frame_end")
+OF_IMAGES = ("image_start", "image_patch", "image_end")
+OF_FRAMES = ("frame_start", "frame_patch", "frame_end")
+OF_TILES = ("tiles_start", "tile_patch", "tile_column", "tiles_end")
+"""A column ends every row of the tiles of an image."""
+SPECIAL = (*OF_IMAGES, *OF_FRAMES, *OF_TILES)
 """Special tokens of a vision-language model. They are no part of the tokenizer: number n has the id -1 - n, and no special token is ever a target."""
-IMAGE_START, IMAGE_PATCH, IMAGE_END, FRAME_START, FRAME_PATCH, FRAME_END = (
-    -1 - number for number in range(len(SPECIAL))
-)
+(
+    IMAGE_START,
+    IMAGE_PATCH,
+    IMAGE_END,
+    FRAME_START,
+    FRAME_PATCH,
+    FRAME_END,
+    TILES_START,
+    TILE_PATCH,
+    TILE_COLUMN,
+    TILES_END,
+) = (-1 - number for number in range(len(SPECIAL)))
 
 
 class Frames(Settings):
@@ -42,15 +56,43 @@ class Frames(Settings):
         return [FRAME_START, *[FRAME_PATCH] * self.tokens, FRAME_END]
 
 
+class TileTokens(Settings):
+    """How the crops of an image become tokens of a row."""
+
+    crops: Crops
+    """The crops that are seen."""
+    window: Annotated[int, Field(ge=1)]
+    """Side in patches of a window that becomes one token. Windows may reach over the border of two crops."""
+
+    def tokens(self, tiling: Tiling) -> Tiling:
+        """Rows and columns of the tokens of all crops together."""
+        return Tiling(*(-(-patches // self.window) for patches in self.crops.patches(tiling)))
+
+    def ids(self, tiling: Tiling) -> list[int]:
+        """The tokens of the crops, which follow those of the whole image."""
+        rows, columns = self.tokens(tiling)
+        return [TILES_START, *[*[TILE_PATCH] * columns, TILE_COLUMN] * rows, TILES_END]
+
+    def tiling(self, rows: int, columns: int) -> Tiling | None:
+        """The crops that have these rows and columns of tokens; None if no crops have them."""
+        most, per_side = self.crops.most, {}
+        for count in range(1, most + 1):
+            per_side[self.tokens(Tiling(count, count)).rows] = count
+        found = Tiling(per_side.get(rows, 0), per_side.get(columns, 0))
+        return found if 0 < found.crops <= most else None
+
+
 class Images(Settings):
     """How images and clips become tokens of a row."""
 
     tokens: Annotated[int, Field(ge=1)]
     """Patch tokens of an image."""
     per_row: Annotated[int, Field(ge=1)] | None = None
-    """Most images and frames of clips in a row; None for no limit."""
+    """Most images, crops of images and frames of clips in a row; None for no limit."""
     frames: Annotated[Frames | None, Field(exclude_if=lambda frames: frames is None)] = None
     """Clips; None refuses them."""
+    tiles: Annotated[TileTokens | None, Field(exclude_if=lambda tiles: tiles is None)] = None
+    """The crops of every image; None for whole images only."""
 
     @property
     def ids(self) -> list[int]:

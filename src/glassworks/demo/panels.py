@@ -138,7 +138,7 @@ class Ask(Panel):
         question = form.text("question", "write a question")
         content = self.content(form)
         image = uploaded_image(content)
-        sample, found = self.answerer.sample(content, WHERE, WHERE), ""
+        sample, found = self.answerer.sample([content], WHERE, WHERE), ""
         for piece in self.answerer.pieces(sample, question, Decoding(max_new_tokens=ANSWER_TOKENS)):
             found += piece
             yield {"text": piece}

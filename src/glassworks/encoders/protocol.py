@@ -41,10 +41,13 @@ class Encoder(Protocol):
 
 
 class FrameEncoder(Encoder, Protocol):
-    """An encoder of images, which encodes the frames of a clip as images."""
+    """An encoder of images, which encodes the frames of a clip and the crops of an image as images."""
+
+    image_size: int
+    """Pixels of a side of its input."""
 
     def read_frame(self, frame: Tensor) -> Reading:
-        """A reading of a frame, uint8 [3, H, W], as `read` gives one of an image."""
+        """A reading of an image, uint8 [3, H, W], as `read` gives one of a sample."""
 
 
 class EncoderModule(Protocol):

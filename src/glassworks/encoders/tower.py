@@ -4,9 +4,10 @@ Kernels choose their order of additions by the shape of a batch, so the same ima
 same shape: `batch_size` samples, padded by repeating the last one.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -15,11 +16,21 @@ from glassworks.artifacts.digests import digest_json
 from glassworks.artifacts.manifest import read_manifest
 from glassworks.config.encoder import Encoder as Settings
 from glassworks.config.encoder import ImageEncoder
-from glassworks.data.reading.clips import frames_of
+from glassworks.config.tiles import Crops
+from glassworks.data.messages import Medium
+from glassworks.data.reading.clips import clip_member, frames_of, sizes_of
 from glassworks.data.reading.dataset import Sample
-from glassworks.data.reading.images import to_tensor
+from glassworks.data.reading.images import crops_of, decode_image, to_tensor
+from glassworks.data.reading.pictures import Kind, image_tiling, media_of
 from glassworks.encoders.protocol import Encoder, FrameEncoder, Reading, has_modality, load_encoder, stack
-from glassworks.errors import ConfigError
+from glassworks.errors import ConfigError, DataError
+
+
+class Picture(NamedTuple):
+    """A decoded picture of a sample."""
+
+    kind: Kind
+    reading: Reading
 
 
 class Tower:
@@ -31,18 +42,71 @@ class Tower:
         self.width = encoder.width
         self.dtype: torch.dtype = getattr(torch, settings.dtype)
         self._checked = settings.batch_size == 1
+        self.crops = self._crops()
+        """The crops of an image; None for whole images only."""
+
+    def _crops(self) -> Crops | None:
+        """Raises `ConfigError` for crops of another size than that of the encoder, and for those that cannot be cut."""
+        settings = self.settings
+        if not isinstance(settings, ImageEncoder) or settings.tiles is None or settings.crop_side is None:
+            return None
+        where, side = f"encoders.{self.name}.tiles", cast(FrameEncoder, self.encoder).image_size
+        if settings.crop_side != side:
+            raise ConfigError(f"{where}.side: the images of this encoder have {side} pixels, not {settings.crop_side}")
+        grid = math.isqrt(self.encoder.tokens)
+        crops = Crops(most=settings.tiles.most, margin=settings.tiles.margin, side=side, grid=grid)
+        if crops.fault:
+            raise ConfigError(f"{where}: {crops.fault}")
+        return crops
 
     def read(self, sample: Sample) -> Reading | None:
         """The decoded sample; None if it lacks the modality. Raises `DataError` for a file that does not decode."""
         return self.encoder.read(sample) if has_modality(sample, self.encoder.modality) else None
 
-    def read_clip(self, sample: Sample) -> list[Reading] | None:
-        """The decoded frames of a clip, a reading each; None for a sample without a clip, and for an encoder without `clips`. Raises `DataError`."""
-        clips = self.settings.clips if isinstance(self.settings, ImageEncoder) else None
-        frames = None if clips is None else frames_of(sample, clips)
-        if frames is None:
-            return None
-        return [cast(FrameEncoder, self.encoder).read_frame(to_tensor(frame)) for frame in frames]
+    def pictures(self, sample: Sample) -> list[Picture]:
+        """The decoded pictures of a sample in the order of its tokens: each image of its messages and then its crops, and each frame of a clip.
+
+        A sample without images in its messages has at most one, as `read` finds it. Raises `DataError` for media that do not decode or that this encoder
+        does not read, and for an image whose size is not that of its record where it is cut into crops.
+        """
+        settings, where = self.settings, sample.where
+        if not isinstance(settings, ImageEncoder) or settings.pooling != "none":
+            return self._one(sample)
+        media, sizes, encoder = media_of(sample), sizes_of(sample), cast(FrameEncoder, self.encoder)
+        if not media and settings.clips is not None and (member := clip_member(sizes)) is not None:
+            media = [Medium(type="video", media=member)]
+        if not media or (len(media) == 1 and (settings.clips if media[0].type == "video" else self.crops) is None):
+            return self._one(sample)
+        found: list[Picture] = []
+        for medium in media:
+            if medium.type == "video":
+                if settings.clips is None:
+                    raise DataError(
+                        f"{where}: holds the video {medium.media!r} beside others, and the encoder {self.name!r} has no clips"
+                    )
+                frames = frames_of(sample, settings.clips, medium.media) or []
+                found += [Picture("frame", encoder.read_frame(to_tensor(frame))) for frame in frames]
+                continue
+            if medium.media not in sample.members:
+                raise DataError(f"{where}: no image {medium.media!r} ({', '.join(sorted(sample.members))})")
+            image = decode_image(sample.members[medium.media], where)
+            found.append(Picture("image", encoder.read_frame(image)))
+            if self.crops is not None:
+                size = sizes.get(medium.media)
+                tiling = image_tiling(size, self.crops, medium.media, where)
+                assert size is not None
+                if (size.height, size.width) != tuple(image.shape[1:]):
+                    height, width = image.shape[1:]
+                    raise DataError(
+                        f"{where}: the image {medium.media!r} has {width} x {height} pixels, and its record says {size.width} x {size.height}"
+                    )
+                cut = crops_of(image, self.crops, tiling)
+                found += [Picture("tile", encoder.read_frame(crop)) for crop in cut]
+        return found
+
+    def _one(self, sample: Sample) -> list[Picture]:
+        reading = self.read(sample)
+        return [] if reading is None else [Picture("image", reading)]
 
     def features_of(self, readings: Sequence[Reading | None], device: str | torch.device = "cpu") -> Reading:
         """Features of N readings as those of `features`, with `present` [N], False at missing ones, whose features are 0."""

@@ -77,12 +77,16 @@ def answer(
     ends: Ends,
     keys: Sequence[str] | None = None,
     frames: Tensor | None = None,
+    tiles: Tensor | None = None,
+    tile_windows: Tensor | None = None,
 ) -> list[list[int]]:
     """The answers to prompts of a vision-language model, without their end. `features` [N, P, C] are those of all images, prompt after prompt.
 
-    `frames` [N, P, C] are those of the frames of all clips, None without any. Random draws depend on the seed, and on the key of the prompt in `keys` (by default, its tokens).
+    `frames` [N, P, C] are those of the frames of all clips, None without any. `tiles` [N, P, C] are those of the crops of all images, with the windows of
+    their tokens (`VisionLanguageModel.inputs`). Random draws depend on the seed, and on the key of the prompt in `keys` (by default, its tokens).
     """
-    return collect(stream_answers(model, prompts, features, settings, ends, keys, frames), len(prompts))
+    pictures = (frames, tiles, tile_windows)
+    return collect(stream_answers(model, prompts, features, settings, ends, keys, *pictures), len(prompts))
 
 
 def stream_answers(
@@ -93,10 +97,13 @@ def stream_answers(
     ends: Ends,
     keys: Sequence[str] | None = None,
     frames: Tensor | None = None,
+    tiles: Tensor | None = None,
+    tile_windows: Tensor | None = None,
 ) -> Iterator[list[tuple[int, int]]]:
     """The stream of `answer`: at every step, (row, new id) of each unfinished text."""
     keys = keys or [" ".join(map(str, prompt)) for prompt in prompts]
-    inputs = partial(model.inputs, features=features, frames=frames)
+    seen = {"features": features, "frames": frames, "tiles": tiles, "tile_windows": tile_windows}
+    inputs = partial(model.inputs, **seen, ends=_ends(ends, len(model.decoder.tokens.weight)))
     yield from decode(model.decoder, prompts, settings, ends, keys, inputs=inputs)
 
 

@@ -1,4 +1,4 @@
-"""`glassworks ask`: answers to a question about images or clips, by a vision-language model and the tower that it was trained with."""
+"""`glassworks ask`: answers to a question about images or clips, one by one or together, by a vision-language model and the tower that it was trained with."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -6,17 +6,19 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from glassworks.config.encoder import ImageEncoder
-from glassworks.config.packing import Frames, Images
 from glassworks.data.animations import animation_size
 from glassworks.data.messages import Medium, Message, Size, as_json
 from glassworks.data.points import parse_points
-from glassworks.data.reading.clips import clip_member, sizes_of
+from glassworks.data.reading.clips import sizes_of
 from glassworks.data.reading.dataset import Sample
+from glassworks.data.reading.pictures import pictures_of, windows_of
 from glassworks.data.reading.pixels import read_image
 from glassworks.data.reading.text import TextTokenizer, check_vocabulary
-from glassworks.data.reading.tokens import prompt_of
-from glassworks.encoders.protocol import Reading, stack
+from glassworks.data.reading.tokens import messages_of, prompt_of
+from glassworks.encoders.protocol import stack
 from glassworks.errors import ArtifactError, ConfigError, DataError, ResourceError
 from glassworks.evaluation.questions.drawing import draw_points
 from glassworks.generation.decoding import answer, stream_answers
@@ -30,7 +32,7 @@ from glassworks.models.vision_language import KIND, VisionLanguageModel
 BATCH = 16
 """Images asked at a time. Does not affect the answers."""
 MEMBER = "png"
-"""The name of an image in its message; its content decides on the format."""
+"""The name of an image in its message, after its number if it is one of several; its content decides on the format."""
 
 
 class Answerer:
@@ -45,56 +47,65 @@ class Answerer:
         self.model = VisionLanguageModel.load(directory).eval()
         check_vocabulary(self.tokenizer, self.model.vocabulary, directory)
         self.tower = find_tower(directory, self.model.tower)
-        clips, tokens = None, self.model.connector.frame_tokens
-        if tokens is not None and isinstance(self.tower.settings, ImageEncoder):
-            clips = self.tower.settings.clips
-        frames = None if clips is None or tokens is None else Frames(clips=clips, tokens=tokens)
-        self.images = Images(tokens=self.model.connector.tokens, frames=frames)
+        settings = self.tower.settings
+        clips, tiles, side = None, None, None
+        if isinstance(settings, ImageEncoder):
+            clips, tiles, side = settings.clips, settings.tiles, settings.crop_side
+        self.images = self.model.config.images(clips, tiles, side)
 
-    def sample(self, content: bytes, name: str, where: str) -> Sample:
-        """A readable image, or an animation as a clip for a model that reads clips."""
-        size = animation_size(content) if self.images.frames else None
-        sizes: dict[str, Size] = {} if size is None else {MEMBER: size}
-        members = {MEMBER: content, "json": json.dumps({"sizes": as_json(sizes)}).encode()}
-        return Sample(name, {member: memoryview(found) for member, found in members.items()}, where)
+    def sample(self, contents: Sequence[bytes], name: str, where: str) -> Sample:
+        """Readable images that are asked about together. An animation is a clip for a model that reads clips."""
+        media: list[Medium] = []
+        sizes: dict[str, Size] = {}
+        for number, content in enumerate(contents):
+            member = MEMBER if len(contents) == 1 else f"{number}.{MEMBER}"
+            size = animation_size(content) if self.images.frames else None
+            media.append(Medium(type="image" if size is None else "video", media=member))
+            if size is None and self.images.tiles:
+                width, height = read_image(content, where).size
+                size = Size(kind="image", width=width, height=height)
+            if size is not None:
+                sizes[member] = size
+        message = Message(role="user", content=[*media])
+        members = {medium.media: memoryview(content) for medium, content in zip(media, contents, strict=True)}
+        stored = json.dumps({"messages": as_json([message]), "sizes": as_json(sizes)})
+        return Sample(name, {**members, "json": memoryview(stored.encode())}, where)
 
-    def of_file(self, file: Path) -> Sample:
-        """The sample of an image file. Raises `DataError` if it is not readable."""
-        return self.sample(read_file(file), file.name, str(file))
+    def of_files(self, files: Sequence[Path]) -> Sample:
+        """The sample of image files. Raises `DataError` if one is not readable."""
+        names = " ".join(file.name for file in files)
+        return self.sample([read_file(file) for file in files], names, ", ".join(map(str, files)))
 
     def prompt(self, question: str, sample: Sample) -> list[int]:
-        """The tokens of a question about an image, as in a message tree: the image and the question are messages of their own."""
-        return self.tokens([self.medium(sample), Message(role="user", content=question)], sample)
+        """The tokens of a question about images, as in a message tree: the images and the question are messages of their own."""
+        return self.tokens([*self.media(sample), Message(role="user", content=question)], sample)
 
-    def medium(self, sample: Sample) -> Message:
-        """The message with the image or clip, as in message trees."""
-        kind = "image" if clip_member(sizes_of(sample)) is None else "video"
-        return Message(role="user", content=[Medium(type=kind, media=MEMBER)])
+    def media(self, sample: Sample) -> list[Message]:
+        """The message with the images and clips, as in message trees."""
+        return messages_of(sample)
 
     def tokens(self, messages: Sequence[Message], sample: Sample) -> list[int]:
         """The tokens of messages that an answer follows."""
         return prompt_of(messages, self.tokenizer, sample.where, self.images, sizes_of(sample))
 
     def features(self, samples: list[Sample]) -> dict[str, Any]:
-        """The arguments `features` and `frames` of `answer`, [N, P, C] each. Raises `DataError` if a file is not a readable image."""
-        readings: list[Reading] = []
-        frames: list[Reading] = []
-        for sample in samples:
-            clip = self.tower.read_clip(sample) if self.images.frames else None
-            if clip is not None:
-                frames += clip
-            elif (reading := self.tower.read(sample)) is not None:
-                readings.append(reading)
-        return {
-            name: self.tower.features(stack(found))["features"] if found else None
-            for name, found in (("features", readings), ("frames", frames))
-        }
+        """The arguments `features`, `frames`, `tiles` and `tile_windows` of `answer`. Raises `DataError` if a file is not a readable image."""
+        pictures = [picture for sample in samples for picture in self.tower.pictures(sample)]
+        found: dict[str, Any] = {}
+        for name, kind in (("features", "image"), ("frames", "frame"), ("tiles", "tile")):
+            readings = [picture.reading for picture in pictures if picture.kind == kind]
+            found[name] = self.tower.features(stack(readings))["features"] if readings else None
+        if self.images.tiles is not None:
+            ids = [number for sample in samples for number in self.tokens(self.media(sample), sample)]
+            tilings = pictures_of(ids, self.images.tiles).tilings
+            found["tile_windows"] = torch.from_numpy(windows_of(tilings, self.images.tiles))
+        return found
 
     def answers(self, files: list[Path], question: str, settings: Decoding) -> Iterator[tuple[Path, str]]:
         """The answer for each image."""
         for start in range(0, len(files), BATCH):
             part = files[start : start + BATCH]
-            samples = [self.of_file(file) for file in part]
+            samples = [self.of_files([file]) for file in part]
             prompts = [self.prompt(question, sample) for sample in samples]
             keys = [f"{sample.key}: {question}" for sample in samples]
             seen = self.features(samples)
@@ -112,20 +123,15 @@ class Answerer:
 
 
 class ImageConversation(Dialogue):
-    """A conversation about one image. Its features are computed once."""
+    """A conversation about one image, or about several together. Their features are computed once."""
 
     def __init__(self, directory: Path, paths: list[Path], settings: Decoding, project: Path) -> None:
-        """Raises `ConfigError` for several images: a model reads one image a sample."""
         files = find_images(paths)
-        if len(files) > 1:
-            raise ConfigError(
-                f"--chat: {len(files)} images, and a model is trained on samples with one; talk about one image"
-            )
-        self.answerer, self.file = Answerer(directory, project), files[0]
-        self.sample = self.answerer.of_file(files[0])
+        self.answerer = Answerer(directory, project)
+        self.sample = self.answerer.of_files(files)
         self.seen = self.answerer.features([self.sample])
-        first = self.answerer.medium(self.sample)
-        super().__init__(self.answerer.model, self.answerer.tokenizer, settings, [first], file=str(files[0]))
+        first, names = self.answerer.media(self.sample), " ".join(map(str, files))
+        super().__init__(self.answerer.model, self.answerer.tokenizer, settings, first, file=names)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         return self.answerer.tokens(messages, self.sample)
@@ -143,15 +149,23 @@ def run(
     as_json: bool,
     show: Callable[[str], None],
     project: Path,
+    together: bool = False,
 ) -> None:
-    """Ask the question about each image. The answer for a single image is streamed, several are a line each. `draw` is a file for the points of an answer."""
+    """Ask the question about each image, or about all of them `together`.
+
+    A single answer is streamed, several are a line each. `draw` is a file for the points of an answer.
+    """
     files = find_images(paths)
     if draw is not None and len(files) > 1:
         raise ConfigError(f"--draw: {len(files)} images would be drawn into one file; ask about one image")
     answerer = Answerer(directory, project)
     found = ""
-    if len(files) == 1 and not as_json:
-        pieces = answerer.pieces(answerer.of_file(files[0]), question, settings)
+    if together and as_json:
+        found = "".join(answerer.pieces(answerer.of_files(files), question, settings))
+        row = {"files": list(map(str, files)), "question": question, "answer": found}
+        show(json.dumps(row, ensure_ascii=False) + "\n")
+    elif (together or len(files) == 1) and not as_json:
+        pieces = answerer.pieces(answerer.of_files(files), question, settings)
         first = next(pieces)  # an image that does not decode raises here, before any output
         for piece in chain([first], pieces):
             show(piece)

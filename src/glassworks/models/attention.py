@@ -129,7 +129,7 @@ def document_mask(documents: Tensor, branches: Tensor | None = None, mutual: Ten
     """[B, 1, T, T] from the document of every token [B, T]: causal within a document, and no attention between packed documents.
 
     `branches` [B, T] numbers the branches of a message tree from 1. A token attends only to its own branch and to the shared context, which has number 0.
-    Tokens in `mutual`, bool [B, T], attend to each other in both directions.
+    Tokens of one group in `mutual` (`mutual_pairs`) attend to each other in both directions.
     """
     length = documents.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()
@@ -142,8 +142,8 @@ def document_mask(documents: Tensor, branches: Tensor | None = None, mutual: Ten
 
 
 def mutual_pairs(mutual: Tensor) -> Tensor:
-    """[B, T, T]: whether both tokens of a pair are in `mutual`, bool [B, T]."""
-    return mutual[:, :, None] & mutual[:, None, :]
+    """[B, T, T]: whether both tokens of a pair are in one group of `mutual`, int64 [B, T], 0 for tokens in none."""
+    return (mutual[:, :, None] == mutual[:, None, :]) & (mutual > 0)[:, None]
 
 
 def document_positions(documents: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """From the patches of a frozen vision tower to image tokens: attention pooling of windows (Molmo), or a linear map (LLaVA, nanoVLM).
 
-The frames of a clip may have larger windows than images. All share the weights of the connector.
+The frames of a clip may have larger windows than images. The windows of crops reach from crop to crop. All share the weights of the connector.
 
-Shapes: N images, T patches, M image tokens, P patches of a window, C width of the tower, D width of the decoder, H heads.
+Shapes: N images, T patches, M image tokens, K tokens of all crops, P patches of a window, C width of the tower, D width of the decoder, H heads.
 """
 
 import torch
@@ -52,7 +52,14 @@ class AttentionPooling(nn.Module):
 
     def forward(self, patches: Tensor, video: bool = False) -> Tensor:
         """Patches [N, T, C] to [N, M, C], of images, or of frames with `video`. The softmax is float32 at least."""
-        places, inside = (self.video_places, self.video_real) if video else (self.places, self.real)
+        return self._pool(patches, *((self.video_places, self.video_real) if video else (self.places, self.real)))
+
+    def across(self, patches: Tensor, windows: Tensor) -> Tensor:
+        """Patches [T, C] of all crops to [K, C], by `windows`, int64 [K, P], the patches of each token, -1 for none."""
+        return self._pool(patches[None], windows.clamp(min=0), windows >= 0)[0]
+
+    def _pool(self, patches: Tensor, places: Tensor, inside: Tensor) -> Tensor:
+        """Patches [N, T, C] to [N, M, C] by `places` [M, P], those `inside`, bool [M, P]."""
         gathered = patches[:, places]  # [N, M, P, C]
         real = inside[:, :, None].to(patches.dtype)
         mean = (gathered * real).sum(2) / real.sum(1)  # [N, M, C]
@@ -129,6 +136,18 @@ class Connector(nn.Module):
             patches = self.norm(patches)
         pooled = patches[:, self.places].flatten(2) if self.pooling is None else self.pooling(patches, video)
         tokens: Tensor = self.project(pooled)
+        return tokens
+
+    def tiles(self, patches: Tensor, windows: Tensor) -> Tensor:
+        """Tokens [K, D] of the patches [N, T, C] of all crops. `windows`, int64 [K, P], has the patches of each token among all N * T, -1 for none.
+
+        They have no positions: the number of crops differs from image to image.
+        """
+        assert self.pooling is not None
+        patches = patches.flatten(0, 1).to(self._dtype)
+        if self.norm is not None:
+            patches = self.norm(patches)
+        tokens: Tensor = self.project(self.pooling.across(patches, windows))
         return tokens
 
     @property

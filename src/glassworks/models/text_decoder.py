@@ -242,8 +242,8 @@ class TextDecoder(nn.Module):
 
         `documents` [B, T] numbers the packed documents of a row. Attention is masked between them, and positions restart. `branches` [B, T] numbers the
         branches of message trees (`document_mask`); it needs `positions` [B, T], the position of every token in its document. `cache` holds the
-        preceding tokens and excludes all three. `inputs` [B, T, C] are input vectors in place of the embeddings of `ids`. Tokens in `mutual`, bool
-        [B, T], attend to each other in both directions; they need documents, or an empty cache. `every_step` gives the features after every
+        preceding tokens and excludes all three. `inputs` [B, T, C] are input vectors in place of the embeddings of `ids`. Tokens of one group in `mutual`,
+        int64 [B, T] from 1, attend to each other in both directions; they need documents, or an empty cache. `every_step` gives the features after every
         supervision step, [N_sup, B, T, C]; it needs a recursion.
         """
         new, mask = ids.shape[1], None

@@ -2,13 +2,14 @@
 
 The tower is no part of the model. Its features are stored, or computed by the task. The features of an image pass the connector and are added to the
 embeddings of the patch tokens of that image (Molmo). Special tokens have negative ids (`config.packing.SPECIAL`) and a small embedding of their own.
-The frames of a clip are images with tokens of their own and another window of the connector.
+The frames of a clip are images with tokens of their own and another window of the connector. So are the crops of an image, whose windows reach from crop to
+crop.
 
-Shapes: B rows, T tokens, N images or frames of the rows, P patches of an image, M tokens of an image or a frame, C width of the tower, D width of the
-decoder, V vocabulary.
+Shapes: B rows, T tokens, N images, frames or crops of the rows, P patches of an image, M tokens of an image or a frame, K tokens of all crops, W patches of
+a window of crops, C width of the tower, D width of the decoder, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glassworks.config.packing import FRAME_PATCH, FRAME_START, IMAGE_PATCH, SPECIAL
+from glassworks.config.packing import FRAME_PATCH, IMAGE_PATCH, OF_FRAMES, OF_IMAGES, OF_TILES, TILE_PATCH
 from glassworks.errors import ArtifactError, DataError
 from glassworks.models import saving
 from glassworks.models.attention import initialise, shrink_residual_outputs
@@ -67,13 +68,16 @@ class VisionLanguageModel(nn.Module):
         if config.similarity:
             liken_keys_to_queries(self.decoder, config.similarity)
         self.connector = Connector(config.connector, config.grid, tower["width"], text.width, text.inner_width)
-        images = -1 - FRAME_START
-        self.special = nn.Embedding(images, text.width)
+        self.special = nn.Embedding(len(OF_IMAGES), text.width)
         nn.init.normal_(self.special.weight, std=STD)
         self.special_frames: nn.Embedding | None = None
+        self.special_tiles: nn.Embedding | None = None
         if config.frame_tokens is not None:
-            self.special_frames = nn.Embedding(len(SPECIAL) - images, text.width)
+            self.special_frames = nn.Embedding(len(OF_FRAMES), text.width)
             nn.init.normal_(self.special_frames.weight, std=STD)
+        if config.connector.tile_window is not None:
+            self.special_tiles = nn.Embedding(len(OF_TILES), text.width)
+            nn.init.normal_(self.special_tiles.weight, std=STD)
 
     def forward(
         self,
@@ -88,9 +92,14 @@ class VisionLanguageModel(nn.Module):
         targets: Tensor | None = None,
         token_weights: Tensor | None = None,
         z_loss: float = 0.0,
+        tiles: Tensor | None = None,
+        tile_windows: Tensor | None = None,
+        tile_places: Tensor | None = None,
+        ends: Sequence[int] = (),
     ) -> Tensor | LinearLoss:
         """With `targets` [B, T], their loss (`linear_cross_entropy`), without the logits of other positions."""
-        hidden = self.hidden(ids, documents, branches, positions, features, places, frames, frame_places)
+        pictures = (features, places, frames, frame_places, tiles, tile_windows, tile_places, ends)
+        hidden = self.hidden(ids, documents, branches, positions, *pictures)
         if targets is None:
             return self.decoder.logits(hidden)
         return linear_cross_entropy(
@@ -107,6 +116,10 @@ class VisionLanguageModel(nn.Module):
         places: Tensor | None = None,
         frames: Tensor | None = None,
         frame_places: Tensor | None = None,
+        tiles: Tensor | None = None,
+        tile_windows: Tensor | None = None,
+        tile_places: Tensor | None = None,
+        ends: Sequence[int] = (),
     ) -> Tensor:
         """Normalised features [B, T, D] of packed rows. The other arguments are those of `inputs` and of `TextDecoder.hidden`."""
         return self.decoder.hidden(
@@ -114,7 +127,7 @@ class VisionLanguageModel(nn.Module):
             documents=documents,
             branches=branches,
             positions=positions,
-            **self.inputs(ids, features, places, frames, frame_places),
+            **self.inputs(ids, features, places, frames, frame_places, tiles, tile_windows, tile_places, ends),
         )
 
     def inputs(
@@ -124,16 +137,27 @@ class VisionLanguageModel(nn.Module):
         places: Tensor | None = None,
         frames: Tensor | None = None,
         frame_places: Tensor | None = None,
+        tiles: Tensor | None = None,
+        tile_windows: Tensor | None = None,
+        tile_places: Tensor | None = None,
+        ends: Sequence[int] = (),
     ) -> dict[str, Any]:
         """The arguments `inputs` and `mutual` of `TextDecoder.hidden`.
 
         `features` [N, P, C] are those of all images, row after row. `places` [N * M] are the positions of the patch tokens in the flattened `ids`; by
-        default they are looked up. `frames` and `frame_places` are those of the frames of clips. Raises `DataError` where their number does not fit.
+        default they are looked up. `frames` and `frame_places` are those of the frames of clips. `tiles` [N, P, C] and `tile_places` [K] are those of the
+        crops of images; `tile_windows`, int64 [K, W], has the patches of each token among those of all crops, -1 for none. The image tokens between two
+        tokens among `ends` attend to each other in both directions, those of all crops and frames included: an image never shows a text before it to an
+        earlier image. Raises `DataError` where the numbers do not fit.
         """
         special = ids < 0
         weight = self.special.weight
         if self.special_frames is not None:
             weight = torch.cat([weight, self.special_frames.weight])
+        elif self.special_tiles is not None:
+            weight = torch.cat([weight, weight.new_zeros(len(OF_FRAMES), weight.shape[1])])
+        if self.special_tiles is not None:
+            weight = torch.cat([weight, self.special_tiles.weight])
         x = torch.where(
             special[..., None],
             F.embedding((-1 - ids).clamp(min=0), weight),
@@ -141,9 +165,14 @@ class VisionLanguageModel(nn.Module):
         )
         x = self._add(x, ids, features, places, IMAGE_PATCH)
         x = self._add(x, ids, frames, frame_places, FRAME_PATCH)
-        seen = any(given is not None and len(given) for given in (features, frames))
-        mutual = self.config.image_attention == "bidirectional" and seen
-        return {"inputs": x, "mutual": special if mutual else None}
+        x = self._add_tiles(x, ids, tiles, tile_windows, tile_places)
+        seen = any(given is not None and len(given) for given in (features, frames, tiles))
+        mutual = None
+        if self.config.image_attention == "bidirectional" and seen:
+            mutual = special.long()
+            if len(ends):
+                mutual = mutual * (1 + torch.isin(ids, torch.tensor(list(ends), device=ids.device)).cumsum(1))
+        return {"inputs": x, "mutual": mutual}
 
     def _add(self, x: Tensor, ids: Tensor, features: Tensor | None, places: Tensor | None, patch: int) -> Tensor:
         """Input vectors [B, T, D] with the features of images or frames [N, P, C] at the places of their patch tokens."""
@@ -163,6 +192,22 @@ class VisionLanguageModel(nn.Module):
             return x
         added = self.connector(features[:, self.class_tokens :], video)
         return x.flatten(0, 1).index_add(0, places, added.flatten(0, 1).to(x.dtype)).view_as(x)
+
+    def _add_tiles(
+        self, x: Tensor, ids: Tensor, tiles: Tensor | None, windows: Tensor | None, places: Tensor | None
+    ) -> Tensor:
+        """Input vectors [B, T, D] with the features of crops [N, P, C] at the places of their patch tokens."""
+        if places is None:
+            places = (ids.flatten() == TILE_PATCH).nonzero()[:, 0]
+        tokens = 0 if tiles is None or windows is None else len(windows)
+        if len(places) != tokens:
+            raise DataError(
+                f"{len(places):,} patch tokens of crops in the rows, but crops of {tokens:,}; pack the data again"
+            )
+        if tiles is None or windows is None:
+            return x
+        added = self.connector.tiles(tiles[:, self.class_tokens :], windows)
+        return x.flatten(0, 1).index_add(0, places, added.to(x.dtype)).view_as(x)
 
     def name(self, features: Tensor, names: Tensor, weight: float) -> LinearLoss:
         """The loss of `names`, int64 [N, M, K]: K target tokens for each image token of `features` [N, P, C], -100 for none.

@@ -122,7 +122,8 @@ def _pack_stage(project: Project, name: str) -> Stage | None:
         directory=f"data/packs/{subject}",
         entries=("stages.pack",),
         params={"splits": splits, "rows": packing.model_dump(mode="json")},
-        settings=watched_sections(project, name, *experiment.packed_by) | _watched_clips(project, packing, experiment),
+        settings=watched_sections(project, name, *experiment.packed_by)
+        | _watched_encoder(project, packing, experiment),
         inputs={
             "tokenizer": _stage_of(project, Tokenizer("data.tokenizer", name)),
             **{role: f"shards-{dataset}" for dataset, role in roles("shards", splits).items()},
@@ -134,12 +135,19 @@ def _pack_stage(project: Project, name: str) -> Stage | None:
     return shared if shared and (shared.params, shared.inputs) == (stage.params, stage.inputs) else stage
 
 
-def _watched_clips(project: Project, packing: Packing, experiment: Experiment) -> dict[str, tuple[str, ...]]:
-    """The keys of the frames of clips, which count their tokens."""
-    if packing.images is None or packing.images.frames is None:
-        return {}
-    needs = [need for need in experiment.needs().values() if isinstance(need, Encoding)]
-    return {"params.yaml": tuple(dict.fromkeys(f"encoders.{need.name}.clips" for need in needs))}
+def _watched_encoder(project: Project, packing: Packing, experiment: Experiment) -> dict[str, tuple[str, ...]]:
+    """The keys of the frames of clips and of the crops of images, which count their tokens."""
+    images = packing.images
+    keys = ["clips"] if images and images.frames else []
+    keys += ["tiles", "image_size"] if images and images.tiles else []
+    needs = dict.fromkeys(need.name for need in experiment.needs().values() if isinstance(need, Encoding))
+    found = [
+        f"encoders.{name}.{key}"
+        for name in needs
+        for key in keys
+        if key in project.params.encoders[name].model_fields_set
+    ]
+    return {"params.yaml": tuple(found)} if found else {}
 
 
 def _stage_of(project: Project, need: Need) -> str:

@@ -110,24 +110,26 @@ def encode(context: Context, blocks: list[Block], label: str) -> None:
 
 
 def _write(tower: Tower, block: Block, path: Path, device: str, progress: Progress) -> None:
-    """One file: the tensors of `Tower.features` for all samples of a shard, and their keys in the metadata. Every frame of a clip has a row."""
+    """One file: the tensors of `Tower.features` for all samples of a shard, and their keys in the metadata. Every picture of a sample has a row."""
     step = max(1, READ // tower.settings.batch_size) * tower.settings.batch_size
-    if isinstance(tower.settings, ImageEncoder) and tower.settings.clips is not None:
-        step = max(1, READ // tower.settings.clips.frames)
-    keys, parts, frames = [], [], []
+    if isinstance(tower.settings, ImageEncoder):
+        clips, tiles = tower.settings.clips, tower.settings.tiles
+        most = max(0 if clips is None else clips.frames, 0 if tiles is None else 1 + tiles.most)
+        step = max(1, READ // most) if most else step
+    keys, parts, counts = [], [], []
     for start in range(block.rows.start, block.rows.stop, step):
         samples = [block.dataset[index] for index in range(start, min(start + step, block.rows.stop))]
         readings: list[Reading | None] = []
         for sample in samples:
-            clip = tower.read_clip(sample)
-            readings += [tower.read(sample)] if clip is None else clip
-            frames.append(0 if clip is None else len(clip))
+            pictures = tower.pictures(sample)
+            readings += [picture.reading for picture in pictures] or [None]
+            counts.append(0 if [picture.kind for picture in pictures] in ([], ["image"]) else len(pictures))
         parts.append(tower.features_of(readings, device))
         keys += [sample.key for sample in samples]
         progress.advance(len(samples), block.file)
     tensors = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
-    if any(frames):
-        tensors[FRAMES] = torch.tensor(frames)
+    if any(counts):
+        tensors[FRAMES] = torch.tensor(counts)
         rows = tensors[FRAMES].clamp(min=1)
         tensors[PRESENT] = tensors[PRESENT][rows.cumsum(0) - rows]
     if tensors[PRESENT].all():

@@ -13,7 +13,7 @@ import numpy as np
 from glassworks.artifacts.digests import write_json, write_text
 from glassworks.config.datasets import Split
 from glassworks.config.needs import roles
-from glassworks.config.packing import FRAME_PATCH, IMAGE_PATCH, Packing
+from glassworks.config.packing import FRAME_END, FRAME_PATCH, IMAGE_END, IMAGE_PATCH, TILE_PATCH, TILES_END, Packing
 from glassworks.data.reading.chat import ChatTemplate, read_template
 from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.extended import open_tokenizer_of
@@ -26,6 +26,9 @@ from glassworks.progress import Progress
 
 ROWS, SHOWN = "rows.json", 20
 """File of the rows that the report shows, and their number."""
+PATCHES = {IMAGE_PATCH: "image", FRAME_PATCH: "frame", TILE_PATCH: "tiles"}
+ENDS = {IMAGE_END: "image", FRAME_END: "frame", TILES_END: "tiles"}
+"""The patch tokens and the last token of each kind of picture."""
 Runs = list[tuple[str, float]]
 """Text of a conversation, or of a context or a branch, cut where the weight of the loss changes: text and weight."""
 
@@ -134,12 +137,17 @@ def _runs(tokens: Tokens, item: list[int], tokenizer: TextTokenizer) -> list[Run
 
 
 def _text(ids: list[int], tokenizer: TextTokenizer) -> str:
-    """The text of ids with special tokens, and the number of tokens of each image or frame."""
-    found = ""
-    for special, run in groupby(ids, key=lambda number: number < 0):
+    """The text of ids with special tokens, and the number of patch tokens of each image, of its tiles and of each frame."""
+    found, special = "", dict.fromkeys(PATCHES.values(), 0)
+    for number, run in groupby(ids, key=lambda number: min(number, 0)):
         part = list(run)
-        kind, patch = ("frame", FRAME_PATCH) if FRAME_PATCH in part else ("image", IMAGE_PATCH)
-        found += f"[{kind}: {part.count(patch)} tokens]" if special else tokenizer.shown(part)
+        if number == 0:
+            found += tokenizer.shown(part)
+        elif number in PATCHES:
+            special[PATCHES[number]] += len(part)
+        elif number in ENDS:
+            found += f"[{ENDS[number]}: {special[ENDS[number]]} tokens]"
+            special[ENDS[number]] = 0
     return found
 
 

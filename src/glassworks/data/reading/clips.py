@@ -51,16 +51,17 @@ def time_stamps(size: Size | None, clips: Clips, where: str) -> list[str]:
     return [f"{number * size.seconds / size.frames:.1f} " for number in numbers]
 
 
-def frames_of(sample: Sample, clips: Clips) -> list[Image.Image] | None:
-    """The frames to see of the clip of a sample, in Pillow's mode RGB; None without a clip. Raises `DataError`."""
+def frames_of(sample: Sample, clips: Clips, member: str | None = None) -> list[Image.Image] | None:
+    """The frames to see of a clip of a sample, by default its only one, in Pillow's mode RGB; None without a clip. Raises `DataError`."""
     sizes = sizes_of(sample)
-    member = clip_member(sizes)
+    member = clip_member(sizes) if member is None else member
     if member is None:
         return None
     if member not in sample.members:
         raise DataError(f"{sample.where}: no clip {member!r} ({', '.join(sorted(sample.members))})")
-    size = sizes[member]
-    return read_frames(sample.members[member], frame_numbers(size, clips, sample.where), size.frames, sample.where)
+    size = sizes.get(member)
+    numbers = frame_numbers(size, clips, sample.where)
+    return read_frames(sample.members[member], numbers, size.frames if size else None, sample.where)
 
 
 def read_frames(data: bytes | memoryview, numbers: Sequence[int], frames: int | None, where: str) -> list[Image.Image]:

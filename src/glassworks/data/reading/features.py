@@ -26,8 +26,8 @@ KEYS = "keys"
 PRESENT = "present"
 """The tensor that is False at samples without the modality; a file in which all samples have it lacks the tensor."""
 FRAMES = "frames"
-"""The tensor int64 [samples] with the frames of each sample, 0 for an image; a file without clips lacks it. The other tensors of the file but `present`
-then hold one row for each image and each frame.
+"""The tensor int64 [samples] with the pictures of each sample: images, crops and frames in the order of its tokens. It is 0 for one image. A file without
+other samples lacks it. The other tensors of the file but `present` then hold one row for each picture.
 """
 REMEDY = "check the artefact with `glassworks verify`, or make the features again"
 FIELDS = {"encoder", "identity", "dataset", "width", "shards"}
@@ -83,12 +83,12 @@ class _Open(NamedTuple):
     keys: list[str]
     tensors: dict[str, Tensor]
     frames: list[int] | None = None
-    """Frames of each sample, 0 for an image; None in a file without clips."""
+    """Pictures of each sample, 0 for one image; None in a file with one image a sample."""
     starts: Sequence[int] = ()
-    """The first row of each sample in a file with clips."""
+    """The first row of each sample in a file with several pictures a sample."""
 
     def row(self, index: int) -> dict[str, Tensor]:
-        """The tensors of a sample. Those of a clip have one row for each frame."""
+        """The tensors of a sample. Those of several pictures have one row for each."""
         if self.frames is None:
             return {name: tensor[index] for name, tensor in self.tensors.items()}
         start, count = self.starts[index], self.frames[index]
@@ -183,6 +183,10 @@ class JoinedFeatures:
             own, found[name] = rows[index]
             if key is not None and own != key:
                 raise DataError(f"{rows.table.directory}: row {index} holds the sample {own!r}, not {key!r}; {REMEDY}")
+            if found[name]["features"].dim() > 2:
+                raise DataError(
+                    f"{rows.table.directory}: the sample {own!r} has several images or frames, and this task reads one image a sample"
+                )
             key = own
         assert key is not None
         return FeatureRow(key, found, sample)

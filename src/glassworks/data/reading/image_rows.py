@@ -1,6 +1,6 @@
 """Packed rows with the images and clips of their samples: stored features, or undecoded samples for a tower in the training step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +11,7 @@ from glassworks.config.packing import FRAME_START, IMAGE_START
 from glassworks.data.reading.dataset import Sample
 from glassworks.data.reading.features import REMEDY, FeatureRows
 from glassworks.data.reading.packing import PackedRows, Row
+from glassworks.data.reading.pictures import KINDS, Kind
 from glassworks.data.reading.rows import Samples
 from glassworks.errors import DataError
 
@@ -25,9 +26,11 @@ class ImageRow(Row):
     samples: Sequence[Sample] = ()
     """The undecoded sample of each document."""
     pictured: Sequence[int] = ()
-    """The document of each image or clip, in the order of the tokens."""
+    """The documents with images or clips."""
     features: Sequence[Tensor] = field(default=())
-    """Stored features [P, C] of each image and [F, P, C] of each clip; empty for a tower in the training step."""
+    """Stored features of each of them: [P, C] of one image, [F, P, C] of several images, crops and frames in the order of the tokens. Empty for a tower in
+    the training step.
+    """
 
     @property
     def kinds(self) -> list[list[str]]:
@@ -61,7 +64,7 @@ class ImageRows:
 
 
 def features_of(features: FeatureRows | None, number: int, sample: Sample) -> Tensor:
-    """The stored features of a sample: [P, C] of an image, [F, P, C] of a clip. Raises `DataError` where the features are those of another sample."""
+    """The stored features of a sample: [P, C] of one image, [F, P, C] of several pictures. Raises `DataError` where the features are those of another sample."""
     assert features is not None
     key, tensors = features[number]
     if key != sample.key:
@@ -71,11 +74,19 @@ def features_of(features: FeatureRows | None, number: int, sample: Sample) -> Te
     return tensors["features"]
 
 
-def by_kind(features: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
-    """Features [N, P, C] of all images, and of the frames of all clips, from those of samples; None without any."""
-    images = [one for one in features if one.dim() == 2]
-    clips = [one for one in features if one.dim() == 3]
-    return torch.stack(images) if images else None, torch.cat(clips) if clips else None
+def by_kind(features: Sequence[Tensor], kinds: Sequence[Kind]) -> Mapping[Kind, Tensor | None]:
+    """Features [N, P, C] of all pictures of each kind, None without any, from those of samples. `kinds` are those of their pictures, by the tokens.
+
+    Raises `DataError` where their numbers differ.
+    """
+    rows = [row for one in features for row in (one if one.dim() == 3 else one[None])]
+    if len(rows) != len(kinds):
+        raise DataError(
+            f"the tokens have {len(kinds):,} images, crops and frames, but the features {len(rows):,}; make the features and pack the data again"
+        )
+    pairs = list(zip(rows, kinds, strict=True))
+    found = {name: [row for row, kind in pairs if kind == name] for name in KINDS}
+    return {name: torch.stack(some) if some else None for name, some in found.items()}
 
 
 def questions_of(sample: Sample) -> list[dict[str, object]]:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch.nn import functional
 from torch.utils.data import default_collate
 
+from glassworks.config.tiles import Crops, Tiling
 from glassworks.data.reading.dataset import Sample
 from glassworks.data.reading.pixels import image_member, read_image
 
@@ -76,14 +77,23 @@ def image_of(sample: Sample, size: int) -> torch.Tensor:
     return resize(decode_image(sample.members[image_member(sample.members, sample.where)], sample.where), size)
 
 
-def resize(image: torch.Tensor, size: int) -> torch.Tensor:
-    """uint8 [3, H, W] to [3, size, size], bilinear with antialiasing. Does not keep the aspect ratio.
+def resize(image: torch.Tensor, size: int, width: int | None = None) -> torch.Tensor:
+    """uint8 [3, H, W] to [3, size, size], or to [3, size, width], bilinear with antialiasing. Does not keep the aspect ratio.
 
     Returns the same tensor when it already has that size.
     """
-    if image.shape[-2:] == (size, size):
+    shape = (size, size if width is None else width)
+    if image.shape[-2:] == shape:
         return image
-    return functional.interpolate(image[None], size=(size, size), mode="bilinear", antialias=True)[0]
+    return functional.interpolate(image[None], size=shape, mode="bilinear", antialias=True)[0]
+
+
+def crops_of(image: torch.Tensor, crops: Crops, tiling: Tiling) -> list[torch.Tensor]:
+    """The crops of an image uint8 [3, H, W], each [3, S, S], row by row. The image is resized to all of them, without its aspect ratio."""
+    height, width = (count * crops.patch for count in crops.patches(tiling))
+    large, step, side = resize(image, height, width), crops.step * crops.patch, crops.side
+    corners = [(row * step, column * step) for row in range(tiling.rows) for column in range(tiling.columns)]
+    return [large[:, top : top + side, left : left + side] for top, left in corners]
 
 
 def stack_images(images: list[torch.Tensor]) -> torch.Tensor:

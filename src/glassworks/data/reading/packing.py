@@ -177,7 +177,7 @@ def plan_rows(dataset: Samples, tokens: Tokens, packing: Settings) -> Plan:
         columns.append(np.ones_like(sizes))
     if packing.images is not None and packing.images.per_row is not None:
         limits["images"] = packing.images.per_row
-        columns.append(tokens.images())
+        columns.append(tokens.images(packing.images))
     split = np.ones(len(sizes), bool) if tokens.texts is None else tokens.texts
     return plan(dataset.shard_sizes, np.stack(columns, axis=1), limits, split, name)
 

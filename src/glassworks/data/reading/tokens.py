@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from glassworks.config.packing import FRAME_START, IMAGE_START, Images
+from glassworks.config.packing import Images
 from glassworks.data.messages import Medium, Message, Size, Text, parse_messages, parse_sizes
 from glassworks.data.reading.arrays import load_arrays, save_arrays
 from glassworks.data.reading.captions import read_captions
 from glassworks.data.reading.clips import time_stamps
 from glassworks.data.reading.dataset import Sample
+from glassworks.data.reading.pictures import count_pictures, image_tiling
 from glassworks.data.reading.rows import Samples
 from glassworks.data.reading.text import TextTokenizer
 from glassworks.errors import DataError
@@ -62,10 +63,9 @@ class Tokens(NamedTuple):
             return lengths - 1
         return lengths - np.diff(np.searchsorted(self.segments, self.ends, side="right"), prepend=0)
 
-    def images(self) -> np.ndarray:
-        """int64 [documents]: the images and frames of each document."""
-        ends = np.searchsorted(np.flatnonzero((self.ids == IMAGE_START) | (self.ids == FRAME_START)), self.ends)
-        return np.diff(ends, prepend=0)
+    def images(self, images: Images | None = None) -> np.ndarray:
+        """int64 [documents]: the images, crops and frames of each document, whose tokens `images` has written."""
+        return count_pictures(self.ids, self.ends, images.tiles if images else None)
 
     def save(self, folder: Path) -> None:
         """Write one .npy file for each array."""
@@ -132,7 +132,7 @@ def render(
 ) -> Document:
     """The tokens of a conversation or a message tree without a chat template: BOS, then the text of each message and EOS.
 
-    `sizes` holds the sizes of clips by member. Raises `DataError` beginning with `where` for another medium, and for messages without any loss.
+    `sizes` holds the sizes of clips and images by member. Raises `DataError` beginning with `where` for another medium, and for messages without any loss.
     """
     runs: list[tuple[list[int], list[float]]] = [([tokenizer.bos], [0.0])]
     if images is None:
@@ -155,7 +155,7 @@ def prompt_of(
     images: Images,
     sizes: Mapping[str, Size] = NO_SIZES,
 ) -> list[int]:
-    """The tokens of messages that an answer follows, as `render` begins them. `sizes` holds the sizes of clips by member."""
+    """The tokens of messages that an answer follows, as `render` begins them. `sizes` holds the sizes of clips and images by member."""
     contents = _with_images(messages, tokenizer, where, images, sizes)
     return [tokenizer.bos, *(number for content in contents for number in (*content, tokenizer.eos))]
 
@@ -163,7 +163,7 @@ def prompt_of(
 def _with_images(
     messages: Sequence[Message], tokenizer: TextTokenizer, where: str, images: Images, sizes: Mapping[str, Size]
 ) -> list[list[int]]:
-    """The tokens of each message. A sample has at most one image or clip, in its context: a branch does not see the others."""
+    """The tokens of each message. Images and clips are in the context: a branch does not see the others."""
     media = [(message.branch, part) for message in messages for part in message.parts if isinstance(part, Medium)]
     for branch, medium in media:
         if medium.type == "video" and images.frames is None:
@@ -176,8 +176,12 @@ def _with_images(
             raise DataError(
                 f"{where}: branch {branch} holds the {medium.type} {medium.media!r}; put it into the context (branch 0)"
             )
-    if len(media) > 1:
-        raise DataError(f"{where}: holds {len(media)} images, and this task reads one a sample")
+    for message in messages:
+        held = sum(isinstance(part, Medium) for part in message.parts)
+        if held > 1 and message.loss_weight:
+            raise DataError(
+                f"{where}: a message with a loss holds {held} images or clips, which would show each other its text; put them into a message before it"
+            )
     pieces = [
         [piece for part in message.parts for piece in _pieces(part, where, images, sizes)] for message in messages
     ]
@@ -192,9 +196,19 @@ def _pieces(part: Text | Medium, where: str, images: Images, sizes: Mapping[str,
     if isinstance(part, Text):
         return [part.text]
     if part.type == "image" or images.frames is None:
-        return [images.ids]
+        return [picture_ids(part, where, images, sizes)]
     stamps, ids = time_stamps(sizes.get(part.media), images.frames.clips, where), images.frames.ids
     return [piece for stamp in stamps for piece in (stamp, ids)]
+
+
+def picture_ids(medium: Medium, where: str, images: Images, sizes: Mapping[str, Size]) -> list[int]:
+    """The special tokens of an image, those of its tiles after it, or those of the frames of a clip. Raises `DataError` for media of unknown size."""
+    if medium.type == "video" and images.frames is not None:
+        return images.frames.ids * len(time_stamps(sizes.get(medium.media), images.frames.clips, where))
+    if images.tiles is None:
+        return images.ids
+    tiling = image_tiling(sizes.get(medium.media), images.tiles.crops, medium.media, where)
+    return [*images.ids, *images.tiles.ids(tiling)]
 
 
 def document_of(segments: Sequence[tuple[list[int], list[float]]], where: str) -> Document:

@@ -22,15 +22,16 @@ class TimmImageEncoder:
 
     def __init__(self, network: Backbone) -> None:
         self.network = network.eval().requires_grad_(False)
+        self.image_size = network.config.image_size
         self.tokens, self.width = network.places, sum(network.widths)
 
     def read(self, sample: Sample) -> dict[str, Tensor]:
         """uint8 image [3, I, I]."""
-        return {"image": image_of(sample, self.network.config.image_size)}
+        return {"image": image_of(sample, self.image_size)}
 
     def read_frame(self, frame: Tensor) -> dict[str, Tensor]:
-        """uint8 frame [3, H, W] of a clip to [3, I, I]."""
-        return {"image": resize(frame, self.network.config.image_size)}
+        """uint8 image [3, H, W], such as a frame of a clip, to [3, I, I]."""
+        return {"image": resize(frame, self.image_size)}
 
     @torch.no_grad()
     def encode(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -38,3 +38,14 @@ def film_strip(frames: Sequence[Image.Image]) -> bytes:
     content = BytesIO()
     strip.save(content, "PNG")
     return content.getvalue()
+
+
+def same_size(images: Sequence[Image.Image]) -> list[Image.Image]:
+    """Images of one size, that of the largest sides, each in the middle of a white one."""
+    width, height = (max(image.size[axis] for image in images) for axis in (0, 1))
+    found = []
+    for image in images:
+        sheet = Image.new("RGB", (width, height), "white")
+        sheet.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+        found.append(sheet)
+    return found

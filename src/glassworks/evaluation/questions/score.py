@@ -9,20 +9,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from glassworks.config.clips import Clips
-from glassworks.config.packing import Packing
+from glassworks.config.packing import Images, Packing
+from glassworks.data.messages import Medium
 from glassworks.data.points import parse_points
 from glassworks.data.reading.captions import labels_of
 from glassworks.data.reading.clips import clip_member, frames_of, sizes_of
 from glassworks.data.reading.dataset import Sample, ShardDataset
 from glassworks.data.reading.features import FeatureRows
 from glassworks.data.reading.image_rows import by_kind, features_of
+from glassworks.data.reading.pictures import Pictures, media_of, pictures_of, windows_of
 from glassworks.data.reading.pixels import image_member, read_image
 from glassworks.data.reading.rows import Samples
 from glassworks.data.reading.text import TextTokenizer
-from glassworks.data.reading.tokens import prompt_of
+from glassworks.data.reading.tokens import picture_ids, prompt_of
 from glassworks.data.scenes.parser import SceneParser, names_in
 from glassworks.data.splits import share
 from glassworks.errors import DataError
@@ -30,7 +33,7 @@ from glassworks.evaluation.bootstrap import ratio_interval
 from glassworks.evaluation.captions import metrics as caption_metrics
 from glassworks.evaluation.captions.facts import describes_scene
 from glassworks.evaluation.questions.asked import Verdict, asked_of, verdict
-from glassworks.evaluation.questions.drawing import draw_points, film_strip
+from glassworks.evaluation.questions.drawing import draw_points, film_strip, same_size
 from glassworks.evaluation.questions.labels import CIDER, DISTANCE, RIGHT, labels
 from glassworks.evaluation.questions.settings import QuestionsEvaluation
 from glassworks.evaluation.scoring import Item, Scoring, exchanged
@@ -62,7 +65,10 @@ def run(scoring: Scoring, config: QuestionsEvaluation, task: QuestionTask, model
     features, device = task.features_of(dataset), scoring.workers.device
     images = task.packing.images
     assert features is not None and images is not None
-    others, clips = _others(features, count, scoring.seed), clip_member(sizes_of(dataset[0])) is not None
+    others, clips = (
+        _others(dataset, features, images, count, scoring.seed),
+        clip_member(sizes_of(dataset[0])) is not None,
+    )
     systems = (*SEEN, *OF_CLIPS) if clips else SEEN
     decoding = Decoding(max_new_tokens=config.max_new_tokens)
 
@@ -77,17 +83,32 @@ def run(scoring: Scoring, config: QuestionsEvaluation, task: QuestionTask, model
             prompt_of(one.messages, task.tokenizer, samples[place].where, images, sizes_of(samples[place]))
             for place, one in asked
         ]
+        pictures = [pictures_of(prompt, images.tiles) for prompt in prompts]
+        kinds = [kind for one in pictures for kind in one.kinds]
+        tilings = [tiling for one in pictures for tiling in one.tilings]
+        windows = torch.from_numpy(windows_of(tilings, images.tiles)).to(device) if images.tiles else None
+        moving = [_clips(sample, images) for sample in samples] if clips else []
         found: dict[str, list[str]] = {}
         for system in systems:
             if system == "shuffled":
                 shown = [features[int(others[index])][1]["features"] for index in batch]
             else:
                 shown = [
-                    controlled(one, system, scoring.seed, sample.key) for one, sample in zip(own, samples, strict=True)
+                    controlled(one, system, scoring.seed, sample.key, moving[place] if system in OF_CLIPS else ())
+                    for place, (one, sample) in enumerate(zip(own, samples, strict=True))
                 ]
-            seen = by_kind([shown[place] for place, _ in asked])
-            still, moving = (None if one is None else one.to(device) for one in seen)
-            ids = answer(model, prompts, still, decoding, task.tokenizer.ends, frames=moving)
+            picked = by_kind([shown[place] for place, _ in asked], kinds)
+            seen = {kind: None if one is None else one.to(device) for kind, one in picked.items()}
+            ids = answer(
+                model,
+                prompts,
+                seen["image"],
+                decoding,
+                task.tokenizer.ends,
+                frames=seen["frame"],
+                tiles=seen["tile"],
+                tile_windows=windows,
+            )
             found[system] = [task.tokenizer.decode(one) for one in ids]
         return [
             {
@@ -148,11 +169,19 @@ def run(scoring: Scoring, config: QuestionsEvaluation, task: QuestionTask, model
     return count
 
 
-def _others(features: FeatureRows, count: int, seed: int) -> dict[int, int]:
-    """For each sample another one of the same shape: another image, or a clip with as many frames."""
-    by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
+def _layout(sample: Sample, images: Images) -> list[Pictures]:
+    """The pictures of each image and clip of a sample, in the order of its messages."""
+    sizes = sizes_of(sample)
+    return [pictures_of(picture_ids(medium, sample.where, images, sizes), images.tiles) for medium in media_of(sample)]
+
+
+def _others(dataset: ShardDataset, features: FeatureRows, images: Images, count: int, seed: int) -> dict[int, int]:
+    """For each sample another one of the same shape: another image cut into as many rows and columns, or a clip with as many frames."""
+    by_shape: dict[Any, list[int]] = defaultdict(list)
     for index in range(count):
-        by_shape[tuple(features[index][1]["features"].shape)].append(index)
+        shape = tuple(features[index][1]["features"].shape)
+        layout = _layout(dataset[index], images) if len(shape) == 3 else []
+        by_shape[shape, tuple((*one.kinds, *one.tilings) for one in layout)].append(index)
     found: dict[int, int] = {}
     for same in by_shape.values():
         places = exchanged([features[index][0] for index in same], seed, "shuffled images")
@@ -160,15 +189,29 @@ def _others(features: FeatureRows, count: int, seed: int) -> dict[int, int]:
     return found
 
 
-def controlled(features: Tensor, system: str, seed: int, key: str) -> Tensor:
-    """The features [P, C] of an image or [F, P, C] of a clip that a system sees."""
+def _clips(sample: Sample, images: Images) -> list[range]:
+    """The frames of each clip among the pictures of a sample."""
+    found, start = [], 0
+    for one in _layout(sample, images):
+        if "frame" in one.kinds:
+            found.append(range(start, start + len(one.kinds)))
+        start += len(one.kinds)
+    return found
+
+
+def controlled(features: Tensor, system: str, seed: int, key: str, clips: Sequence[range] = ()) -> Tensor:
+    """The features [P, C] of an image or [F, P, C] of several pictures that a system sees. `clips` are the frames of each clip among them."""
     if system == "no_image":
         return torch.zeros_like(features)
-    if system not in OF_CLIPS or features.dim() == 2:
+    if system not in OF_CLIPS or not clips:
         return features
-    if system == "one_frame":
-        return features[len(features) // 2].expand_as(features)
-    order = sorted(range(len(features)), key=lambda frame: share(seed, "shuffled frames", f"{key} {frame}"))
+    order = list(range(len(features)))
+    for clip in clips:
+        if system == "one_frame":
+            order[clip.start : clip.stop] = [clip[len(clip) // 2]] * len(clip)
+        else:
+            shares = {frame: share(seed, "shuffled frames", f"{key} {frame}") for frame in clip}
+            order[clip.start : clip.stop] = sorted(clip, key=shares.__getitem__)
     return features[order]
 
 
@@ -198,8 +241,9 @@ def _verdicts(dataset: ShardDataset, items: list[Item], systems: Sequence[str]) 
 
 
 def _size(sample: Sample) -> tuple[int, int]:
-    """Width and height of the image or clip of a sample, from its sizes or its header."""
-    for size in sizes_of(sample).values():
+    """Width and height of the first image or clip of a sample, from its sizes or its header."""
+    sizes = sizes_of(sample)
+    for size in (*(sizes[medium.media] for medium in media_of(sample) if medium.media in sizes), *sizes.values()):
         if size.width and size.height:
             return size.width, size.height
     return _image(sample).size
@@ -249,17 +293,25 @@ def _one_of_each(items: list[Item]) -> list[Item]:
 
 
 def _gallery(dataset: ShardDataset, items: list[Item], clips: Clips | None) -> Iterator[tuple[str, bytes]]:
-    """File name and content of each image. The points of an answer and the true boxes are drawn. A clip is a strip of its frames."""
+    """File name and content of each image. The points of an answer and the true boxes are drawn. A clip is a strip of its frames, and so are several images."""
     for item in items:
         sample = dataset[item["index"]]
-        boxes = item["label"].get("boxes")
-        if clips is not None and (frames := frames_of(sample, clips)) is not None:
+        boxes, media = item["label"].get("boxes"), media_of(sample)
+        if clips is not None and len(media) < 2 and (frames := frames_of(sample, clips)) is not None:
             yield f"{_stem(item)}.png", film_strip(frames)
+        elif len(media) > 1:
+            yield f"{_stem(item)}.png", film_strip(same_size([_shown(sample, medium, clips) for medium in media]))
         elif boxes:
             yield f"{_stem(item)}.png", draw_points(_image(sample), _points(item["model"]), boxes)
         else:
             extension = image_member(sample.members, sample.where)
             yield f"{_stem(item)}.{extension.rpartition('.')[2]}", bytes(sample.members[extension])
+
+
+def _shown(sample: Sample, medium: Medium, clips: Clips | None) -> Image.Image:
+    """An image of a sample, or the first frame of a clip."""
+    frames = frames_of(sample, clips, medium.media) if clips is not None and medium.type == "video" else None
+    return frames[0] if frames else read_image(sample.members[medium.media], sample.where)
 
 
 def _stem(item: Item) -> str:
@@ -274,5 +326,6 @@ def _points(text: str) -> Any:
 
 
 def _image(sample: Sample) -> Any:
-    member = image_member(sample.members, sample.where)
+    media = media_of(sample)
+    member = media[0].media if len(media) > 1 else image_member(sample.members, sample.where)
     return read_image(bytes(sample.members[member]), sample.where, 1 << 30)

@@ -19,6 +19,8 @@ class Connector(Settings):
     """Side of a window in patches (attention, pixel_shuffle). At the edges, windows of `attention` may be part empty."""
     video_window: Annotated[Count | None, Field(exclude_if=lambda side: side is None)] = None
     """Side of a window in a frame of a clip (attention), such as 3 in Molmo; null for a model that reads no clips."""
+    tile_window: Annotated[Count | None, Field(exclude_if=lambda side: side is None)] = None
+    """Side of a window in the crops of an image (attention), such as 2 in Molmo; null for a model that reads whole images only."""
     heads: Count = 4
     """Attention heads; divides the width of the tower (attention)."""
     inner_width: Count | None = None
@@ -34,10 +36,11 @@ class Connector(Settings):
 
     @model_validator(mode="after")
     def _one_projection(self) -> "Connector":
-        if self.video_window is not None and self.kind != "attention":
-            raise ValueError(
-                f"video_window: {self.kind} projects windows of one size; use kind: attention, or remove this key"
-            )
+        for key, side in (("video_window", self.video_window), ("tile_window", self.tile_window)):
+            if side is not None and self.kind != "attention":
+                raise ValueError(
+                    f"{key}: {self.kind} projects windows of one size; use kind: attention, or remove this key"
+                )
         return self
 
     @property

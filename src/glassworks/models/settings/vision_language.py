@@ -5,6 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from glassworks.config.base import Settings
+from glassworks.config.clips import Clips
+from glassworks.config.packing import Frames, Images, TileTokens
+from glassworks.config.tiles import Crops, Tiles
 from glassworks.models.settings.connector import Connector
 from glassworks.models.settings.numbers import Count
 from glassworks.models.settings.text_decoder import TextDecoder
@@ -55,6 +58,21 @@ class VisionLanguage(Settings):
     def image_tokens(self) -> int:
         """Patches of the decoder for each image."""
         return self.connector.tokens(self.grid)
+
+    def images(
+        self,
+        clips: Clips | None = None,
+        tiles: Tiles | None = None,
+        side: int | None = None,
+        per_row: int | None = None,
+    ) -> Images:
+        """How images and clips become tokens. `clips` and `tiles` are those of the encoder, `side` is that of a crop in pixels. A row has at most `per_row` images."""
+        frames = None if clips is None or self.frame_tokens is None else Frames(clips=clips, tokens=self.frame_tokens)
+        window, cut = self.connector.tile_window, None
+        if tiles is not None and side is not None and window is not None:
+            crops = Crops(most=tiles.most, margin=tiles.margin, side=side, grid=self.grid)
+            cut = TileTokens(crops=crops, window=window)
+        return Images(tokens=self.image_tokens, per_row=per_row, frames=frames, tiles=cut)
 
     @property
     def frame_tokens(self) -> int | None:

@@ -1,10 +1,12 @@
-"""LLaVA's layout: one record for each row, a conversation about one image, about one video or about none.
+"""LLaVA's layout: one record for each row, a conversation about images, about one video or about none.
 
 The image is the context of the message tree, the conversation is its one branch. As in LLaVA, `<image>` may stand
 anywhere in the first human turn: the image comes before the text. A row with `video` has `<image>` or `<video>` there.
+A row with a list of images, as in LLaVA-NeXT-Interleave, has one `<image>` for each, in human turns. Where all of them begin the first turn, they are the
+context. Else the row is a plain conversation, in which each image stands at the place of its `<image>`.
 Rows that cannot be used are dropped with the reason.
 
-Labels: `id` as published, and `questions` [{kind: conversation, answer}] with the last answer.
+Labels: `id` as published, and, for a tree, `questions` [{kind: conversation, answer}] with the last answer.
 """
 
 import hashlib
@@ -18,7 +20,7 @@ from glassworks.data.clip_files import ClipFacts, clip_facts
 from glassworks.data.file_names import FileNames
 from glassworks.data.image_files import ImageFacts, ImageFiles
 from glassworks.data.json_files import is_canonical, parsed
-from glassworks.data.messages import Medium, Message, Size
+from glassworks.data.messages import Medium, Message, Size, Text
 from glassworks.data.records import Dropped, Record, Remark
 from glassworks.data.splits import split_of
 from glassworks.data.texts import UnusableText, is_unicode
@@ -41,13 +43,15 @@ class Row:
 
     number: int
     where: str
-    file: str | None
-    """Path of its image or video in the folder of the dataset."""
+    files: list[str]
+    """Paths of its images or its video in the folder of the dataset."""
     is_video: bool
     name: Any
     """Its id."""
     turns: list[tuple[str, str]]
-    """Role and text."""
+    """Role and text. A text has `<image>` at the places of the images of a plain conversation."""
+    plain: bool = False
+    """Whether the images stand among the texts, and not before them."""
 
 
 def records(context: Context) -> Iterator[Record | Dropped | Remark]:
@@ -66,7 +70,7 @@ def records(context: Context) -> Iterator[Record | Dropped | Remark]:
         except (Unusable, UnusableText) as fault:
             rows.append(Dropped(where, str(fault)))
     del content
-    files = {row.file: row.is_video for row in rows if isinstance(row, Row) and row.file}
+    files = {file: row.is_video for row in rows if isinstance(row, Row) for file in row.files}
 
     def check(name: str) -> ImageFacts | ClipFacts | str:
         return clip_facts(images, name) if files[name] else images.facts(name)
@@ -74,24 +78,29 @@ def records(context: Context) -> Iterator[Record | Dropped | Remark]:
     with ThreadPoolExecutor(context.threads) as pool:
         label = f"check {context.stage.subject}"
         facts = dict(zip(files, track(pool.map(check, files), label, len(files), "images"), strict=True))
+    groups = _groups([row for row in rows if isinstance(row, Row)], images)
     for row in rows:
-        found = None if isinstance(row, Dropped) or row.file is None else facts[row.file]
         if isinstance(row, Dropped):
             yield row
-        elif isinstance(found, str):
-            yield Dropped(f"{row.where} ({row.file})", found)
+            continue
+        found = {file: facts[file] for file in row.files}
+        broken = next(((file, reason) for file, reason in found.items() if isinstance(reason, str)), None)
+        if broken is not None:
+            yield Dropped(f"{row.where} ({broken[0]})", broken[1])
         else:
-            yield _record(row, found, images, context)
+            usable = [one for file in row.files if not isinstance(one := found[file], str)]
+            yield _record(row, usable, groups, context)
     if names.changed:
         yield Remark("a file is found with other slashes or in another Unicode form", count=names.changed)
 
 
 def media(context: Context) -> Callable[[Record], dict[str, bytes]]:
-    """The unchanged bytes of a record's image or video; nothing for a record without one."""
+    """The unchanged bytes of a record's images or video; nothing for a record without one."""
     images = ImageFiles(context)
 
     def read(record: Record) -> dict[str, bytes]:
-        return {member: images.read(record.media["file"]) for member in record.sizes}
+        files = record.media.get("files") or {member: record.media["file"] for member in record.sizes}
+        return {member: images.read(file) for member, file in files.items()}
 
     return read
 
@@ -122,20 +131,30 @@ def _row(entry: Any, number: int, where: str, names: FileNames) -> Row:
     if len(turns) - start < 2 or turns[-1][0] != "assistant":
         raise Unusable("no answer of gpt at the end")
     image, video, identity = entry.get("image"), entry.get("video"), entry.get("id")
-    if isinstance(image, list) or isinstance(video, list) or None not in (image, video):
-        raise Unusable("several images in a row are not read")
+    if image is not None and video is not None:
+        raise Unusable("an image and a video in a row are not read")
+    if isinstance(video, list):
+        raise Unusable("several videos in a row are not read")
     if video is not None:
         turns = [(role, text.replace(VIDEO_PLACEHOLDER, PLACEHOLDER)) for role, text in turns]
+    given = image if isinstance(image, list) else [one for one in (image, video) if one is not None]
     placed = [place for place, (_, text) in enumerate(turns) for _ in range(text.count(PLACEHOLDER))]
-    is_video, image = video is not None, image if video is None else video
-    if image is None and placed:
+    if not given and placed:
         raise Unusable(f"{PLACEHOLDER} in a row without an image")
-    if image is not None and placed != [start]:
+    if len(given) == 1 and placed != [start]:
         count = f"{len(placed)} times" if len(placed) != 1 else f"in turn {placed[0] + 1}"
         raise Unusable(f"{PLACEHOLDER} stands not once in the first human turn (found: {count})")
-    texts = [(role, _text(text, place)) for place, (role, text) in enumerate(turns, start=1)]
-    file = None if image is None else names.find(image)
-    return Row(number, where, file, is_video, identity if is_canonical(identity) else None, texts)
+    plain = False
+    if len(given) > 1:
+        if len(placed) != len(given):
+            raise Unusable(f"{PLACEHOLDER} stands {len(placed)} times, and the row has {len(given)} images")
+        if spoken := [place for place in placed if turns[place][0] != "user"]:
+            raise Unusable(f"{PLACEHOLDER} stands in a turn of {entry['conversations'][spoken[0]]['from']}")
+        before = turns[start][1].rpartition(PLACEHOLDER)[0]
+        plain = set(placed) != {start} or bool(before.replace(PLACEHOLDER, "").strip())
+    texts = [(role, _text(text, place, plain)) for place, (role, text) in enumerate(turns, start=1)]
+    files = [names.find(one) for one in given]
+    return Row(number, where, files, video is not None, identity if is_canonical(identity) else None, texts, plain)
 
 
 def _turn(turn: Any, place: int) -> tuple[str, str]:
@@ -148,9 +167,9 @@ def _turn(turn: Any, place: int) -> tuple[str, str]:
     return ROLES[speaker], turn["value"]
 
 
-def _text(value: str, place: int) -> str:
-    """The text of a turn. `None` and `N/A` are answers here."""
-    text = value.replace(PLACEHOLDER, "").strip()
+def _text(value: str, place: int, plain: bool) -> str:
+    """The text of a turn, with the places of images in a `plain` conversation. `None` and `N/A` are answers here."""
+    text = (value if plain else value.replace(PLACEHOLDER, "")).strip()
     if not text:
         raise Unusable(f"a turn has no text (turn {place})")
     if "\0" in text or not is_unicode(text):
@@ -158,23 +177,63 @@ def _text(value: str, place: int) -> str:
     return text
 
 
-def _record(row: Row, facts: ImageFacts | ClipFacts | None, images: ImageFiles, context: Context) -> Record:
+def _groups(rows: list[Row], images: ImageFiles) -> dict[str, str]:
+    """The group of each file: equal for equal bytes and for files of one row, the first digest among them."""
+    first: dict[str, str] = {}
+
+    def root(digest: str) -> str:
+        while (other := first.setdefault(digest, digest)) != digest:
+            first[digest] = digest = first[other]
+        return digest
+
+    for row in rows:
+        roots = {root(images.inventory[file].sha256) for file in row.files}
+        for digest in roots:
+            first[digest] = min(roots)
+    return {file: root(images.inventory[file].sha256) for row in rows for file in row.files}
+
+
+def _record(row: Row, facts: list[ImageFacts | ClipFacts], groups: dict[str, str], context: Context) -> Record:
     asked = hashlib.sha256("\0".join(text for role, text in row.turns if role == "user").encode()).hexdigest()
-    group = f"image-{images.inventory[row.file].sha256[:16]}" if row.file else f"text-{asked[:16]}"
-    messages = [Message(role=role, content=text, branch=1) for role, text in row.turns]
+    group = f"image-{groups[row.files[0]][:16]}" if row.files else f"text-{asked[:16]}"
     sizes: dict[str, Size] = {}
-    if isinstance(facts, ClipFacts):
-        sizes = {facts.member: facts.size}
-    elif facts:
-        sizes = {facts.extension: Size(kind="image", width=facts.width, height=facts.height)}
-    for member, size in sizes.items():
-        messages.insert(0, Message(role="user", content=[Medium(type=size.kind, media=member)]))
+    for number, fact in enumerate(facts):
+        member, size = (fact.member, fact.size) if isinstance(fact, ClipFacts) else (fact.extension, _size(fact))
+        sizes[member if len(facts) == 1 else f"{number}.{member}"] = size
+    media = [Medium(type=size.kind, media=member) for member, size in sizes.items()]
+    labels: dict[str, Any] = {"id": row.name}
+    if row.plain:
+        waiting = iter(media)
+        messages = [Message(role=role, content=_parts(text, waiting)) for role, text in row.turns]
+    else:
+        messages = [Message(role="user", content=[*media])] if media else []
+        messages += [Message(role=role, content=text, branch=1) for role, text in row.turns]
+        labels["questions"] = [{"kind": "conversation", "answer": row.turns[-1][1]}]
+    files: dict[str, Any] = {"file": row.files[0]} if len(row.files) == 1 else {}
+    if len(row.files) > 1:
+        files = {"files": dict(zip(sizes, row.files, strict=True))}
     return Record(
         f"{row.number:08d}",
         split_of(group, context.params["splits"], context.params["seed"]),
         group,
-        labels={"id": row.name, "questions": [{"kind": "conversation", "answer": row.turns[-1][1]}]},
-        media={"file": row.file} if row.file else {},
+        labels=labels,
+        media=files,
         messages=messages,
         sizes=sizes,
     )
+
+
+def _size(facts: ImageFacts) -> Size:
+    return Size(kind="image", width=facts.width, height=facts.height)
+
+
+def _parts(text: str, media: Iterator[Medium]) -> str | list[Text | Medium]:
+    """The content of a turn: its text, or its texts and the next images at the places of `<image>`."""
+    first, *others = text.split(PLACEHOLDER)
+    if not others:
+        return text
+    found: list[Text | Medium] = [Text(type="text", text=first)] if first else []
+    for other in others:
+        found.append(next(media))
+        found += [Text(type="text", text=other)] if other else []
+    return found

@@ -90,8 +90,8 @@ class Alignment(Experiment):
         return self.model.towers[tower].head or self.model.head
 
     def encoder_faults(self, encoders: Mapping[str, Encoder]) -> list[str]:
-        """Perceivers over encoders that give one vector, and other heads over tokens."""
-        faults = []
+        """Perceivers over encoders that give one vector, and other heads over tokens, beside those of all tasks."""
+        faults = super().encoder_faults(encoders)
         for name, tower in self.model.towers.items():
             head, encoder = self._head(name), encoders.get(tower.encoder)
             if encoder is not None and encoder.gives_tokens != (head == "perceiver"):

@@ -1,5 +1,6 @@
 """experiments/NAME.yaml of the task `vision_language`."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -7,10 +8,11 @@ from pydantic import Field, model_validator
 from glassworks.config.base import Name, Settings
 from glassworks.config.clips import Clips
 from glassworks.config.data import LossOptions, TextData
-from glassworks.config.encoder import ImageEncoder
+from glassworks.config.encoder import Encoder, ImageEncoder
 from glassworks.config.experiment import Experiment, Start
 from glassworks.config.needs import EncoderWeights, Features, Model, Need, roles
-from glassworks.config.packing import Frames, Images, Packing
+from glassworks.config.packing import Packing
+from glassworks.config.tiles import Crops, Tiles
 from glassworks.models.settings.vision_language import VisionLanguage as Shape
 from glassworks.tasks.language_modelling.settings import TokenTraining
 
@@ -33,15 +35,13 @@ class VisionData(TextData[VisionOptions]):
     """Training data: message trees and conversations with images and clips, and texts."""
 
     images_per_row: Annotated[int | None, Field(ge=1, exclude_if=lambda most: most is None)] = None
-    """Most images and frames of clips in a row; null for no limit."""
+    """Most images, crops of images and frames of clips in a row; null for no limit."""
     documents_per_row: Annotated[int | None, Field(ge=1, exclude_if=lambda most: most is None)] = None
     """Most texts, conversations or message trees in a row; null for no limit."""
 
-    def rows(self, shape: Shape, clips: Clips | None) -> Packing:
-        """The settings of the stage `pack`. `clips` are those of the encoder."""
-        tokens = shape.frame_tokens
-        frames = None if clips is None or tokens is None else Frames(clips=clips, tokens=tokens)
-        images = Images(tokens=shape.image_tokens, per_row=self.images_per_row, frames=frames)
+    def rows(self, shape: Shape, clips: Clips | None, tiles: Tiles | None, side: int | None) -> Packing:
+        """The settings of the stage `pack`. `clips` and `tiles` are those of the encoder, `side` is that of a crop in pixels."""
+        images = shape.images(clips, tiles, side, self.images_per_row)
         return Packing(row_tokens=shape.row_tokens, documents_per_row=self.documents_per_row, images=images)
 
 
@@ -67,7 +67,7 @@ class Network(Shape, Start):
     """The network, its tower and its initial weights."""
 
     REPLACED: ClassVar[frozenset[str]] = frozenset({"tower"})
-    """Written anew by an experiment that continues another: the frames of a clip may be others."""
+    """Written anew by an experiment that continues another: the frames of a clip and the crops of an image may be others."""
 
     tower: Tower
     """The frozen encoder whose features are the image tokens."""
@@ -106,7 +106,35 @@ class VisionLanguage(Experiment):
 
     def packing(self) -> Packing:
         encoder = self.encoders.get(self.model.tower.encoder)
-        return self.data.rows(self.model, encoder.clips if isinstance(encoder, ImageEncoder) else None)
+        if not isinstance(encoder, ImageEncoder):
+            return self.data.rows(self.model, None, None, None)
+        return self.data.rows(self.model, encoder.clips, encoder.tiles, encoder.crop_side)
+
+    def encoder_faults(self, encoders: Mapping[str, Encoder]) -> list[str]:
+        """Tiles that only the encoder has, or only the model, and those that cannot be cut."""
+        name, connector = self.model.tower.encoder, self.model.connector
+        encoder = encoders.get(name)
+        if not isinstance(encoder, ImageEncoder):
+            return []
+        tiles, window, where = encoder.tiles, connector.tile_window, f"encoders.{name}.tiles"
+        if tiles is None or encoder.crop_side is None:
+            found = (
+                f"model.connector.tile_window: the encoder {name!r} cuts no tiles; give it `tiles`, or remove this key"
+            )
+            return [found] if window is not None else []
+        if window is None:
+            return [
+                f"model.tower.encoder: {name!r} has tiles, and this model reads whole images; set model.connector.tile_window, or name an encoder without them"
+            ]
+        crops = Crops(most=tiles.most, margin=tiles.margin, side=encoder.crop_side, grid=self.model.grid)
+        if crops.fault:
+            return [f"{where}: {crops.fault}"]
+        if crops.step < window:
+            return [
+                f"{where}.margin: two margins of {tiles.margin} leave {crops.step} of the {crops.grid} patches of a crop, fewer than "
+                f"model.connector.tile_window ({window}); lower it"
+            ]
+        return []
 
     def needs(self) -> dict[str, Need]:
         found, tower = super().needs(), self.model.tower

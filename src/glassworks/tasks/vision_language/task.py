@@ -17,12 +17,14 @@ from torch import Tensor
 from glassworks.config.clips import Clips
 from glassworks.config.continuation import OWN, merge_shapes
 from glassworks.config.experiment import data_of
-from glassworks.config.packing import FRAME_PATCH, FRAME_START, IMAGE_PATCH, IMAGE_START, Packing
+from glassworks.config.packing import FRAME_PATCH, IMAGE_PATCH, IMAGE_START, TILE_PATCH, Packing
+from glassworks.config.tiles import Tiles
 from glassworks.data.reading.dataset import Sample
 from glassworks.data.reading.features import FeatureRows, FeatureTable, ListedShards, covering
 from glassworks.data.reading.image_rows import ImageRow, ImageRows, answer_weights, by_kind
 from glassworks.data.reading.object_names import object_names
 from glassworks.data.reading.packing import arrange
+from glassworks.data.reading.pictures import KINDS, Kind, pictures_of, windows_of
 from glassworks.data.reading.text import TextTokenizer, check_vocabulary
 from glassworks.data.reading.tokens import image_chat
 from glassworks.encoders.protocol import Reading, stack
@@ -39,9 +41,9 @@ from glassworks.tasks.language_modelling.task import collate, target_weights, to
 from glassworks.tasks.vision_language.settings import FEATURES, WEIGHTS, VisionData, VisionLanguage, VisionOptions
 from glassworks.training.task import Loss
 
-OF_CLIPS = ("connector.video_positions", "special_frames.weight")
-"""Tensors that a model lacks which reads no clips."""
-MAY_DIFFER = ("clips", "batch_size")
+OF_OTHERS = ("connector.video_positions", "special_frames.weight", "special_tiles.weight")
+"""Tensors that a model lacks which reads no clips, or no tiles."""
+MAY_DIFFER = ("clips", "tiles", "batch_size")
 """Settings of an encoder that may change when training continues."""
 
 
@@ -50,17 +52,15 @@ class Example:
     """One row."""
 
     row: ImageRow
-    readings: list[Reading]
-    """The decoded images of a tower in the training step."""
-    frames: Sequence[Reading] = ()
-    """The decoded frames of clips of a tower in the training step."""
+    readings: Mapping[Kind, list[Reading]]
+    """The decoded pictures of a tower in the training step, by their kind."""
     names: Sequence[np.ndarray] = ()
     """The tokens of the names in each image (`object_names`); empty without a loss for them."""
 
 
 @dataclass(frozen=True)
 class Batch(TextBatch):
-    """A micro-batch of B rows with T inputs each, N images in all, and N frames of clips."""
+    """A micro-batch of B rows with T inputs each, N images in all, and N frames of clips, and N crops of images with K tokens in all."""
 
     places: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     """[N * M] positions of the patch tokens of images in the flattened inputs."""
@@ -74,6 +74,14 @@ class Batch(TextBatch):
     """[N, P, C] stored features of the frames in the order of the rows; None for a tower in the training step, and for a model that reads no clips."""
     frame_readings: Reading = field(default_factory=dict)
     """The frames of a tower in the training step; empty without any."""
+    tile_places: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    """[K] positions of the patch tokens of crops in the flattened inputs."""
+    tile_windows: Tensor | None = None
+    """int64 [K, W] the patches of each of these tokens among those of all crops, -1 for none; None without crops."""
+    tiles: Tensor | None = None
+    """[N, P, C] stored features of the crops in the order of the rows; None for a tower in the training step, and without crops."""
+    tile_readings: Reading = field(default_factory=dict)
+    """The crops of a tower in the training step; empty without any."""
     names: Tensor | None = None
     """int64 [N, M, K] target tokens of each image token; None without a loss for them."""
 
@@ -116,7 +124,7 @@ class VisionLanguageTask:
         if saving.read_config(self.begin, "a model").get("model") == KIND:
             file = self.begin / saving.WEIGHTS
             tensors, own = saving.read_tensors(file), model.state_dict()
-            new = [name for name in OF_CLIPS if name in own and name not in tensors]
+            new = [name for name in OF_OTHERS if name in own and name not in tensors]
             matches = saving.fill(model, tensors | {name: own[name] for name in new}, f"model.from: {file}")
             return matches._replace(matched=matches.matched - len(new), new=new)
         tensors = load_language_model(self.begin).decoder.state_dict()
@@ -131,7 +139,7 @@ class VisionLanguageTask:
     def arrange(self, dataset: ListedShards, folder: Path | None = None) -> ImageRows:
         """The documents of a split in packed rows, with their images. `folder` holds their tokens and the plan."""
         rows = arrange(dataset, self.tokenizer, self.packing, folder, image_chat(self.tokenizer, self.packing.images))
-        return ImageRows(rows, self.features_of(dataset) if rows.tokens.images().any() else None)
+        return ImageRows(rows, self.features_of(dataset) if rows.tokens.images(self.packing.images).any() else None)
 
     def features_of(self, dataset: ListedShards) -> FeatureRows | None:
         """The stored features of a split; None for a tower in the training step."""
@@ -142,56 +150,70 @@ class VisionLanguageTask:
     def example(self, row: ImageRow, part: VisionOptions, seed: int) -> Example:
         """The row with the weights of its answers, and its decoded images and clips for a tower in the training step: nothing is random."""
         weights = answer_weights(row, part.answer_weights == "roots", part.kinds)
-        readings: list[Reading] = []
-        frames: list[Reading] = []
+        readings: dict[Kind, list[Reading]] = {kind: [] for kind in KINDS}
         if self.in_loop is not None:
-            for sample in (row.samples[document] for document in row.pictured):
-                clip = self.in_loop.read_clip(sample)
-                if clip is not None:
-                    frames += clip
-                elif (reading := self.in_loop.read(sample)) is not None:
-                    readings.append(reading)
-        images = np.unique(row.documents[row.inputs == IMAGE_START]).tolist() if self.naming else []
-        named = [self._names(row.samples[document]) for document in images]
-        return Example(replace(row, weights=weights, loss_weight=part.loss_weight, samples=()), readings, frames, named)
+            for document in row.pictured:
+                for picture in self.in_loop.pictures(row.samples[document]):
+                    readings[picture.kind].append(picture.reading)
+        named = [self._names(row.samples[document]) for document in self._named(row)]
+        return Example(replace(row, weights=weights, loss_weight=part.loss_weight, samples=()), readings, named)
 
     def collate(self, examples: list[Example]) -> Batch:
-        """The rows padded to the length of a row, with their images in one list, and the frames of their clips in another.
+        """The rows padded to the length of a row, with their images in one list, the frames of their clips in another, and the crops in a third.
 
         Raises `DataError` where tokens and images do not fit.
         """
-        for row in (example.row for example in examples):
-            self._check_patches(row)
+        images = self.packing.images
+        cut = images.tiles if images else None
+        pictures = [pictures_of(example.row.inputs, cut) for example in examples]
+        for example, found in zip(examples, pictures, strict=True):
+            self._check_patches(example, found.kinds)
         text = collate([example.row for example in examples], self.packing.row_tokens, self.tokenizer.pad)
         flat = text.inputs.flatten()
-        places, frame_places = ((flat == patch).nonzero()[:, 0] for patch in (IMAGE_PATCH, FRAME_PATCH))
+        places, frame_places, tile_places = (
+            (flat == patch).nonzero()[:, 0] for patch in (IMAGE_PATCH, FRAME_PATCH, TILE_PATCH)
+        )
         nothing = torch.zeros(0, self.tower["tokens"], self.tower["width"])
-        features, frames = by_kind([one for example in examples for one in example.row.features])
-        readings = [one for example in examples for one in example.readings]
-        frame_readings = [one for example in examples for one in example.frames]
+        stored = [one for example in examples for one in example.row.features]
+        features = by_kind(stored, [kind for found in pictures for kind in found.kinds] if stored else [])
+        readings = {kind: [one for example in examples for one in example.readings[kind]] for kind in KINDS}
+        stacked = {kind: stack(some) if some else {} for kind, some in readings.items()}
+        tilings = [tiling for found in pictures for tiling in found.tilings]
         named = [one for example in examples for one in example.names]
         return Batch(
             **vars(text),
             places=places,
-            features=nothing if features is None and not readings else features,
-            readings=stack(readings) if readings else {},
+            features=nothing if features["image"] is None and not stacked["image"] else features["image"],
+            readings=stacked["image"],
             frame_places=frame_places,
-            frames=nothing if frames is None and not frame_readings and self.shape.frame_tokens else frames,
-            frame_readings=stack(frame_readings) if frame_readings else {},
+            frames=nothing
+            if features["frame"] is None and not stacked["frame"] and self.shape.frame_tokens
+            else features["frame"],
+            frame_readings=stacked["frame"],
+            tile_places=tile_places,
+            tile_windows=torch.from_numpy(windows_of(tilings, cut)) if cut and tilings else None,
+            tiles=features["tile"],
+            tile_readings=stacked["tile"],
             names=torch.from_numpy(np.stack(named)) if named else None,
         )
 
-    def _check_patches(self, row: ImageRow) -> None:
-        kinds = (
-            ("images", IMAGE_START, IMAGE_PATCH, self.shape.image_tokens),
-            ("frames", FRAME_START, FRAME_PATCH, self.shape.frame_tokens or 0),
+    def _check_patches(self, example: Example, kinds: Sequence[Kind]) -> None:
+        row = example.row
+        wanted = (
+            ("images", "image", IMAGE_PATCH, self.shape.image_tokens),
+            ("frames", "frame", FRAME_PATCH, self.shape.frame_tokens or 0),
         )
-        for kind, start, patch, tokens in kinds:
-            count, patches = int((row.inputs == start).sum()), int((row.inputs == patch).sum())
+        for name, kind, patch, tokens in wanted:
+            count, patches = kinds.count(kind), int((row.inputs == patch).sum())
             if patches != tokens * count:
                 raise DataError(
-                    f"the row of {row.key!r} has {patches:,} patch tokens for {count} {kind} of {tokens}; pack the data again"
+                    f"the row of {row.key!r} has {patches:,} patch tokens for {count} {name} of {tokens}; pack the data again"
                 )
+        read = [kind for kind in KINDS for _ in example.readings[kind]]
+        if read and sorted(read) != sorted(kinds):
+            raise DataError(
+                f"the row of {row.key!r} has tokens of {len(kinds)} images, crops and frames, and its samples hold {len(read)}; pack the data again"
+            )
 
     def loss(self, model: VisionLanguageModel, batch: Batch, carry: tuple[Tensor, ...] = ()) -> Loss:
         """The loss of all target tokens, and the sum of their weights; with `naming`, image tokens with a name are targets, too."""
@@ -211,6 +233,18 @@ class VisionLanguageTask:
         """Cross-entropy, accuracy and z-loss of the next token, summed over target tokens, without their weights."""
         features = self._features(batch.features, batch.readings)
         return token_metrics(self._found(model, batch, features, None), batch.targets, self.z_loss)
+
+    def _named(self, row: ImageRow) -> list[int]:
+        """The documents with an image, whose objects are named. Raises `DataError` for several images in one, since labels belong to one."""
+        if not self.naming:
+            return []
+        documents, counts = np.unique(row.documents[row.inputs == IMAGE_START], return_counts=True)
+        if (counts > 1).any():
+            sample = row.samples[int(documents[counts > 1][0])]
+            raise DataError(
+                f"{sample.where}: training.naming names the objects of one image, and this sample has several; set it to 0"
+            )
+        return [int(document) for document in documents]
 
     def _names(self, sample: Sample) -> np.ndarray:
         def words(name: str) -> list[int]:
@@ -237,6 +271,10 @@ class VisionLanguageTask:
             targets=batch.targets,
             token_weights=weights,
             z_loss=self.z_loss,
+            tiles=None if batch.tile_windows is None else self._features(batch.tiles, batch.tile_readings),
+            tile_windows=batch.tile_windows,
+            tile_places=batch.tile_places,
+            ends=(self.tokenizer.eos,),
         )
         return found
 
@@ -284,7 +322,7 @@ def make(experiment: VisionLanguage, inputs: Mapping[str, Path], fingerprint: di
     return VisionLanguageTask(
         shape,
         tokenizer,
-        experiment.data.rows(shape, _clips(tower)),
+        experiment.data.rows(shape, *_seen(tower)),
         tower,
         stored,
         in_loop,
@@ -308,7 +346,7 @@ def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[Vision
                 f"{table.directory}: features of the encoder {table.encoder!r} as it is now, but the model was trained on others of "
                 f"{model.tower['encoder']!r}; train it again"
             )
-    packing = cast(VisionData, data_of("vision_language", dict(data))).rows(model.config, _clips(model.tower))
+    packing = cast(VisionData, data_of("vision_language", dict(data))).rows(model.config, *_seen(model.tower))
     task = VisionLanguageTask(
         model.config, TextTokenizer(inputs["tokenizer"]), packing, model.tower, stored, vocabulary=model.vocabulary
     )
@@ -331,14 +369,15 @@ def _described(encoder: str, width: int, tokens: int, identity: Mapping[str, Any
     }
 
 
-def _clips(tower: TowerFeatures) -> Clips | None:
-    """The frames of a clip that the encoder of these features reads."""
-    found = tower["settings"].get("clips")
-    return None if found is None else Clips.model_validate(found)
+def _seen(tower: TowerFeatures) -> tuple[Clips | None, Tiles | None, int | None]:
+    """The frames of a clip and the crops of an image that the encoder of these features reads, and the side of a crop in pixels."""
+    clips, tiles, side = (tower["settings"].get(name) for name in ("clips", "tiles", "image_size"))
+    found = None if tiles is None else Tiles.model_validate(tiles)
+    return None if clips is None else Clips.model_validate(clips), found, found.side or side if found else None
 
 
 def _check_tower(tower: TowerFeatures, saved: TowerFeatures, start: str) -> None:
-    """Raise `ConfigError` for a tower with other features than that of the model to continue. The frames of a clip may be others."""
+    """Raise `ConfigError` for a tower with other features than that of the model to continue. The frames of a clip and the crops of an image may be others."""
 
     def same(one: TowerFeatures) -> tuple[object, ...]:
         return one["weights"], {name: value for name, value in one["settings"].items() if name not in MAY_DIFFER}
