@@ -74,6 +74,22 @@ def test_frames_have_windows_and_positions_of_their_own_and_share_the_weights():
     assert torch.equal(both(patches, video=True), images(patches)) and both(patches).shape == (2, 9, 6)
 
 
+def test_the_windows_of_crops_reach_from_crop_to_crop_and_share_the_weights():
+    """With the windows of one image they are its tokens without positions; a window over two crops is pooled as if its patches were one image."""
+    connector = made(4, heads=2, norm=True, positions=True, tile_window=2)
+    crops = torch.randn(2, 16, 8)
+    inside = windows(4, 2)
+    both = torch.cat([inside, inside + 16])
+    torch.testing.assert_close(connector.tiles(crops, both), connector.content(crops).flatten(0, 1))
+    across, part = torch.tensor([[3, 16, 7, 20]]), torch.tensor([[3, -1, 7, -1]])
+    joined = torch.zeros(1, 16, 8)
+    joined[0, [0, 1, 4, 5]] = crops.flatten(0, 1)[across[0]]
+    torch.testing.assert_close(connector.tiles(crops, across), connector.content(joined)[0, :1])
+    patches = F.layer_norm(crops[0, [3, 7]], [8])
+    flat = connector.pooling.across(patches, torch.tensor([[0, 1]]))
+    torch.testing.assert_close(connector.tiles(crops, part), connector.project(flat))
+
+
 def test_linear_keeps_every_patch_and_pixel_shuffle_joins_those_of_a_window():
     patches = torch.randn(1, 16, 8)
     linear = made(4, kind="linear")

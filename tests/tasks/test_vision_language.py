@@ -11,13 +11,27 @@ from hypothesis import strategies as st
 
 from glassworks.config.clips import Clips
 from glassworks.config.continuation import merge_shapes
-from glassworks.config.packing import FRAME_END, FRAME_PATCH, FRAME_START, IMAGE_PATCH, Frames, Images, Packing
+from glassworks.config.packing import (
+    FRAME_END,
+    FRAME_PATCH,
+    FRAME_START,
+    IMAGE_PATCH,
+    IMAGE_START,
+    TILE_COLUMN,
+    TILE_PATCH,
+    TILES_END,
+    TILES_START,
+    Images,
+    Packing,
+)
+from glassworks.config.tiles import Tiles
 from glassworks.data.messages import Medium, Message, Size, as_json
 from glassworks.data.reading.clips import sizes_of
 from glassworks.data.reading.dataset import Sample
-from glassworks.data.reading.image_rows import ImageRows, answer_weights
+from glassworks.data.reading.image_rows import ImageRows, answer_weights, by_kind
 from glassworks.data.reading.packing import arrange
-from glassworks.data.reading.tokens import image_chat, prompt_of, render
+from glassworks.data.reading.pictures import crop_windows, media_of, pictures_of, windows_of
+from glassworks.data.reading.tokens import image_chat, picture_ids, prompt_of, render
 from glassworks.errors import ArtifactError, DataError
 from glassworks.generation.decoding import answer
 from glassworks.generation.settings import Decoding
@@ -42,6 +56,11 @@ SHAPES = {
         decoder=TextDecoder(**DECODER, **LLAMA),
         connector=Connector(heads=2, positions=True, norm=True, video_window=3),
     ),
+    "tiles": VisionLanguage(
+        grid=4,
+        decoder=TextDecoder(**DECODER, **LLAMA),
+        connector=Connector(heads=2, positions=True, norm=True, tile_window=2),
+    ),
     "linear, causal": VisionLanguage(
         grid=GRID, decoder=TextDecoder(**DECODER), connector=Connector(kind="linear"), image_attention="causal"
     ),
@@ -50,6 +69,8 @@ SHAPES = {
     ),
 }
 CLIPS = Clips(frames=3, rate=1)
+TILES = Tiles(most=2, margin=1)
+"""For a grid of 4 patches of 10 pixels: an image of 40 x 40 pixels has one crop, one of 60 x 40 two of them."""
 SIGNS = ". 0123456789"
 
 
@@ -71,30 +92,39 @@ FLAT = VisionOptions(answer_weights="flat")
 
 
 class Stored:
-    """Features of the samples of `contents`: a function of the number of the picture. A clip has as many frames as its record says."""
+    """Features of the samples of `contents`: a function of the number of the sample. A sample has as many pictures as its record says."""
 
-    def __init__(self, numbers, samples=None):
-        self.numbers, self.samples = numbers, samples
+    def __init__(self, numbers, samples=None, task=None):
+        self.numbers, self.samples, self.task = numbers, samples, task
 
     def __getitem__(self, index):
         generator = torch.Generator().manual_seed(self.numbers[index])
-        frames = () if self.samples is None else self.samples.frames(index)
-        return f"k{index}", {"features": torch.randn(*frames, GRID**2, WIDTH, generator=generator)}
+        several = () if self.samples is None else self.samples.pictures(index, self.task.packing.images)
+        patches = (GRID if self.task is None else self.task.shape.grid) ** 2
+        return f"k{index}", {"features": torch.randn(*several, patches, WIDTH, generator=generator)}
 
 
 class Sized(Samples):
-    """Samples whose clips are of the size that the name of their member says: 5.webp has 5 frames in 5 seconds."""
+    """Samples whose clips are of the size that the name of their member says: 5.webp has 5 frames in 5 seconds. So are images: 60x40.png."""
 
     def __getitem__(self, index):
         sample, content = super().__getitem__(index), self.contents[index]
-        media = [] if isinstance(content, str) else [part for part in content[0].parts if isinstance(part, Medium)]
-        sizes = {one.media: clip_size(one.media) for one in media if one.type == "video"}
+        parts = [] if isinstance(content, str) else [part for message in content for part in message.parts]
+        media = [part for part in parts if isinstance(part, Medium)]
+        sizes = {one.media: clip_size(one.media) if one.type == "video" else image_size(one.media) for one in media}
         stored = {**sample.json(), "sizes": as_json(sizes)}
         return dataclasses.replace(sample, members={"json": memoryview(json.dumps(stored).encode())})
 
-    def frames(self, index):
-        sizes = sizes_of(self[index])
-        return [len(CLIPS.numbers(size.frames, size.seconds)) for size in sizes.values()]
+    def pictures(self, index, images):
+        sample = self[index]
+        ids = [picture_ids(medium, "", images, sizes_of(sample)) for medium in media_of(sample)]
+        kinds = [kind for one in ids for kind in pictures_of(one, images.tiles).kinds]
+        return [] if kinds in ([], ["image"]) else [len(kinds)]
+
+
+def image_size(member):
+    width, height = map(int, member.removesuffix(".png").split("x")) if "x" in member else (40, 40)
+    return Size(kind="image", width=width, height=height)
 
 
 def clip_size(member):
@@ -109,20 +139,26 @@ def clip(member="5.webp"):
     return Message(role="user", content=[Medium(type="video", media=member)])
 
 
+def together(*names):
+    """A message with several images, or clips."""
+    kinds = ["video" if name.endswith("webp") else "image" for name in names]
+    media = [Medium(type=kind, media=name) for kind, name in zip(kinds, names, strict=True)]
+    return Message(role="user", content=media)
+
+
 def pictured(messages):
     return [picture(), *messages]
 
 
 def task_of(shape, **packing):
-    frames = Frames(clips=CLIPS, tokens=shape.frame_tokens) if shape.frame_tokens else None
-    found = Packing(row_tokens=ROW, images=Images(tokens=shape.image_tokens, frames=frames), **packing)
-    return VisionLanguageTask(shape, Symbols(), found, {"width": WIDTH, "tokens": GRID**2})
+    found = Packing(row_tokens=ROW, images=shape.images(CLIPS, TILES, 40), **packing)
+    return VisionLanguageTask(shape, Symbols(), found, {"width": WIDTH, "tokens": shape.grid**2})
 
 
 def rows_of(task, contents, numbers=None):
     samples = Sized(contents)
     rows = arrange(samples, task.tokenizer, task.packing, chat=image_chat(task.tokenizer, task.packing.images))
-    return ImageRows(rows, Stored(list(range(len(contents))) if numbers is None else numbers, samples))
+    return ImageRows(rows, Stored(list(range(len(contents))) if numbers is None else numbers, samples, task))
 
 
 def built(task, dtype=torch.float32):
@@ -151,6 +187,13 @@ def loss_and_gradients(task, model, contents, numbers=None, options=FLAT):
 short = conversation().filter(lambda messages: sum(len(one.content) + 2 for one in messages) <= 64)
 """Conversations that fit into a row with an image or a clip."""
 trees = short.map(pictured)
+few = conversation().filter(lambda messages: sum(len(one.content) + 2 for one in messages) <= 32)
+several = st.builds(
+    lambda names, apart, messages: [*([*map(picture, names)] if apart else [together(*names)]), *messages],
+    st.lists(st.sampled_from(["png", "60x40.png", "40x90.png"]), min_size=2, max_size=2),
+    st.booleans(),
+    few,
+)
 clips = st.builds(lambda frames, messages: [clip(f"{frames}.webp"), *messages], st.integers(1, 5), short)
 
 
@@ -161,7 +204,7 @@ clips = st.builds(lambda frames, messages: [clip(f"{frames}.webp"), *messages], 
 def test_packed_rows_with_images_and_clips_have_the_loss_and_the_gradients_of_the_samples_alone(
     name, dtype, data, most
 ):
-    kinds = [st.text("abcdefgh", min_size=1, max_size=30), trees, *([clips] if name == "clips" else [])]
+    kinds = [st.text("abcdefgh", min_size=1, max_size=30), trees, several, *([clips] if name == "clips" else [])]
     contents = data.draw(st.lists(st.one_of(kinds), min_size=6, max_size=8))
     task, single = task_of(SHAPES[name], documents_per_row=most), task_of(SHAPES[name], documents_per_row=1)
     model = built(task, dtype)
@@ -232,6 +275,93 @@ def test_a_frame_of_a_clip_is_its_time_and_its_patches_between_special_tokens():
     unknown = [clip("x.webp"), *tree[1:]]
     with pytest.raises(DataError, match=r"^where: the record of a clip needs its sizes with frames and seconds$"):
         render(unknown, task.tokenizer, "where", task.packing.images)
+
+
+@torch.no_grad()
+def test_tiles_follow_their_image_and_their_tokens_are_the_windows_of_the_crops():
+    """Images of one and of two crops of 4 x 4 patches with margins of 1: 2 x 2 and 2 x 3 tokens, in rows that end with a column."""
+    task = task_of(SHAPES["tiles"])
+    model, tree = built(task), [together("png", "60x40.png"), *asked(("ab", "c"))[1:]]
+    batch = batch_of(task, [tree])
+    row = batch.inputs[0].tolist()
+    image = [IMAGE_START, *[IMAGE_PATCH] * 4, -3]
+    tiles = [[TILES_START, *[*[TILE_PATCH] * columns, TILE_COLUMN] * 2, TILES_END] for columns in (2, 3)]
+    assert row[:33] == [0, *image, *tiles[0], *image, *tiles[1], 1, 2]
+    assert batch.features.shape == (2, 16, WIDTH) and batch.tiles.shape == (3, 16, WIDTH)
+    stored = Stored([0], Sized([tree]), task)[0][1]["features"]
+    assert torch.equal(batch.features, stored[[0, 2]]) and torch.equal(batch.tiles, stored[[1, 3, 4]]), "in token order"
+    pictures = (batch.tiles, batch.tile_windows, batch.tile_places)
+    x = model.inputs(batch.inputs, batch.features, batch.places, None, None, *pictures)["inputs"]
+    crops = task.packing.images.tiles.crops
+    alone = [
+        model.connector.tiles(batch.tiles[part], torch.tensor(crop_windows(crops, 2, tiling).tolist()))
+        for part, tiling in ((slice(0, 1), crops.tiling(40, 40)), (slice(1, 3), crops.tiling(60, 40)))
+    ]
+    assert [len(one) for one in alone] == [4, 6] and batch.tile_windows.shape == (10, 4)
+    patches = torch.tensor(row) == TILE_PATCH
+    torch.testing.assert_close(x[0, patches], model.special_tiles.weight[1] + torch.cat(alone))
+    ends = torch.tensor(row) == TILE_COLUMN
+    assert (x[0, ends] == model.special_tiles.weight[2]).all() and int(ends.sum()) == 4
+    with pytest.raises(DataError, match=r"^10 patch tokens of crops in the rows, but crops of 0; pack the data again$"):
+        model.inputs(batch.inputs, batch.features, batch.places)
+    unknown = render_fault(lambda: render(tree, task.tokenizer, "where", task.packing.images))
+    assert (
+        unknown == "where: the record of the image 'png' needs its sizes with width and height, by which tiles are cut"
+    )
+    fewer = rows_of(task, [tree])[0]
+    fewer = dataclasses.replace(fewer, features=[fewer.features[0][:4]])
+    assert render_fault(lambda: task.collate([task.example(fewer, FLAT, 0)])).startswith(
+        "the tokens have 5 images, crops and frames, but the features 4; "
+    )
+
+
+def render_fault(call):
+    with pytest.raises(DataError) as refused:
+        call()
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["attention", "tiles"])
+@torch.no_grad()
+def test_exchanged_images_of_one_sample_change_its_loss_and_no_other(name):
+    task = task_of(SHAPES[name])
+    model, losses = built(task), []
+    batch = batch_of(task, [[together("png", "40x40.png"), *asked(("ab", "cd"))[1:]], asked(("ab", "cd"))])
+    for order in ([0, 1, 2], [1, 0, 2]):
+        seen = {"tile_windows": batch.tile_windows, "tile_places": batch.tile_places, "ends": (task.tokenizer.eos,)}
+        tiles = None if batch.tiles is None else batch.tiles[order]
+        logits = model(batch.inputs, *batch.layout, batch.features[order], batch.places, tiles=tiles, **seen)
+        found = next_token_losses(logits, batch.targets)[0]
+        losses.append([found[batch.documents[0] == number].sum().item() for number in (0, 1)])
+    assert losses[0][0] != losses[1][0] and losses[0][1] == losses[1][1]
+
+
+@torch.no_grad()
+def test_an_image_after_an_answer_shows_it_to_no_image_before_it():
+    """Image, question, answer, image and text, answer: the first answer does not change the logits before it, nor does the second image. Images of one
+    message see each other.
+    """
+    task, say = task_of(SHAPES["attention"]), lambda role, text: Message(role=role, content=text)
+    model = built(task)
+    later = Message(role="user", content=[Medium(type="image", media="1.png"), *say("user", "ab").parts])
+    batch = batch_of(task, [[picture(), say("user", "ab"), say("assistant", "cdef"), later, say("assistant", "gh")]])
+    answer_at = int((batch.inputs[0] == 4).nonzero()[0])
+
+    def hidden(ids, features):
+        return model.hidden(ids, *batch.layout, features, batch.places, ends=(task.tokenizer.eos,))[0]
+
+    changed, other = batch.inputs.clone(), batch.features.clone()
+    changed[0, answer_at] = 9
+    other[1] = 0
+    first = hidden(batch.inputs, batch.features)
+    for second in (hidden(changed, batch.features), hidden(batch.inputs, other)):
+        assert torch.equal(first[:answer_at], second[:answer_at]) and not torch.equal(first, second)
+    both = batch_of(task, [[together("png", "1.png"), *asked(("ab", "c"))[1:]]])
+    one, two = (
+        model.hidden(both.inputs, *both.layout, features, both.places, ends=(task.tokenizer.eos,))[0, 2]
+        for features in (both.features, both.features * torch.tensor([1.0, 0.0])[:, None, None])
+    )
+    assert not torch.equal(one, two), "the first patch of the first image"
 
 
 def test_features_are_added_to_the_embedding_of_the_patch_token():
@@ -324,17 +454,36 @@ def test_answers_from_the_cache_are_those_of_the_full_forward_pass(name):
     task = task_of(SHAPES[name])
     model = built(task)
     trees = [asked(("abc", "d")), asked(("abcdefgh", "d"))]
-    prompts = [prompt_of(tree[:-1], task.tokenizer, "", task.packing.images) for tree in trees] + [[0, 5, 6]]
-    features = torch.stack([Stored([0, 1])[index][1]["features"] for index in range(2)])
-    found = answer(model, prompts, features, Decoding(max_new_tokens=12), None)
-    for number, (prompt, ids) in enumerate(zip(prompts, found, strict=True)):
+    trees.append([together("60x40.png", "40x90.png"), *trees[0][1:]])
+    if name == "clips":
+        trees.append([together("5.webp", "png", "2.webp"), *trees[0][1:]])
+    prompts, seen = prompts_of(task, trees)
+    found = answer(model, [*prompts, [0, 5, 6]], settings=Decoding(max_new_tokens=12), ends=None, **seen)
+    for number, ids in enumerate(found):
         assert len(ids) == 12
+        [prompt], own = ([[0, 5, 6]], {}) if number == len(trees) else prompts_of(task, [trees[number]], [number])
         row = torch.tensor([prompt + ids])
-        own = features[number : number + 1] if number < 2 else features[:0]
-        logits = model(row, torch.zeros_like(row), features=own)[0]
+        logits = model(row, torch.zeros_like(row), **own)[0]
         assert logits[len(prompt) - 1 : -1].argmax(-1).tolist() == ids
-    alone = answer(model, prompts[:1], features[:1], Decoding(max_new_tokens=12), None)
-    assert alone[0] == found[0]
+        alone = answer(model, [prompt], settings=Decoding(max_new_tokens=12), ends=None, **{"features": None, **own})
+        assert alone[0] == ids
+
+
+def prompts_of(task, trees, numbers=None):
+    """The prompts of the questions of some trees, and the arguments of the model with their pictures."""
+    samples, images = Sized(trees), task.packing.images
+    stored = Stored(numbers or range(len(trees)), samples, task)
+    prompts = [
+        prompt_of(tree[:-1], task.tokenizer, "", images, sizes_of(samples[index])) for index, tree in enumerate(trees)
+    ]
+    pictures = [pictures_of(prompt, images.tiles) for prompt in prompts]
+    features = [stored[index][1]["features"] for index in range(len(trees))]
+    found = by_kind(features, [kind for one in pictures for kind in one.kinds])
+    seen = {"features": found["image"], "frames": found["frame"], "tiles": found["tile"]}
+    if images.tiles:
+        tilings = [tiling for one in pictures for tiling in one.tilings]
+        seen["tile_windows"] = torch.from_numpy(windows_of(tilings, images.tiles))
+    return prompts, seen
 
 
 @pytest.mark.parametrize(
@@ -379,6 +528,17 @@ def test_rows_have_limits_of_tokens_and_of_images():
     task.packing = task.packing.model_copy(update={"images": Images(tokens=4, per_row=2)})
     rows = rows_of(task, contents)
     assert sorted(len(rows[index].pictured) for index in range(len(rows))) == [0, 1, 2]
+
+
+def test_every_crop_counts_as_an_image_of_the_row():
+    task, tree = task_of(SHAPES["tiles"]), [picture("60x40.png"), *asked(("ab", "c"))[1:]]
+    task.packing = task.packing.model_copy(update={"images": task.packing.images.model_copy(update={"per_row": 5})})
+    assert len(rows_of(task, [tree] * 2)) == 2, "three pictures each"
+    task.packing = task.packing.model_copy(update={"images": task.packing.images.model_copy(update={"per_row": 2})})
+    with pytest.raises(DataError, match=r"3 images, and a row has room for 96 tokens and 2 images"):
+        rows_of(task, [tree])
+    with pytest.raises(ValueError, match="tile_window: linear projects windows of one size"):
+        Connector(kind="linear", tile_window=2)
 
 
 def test_a_clip_counts_with_all_its_frames_and_is_never_cut():
@@ -474,16 +634,24 @@ def test_defect_000_9_as_many_frames_as_the_document_names_do_not_fit_into_its_r
     assert 128 * shape.image_tokens == 10_368 > shape.row_tokens
 
 
-def test_a_model_of_images_may_begin_to_read_clips(tmp_path):
-    """Continued with another window, it has all its weights and new ones for frames; images give the same logits."""
-    plain, clips = SHAPES["attention"], SHAPES["clips"]
-    shape = merge_shapes(plain.model_dump(mode="json"), {"connector": {"video_window": 3}}, "before")
-    assert VisionLanguage.model_validate(shape) == clips
+@pytest.mark.parametrize(
+    ("key", "side", "new"),
+    [
+        ("video_window", 3, ["connector.video_positions", "special_frames.weight"]),
+        ("tile_window", 2, ["special_tiles.weight"]),
+    ],
+)
+def test_a_model_of_images_may_begin_to_read_clips_or_tiles(tmp_path, key, side, new):
+    """Continued with another window, it has all its weights and new ones for frames or tiles; images give the same logits."""
+    plain = SHAPES["attention"]
+    shape = merge_shapes(plain.model_dump(mode="json"), {"connector": {key: side}}, "before")
+    clips = VisionLanguage.model_validate(shape)
+    assert clips.connector == plain.connector.model_copy(update={key: side})
     before, after, task = built(task_of(plain)), built(task_of(clips)), task_of(clips)
     before.save(tmp_path)
     task.begin = tmp_path
     matches = task.start(after, 0)
-    assert matches.new == ["connector.video_positions", "special_frames.weight"] and not matches.left_over
+    assert matches.new == new and not matches.left_over
     assert matches.matched == len(before.state_dict())
     batch = batch_of(task_of(plain), [asked(("ab", "c"))])
     with torch.no_grad():
