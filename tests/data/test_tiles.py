@@ -1,8 +1,11 @@
 """Tiles: the crops of an image by Molmo's rule, the patches of their tokens and the numbers of tokens, by tables derived by hand; and one line for what cannot be."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from PIL import ExifTags, Image
 
 from glassworks.config.packing import (
     IMAGE_END,
@@ -16,7 +19,8 @@ from glassworks.config.packing import (
     TileTokens,
 )
 from glassworks.config.tiles import Crops, Tiling, select_tiling
-from glassworks.data.reading.images import crops_of, resize
+from glassworks.data.image_files import facts_of
+from glassworks.data.reading.images import crops_of, decode_image, resize
 from glassworks.data.reading.pictures import count_pictures, crop_windows, image_tiling, pictures_of, windows_of
 from glassworks.errors import DataError
 
@@ -129,6 +133,16 @@ def test_pictures_are_counted_by_their_tokens():
             DataError, match=r"^the tokens of the tiles of an image are of other settings; pack the data"
         ):
             pictures_of(np.array(first), other)
+
+
+def test_a_turned_image_has_the_size_that_its_tiling_needs():
+    """A record has the size of the image as it is shown, which is that of its pixels in training."""
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (60, 40)).save(file, "JPEG", exif=exif)
+    facts, pixels = facts_of(file.getvalue(), "a.jpg", 10_000), decode_image(file.getvalue(), "a.jpg")
+    assert (facts.width, facts.height) == (40, 60) and pixels.shape == (3, 60, 40)
+    assert SMALL.crops.tiling(facts.width, facts.height) == (2, 1)
 
 
 def test_crops_that_cannot_be_cut_are_one_line():

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 
 import pytest
@@ -50,6 +51,23 @@ def test_conversations_are_shown_with_roles(made, glassworks):
     glassworks("preview", "talks", "--count", 3)
     page = (made.root / "preview-talks.html").read_text()
     assert '<span class="who">user</span>say' in page and '<span class="who">assistant</span>' in page
+
+
+def test_several_images_of_a_sample_are_side_by_side(made, glassworks, write_image):
+    for number in range(2):
+        write_image(made.root / f"pairs/{number}.png", (30 + 10 * number, 20), number)
+    turns = [{"from": "human", "value": "<image>\n<image>\nSame?"}, {"from": "gpt", "value": "No."}]
+    row = {"id": "1", "image": ["0.png", "1.png"], "conversations": turns}
+    (made.root / "pairs/rows.json").write_text(json.dumps([row]))
+    pairs = {"source": "llava", "path": "pairs", "splits": {"validation": 0, "test": 0}}
+    (made.root / "params.yaml").write_text(yaml.safe_dump({"datasets": {"pairs": pairs}, "experiments": []}))
+    for stage in ("fetch-pairs", "records-pairs", "shards-pairs"):
+        made.run(stage)
+    glassworks("preview", "pairs")
+    page = (made.root / "preview-pairs.html").read_text()
+    [picture] = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    assert Image.open(io.BytesIO(base64.b64decode(picture))).size == (40 + 2 + 40, 20)
+    assert "[image] [image]" in page
 
 
 def test_refusals_are_one_line(made, glassworks):

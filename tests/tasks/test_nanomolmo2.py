@@ -6,7 +6,9 @@ import pytest
 import torch
 import yaml
 
+from glassworks.config.packing import TileTokens
 from glassworks.config.project import load_project
+from glassworks.config.tiles import Crops, Tiling
 from glassworks.models.pretrained.language_models import decoder_config
 from glassworks.models.settings.vision_language import VisionLanguage as Shape
 from glassworks.models.vision_language import VisionLanguageModel
@@ -62,6 +64,12 @@ def test_the_stages_are_accepted_with_the_entries_that_the_first_one_names_and_w
         (64, 128, 2),
     ]
     assert 128 * (64 + 2 + len("128.0 ")) < found[2].packing().row_tokens
+    tiles = [one.packing().images.tiles for one in found]
+    assert tiles == [TileTokens(crops=Crops(most=12, margin=4, side=336, grid=24), window=2)] * 3
+    longest = max(
+        len(tiles[0].ids(Tiling(rows, columns))) for rows in range(1, 13) for columns in range(1, 12 // rows + 1)
+    )
+    assert longest == 1302 and 146 + longest < found[0].packing().row_tokens
     connector = [one.optimization.groups["connector"] for one in found]
     assert [one.learning_rate for one in connector] == [2e-4, 5e-6, 5e-6]
     assert [one.optimization.learning_rate for one in found] == [2e-5, 1e-5, 1e-5]
@@ -77,8 +85,11 @@ def test_the_model_has_the_parameters_of_its_parts(project):
         )
     counts = {name: sum(one.numel() for one in part.parameters()) for name, part in model.named_children()}
     pooling, projector = 4 * (2048**2 + 2048), 2 * 2048 * 4864 + 4864 * 896
-    assert counts == {"decoder": 494_032_768, "connector": pooling + projector, "special": 3 * 896}
-    assert sum(counts.values()) == 535_101_952
+    tokens = {"special": 3 * 896, "special_tiles": 4 * 896}
+    assert counts == {"decoder": 494_032_768, "connector": pooling + projector, **tokens}
+    assert sum(counts.values()) == 535_105_536
+    header = (REPOSITORY / "experiments" / f"{STAGES[0]}.yaml").read_text()
+    assert f"# {sum(counts.values()):,} trained parameters" in header
     later = project.experiments[STAGES[1]].model.plain(Shape)
     with torch.device("meta"):
         seeing = VisionLanguageModel(

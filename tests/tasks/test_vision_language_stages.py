@@ -6,13 +6,21 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
+from glassworks.config import registry
+from glassworks.config.encoder import Encoder
 from glassworks.data.animations import write_webp
 from glassworks.data.messages import Size, parse_messages
 from glassworks.data.points import write_points
+from glassworks.data.reading.dataset import Sample, ShardDataset
+from glassworks.data.reading.features import FeatureRows, FeatureTable, JoinedFeatures
 from glassworks.data.records import Record
-from glassworks.errors import ArtifactError, ConfigError
+from glassworks.encoders.tower import load_tower
+from glassworks.errors import ArtifactError, ConfigError, DataError
+from glassworks.evaluation.questions.asked import asked_of
 from glassworks.generation.settings import Decoding
 from glassworks.inference import ask, caption, generate
 from glassworks.runtime import fork_server
@@ -32,7 +40,7 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 70, 220)}
 PARAMS = {
     "datasets": {
         name: {"source": "folder", "path": name, "samples_per_shard": 5, "shard_jobs": 1}
-        for name in ("pictures", "clips", "texts")
+        for name in ("pictures", "clips", "texts", "pairs")
     },
     "weights": {"cnn": {"source": "local", "path": "cnn"}, "other_cnn": {"source": "local", "path": "other_cnn"}},
     "encoders": {
@@ -113,6 +121,21 @@ def clip(number: int, split: str) -> Record:
     return Record(key, split, key, [], labels, {}, parse_messages(messages, key), sizes)
 
 
+def pair(number: int, split: str) -> Record:
+    """Two images. With tiles, the wide one is also seen as two crops, the other one as one."""
+    key, colour = f"{split}{number}", list(COLOURS)[number % 3]
+    media = [{"type": "image", "media": member} for member in ("0.png", "1.png")]
+    messages = [
+        {"role": "user", "content": media},
+        {"role": "user", "content": "which colour is wide?", "branch": 1},
+        {"role": "assistant", "content": colour, "branch": 1},
+    ]
+    wide = {"0.png": (40, 40), "1.png": (96, 64)} if number % 2 else {"0.png": (96, 64), "1.png": (40, 40)}
+    sizes = {name: Size(kind="image", width=width, height=height) for name, (width, height) in wide.items()}
+    labels = {"questions": [{"kind": "colour", "answer": colour}]}
+    return Record(key, split, key, [], labels, {}, parse_messages(messages, key), sizes)
+
+
 def text(number: int, split: str) -> Record:
     return Record(f"{split}{number}", split, f"{split}{number}", [f"which colour is it? {number}"])
 
@@ -120,13 +143,24 @@ def text(number: int, split: str) -> Record:
 SPLITS = (("train", 14), ("validation", 4), ("test", 5))
 RECORDS = {
     name: [make(number, split) for split, count in SPLITS for number in range(count)]
-    for name, make in (("pictures", picture), ("clips", clip), ("texts", text))
+    for name, make in (("pictures", picture), ("clips", clip), ("texts", text), ("pairs", pair))
 }
+
+
+def painted(record, size):
+    """A PNG in the colour of the answer, if it is the wide image, and else white; the right half is darker."""
+    colour = COLOURS[record.labels["questions"][0]["answer"]] if size.width == 96 else (255, 255, 255)
+    image, file = Image.new("RGB", (size.width, size.height), colour), io.BytesIO()
+    image.paste(tuple(value // 2 for value in colour), (size.width // 2, 0, size.width, size.height))
+    image.save(file, "PNG")
+    return file.getvalue()
 
 
 def media(record):
     if not record.messages:
         return {}
+    if "0.png" in record.sizes:
+        return {name: painted(record, size) for name, size in record.sizes.items()}
     if "webp" in record.sizes:
         shades = range(record.sizes["webp"].frames)
         colour = COLOURS[record.labels["questions"][0]["answer"]]
@@ -362,6 +396,157 @@ def test_a_model_answers_questions_about_files(seeing, capsys):
         ArtifactError, match=r"stored: the weights of its encoder 'eye' are not in .*data/weights; make them"
     ):
         asked(files)
+
+
+TILES = {
+    **PARAMS,
+    "encoders": {**PARAMS["encoders"], "tiled": {**PARAMS["encoders"]["eye"], "image_size": 64, "tiles": {"most": 2, "margin": 1}}},
+}  # fmt: skip
+"""4 x 4 patches of 16 pixels. An image of 96 x 64 pixels has two crops side by side, one of 40 x 40 one crop."""
+CONNECTOR = {"heads": 2, "norm": True, "positions": True, "tile_window": 2}
+TILED = {
+    **with_(
+        data={
+            "train": [{"dataset": "pairs", "rate": 0.6}, {"dataset": "pictures", "rate": 0.4}],
+            "held_out": {"pairs": "validation"},
+            "images_per_row": 8,
+        },
+        training={"steps": 2, "naming": 0.0},
+    ),
+    "model": {**EXPERIMENT["model"], "tower": {"encoder": "tiled"}, "grid": 4, "connector": CONNECTOR},
+    "evaluations": {"questions": {"dataset": "pairs", "bootstrap": 100, "batch_size": 2, "max_new_tokens": 8}},
+}
+
+
+def test_several_images_with_tiles_have_one_set_of_bytes_and_answers(seeing):
+    """Stored with one worker and in the loop with two. The files hold every picture in the order of the tokens."""
+    loop = with_(TILED, model={"tower": {"encoder": "tiled", "features": "loop"}})
+    table = seeing.configure(TILES, tiled=TILED, loop=loop)
+    features, _ = seeing.run("features-tiled-pairs"), seeing.run("features-tiled-pictures")
+    first = load_file(features / "train-00000.safetensors")
+    assert first["frames"].tolist() == [1 + 2 + 1 + 1] * 5 and first["features"].shape == (25, 16, 48)
+    assert torch.equal(first["features"][3], first["features"][4]), "the only crop of an image is the whole image"
+    assert not torch.equal(first["features"][1], first["features"][2])
+    pairs = ShardDataset(seeing.root / "data/shards/pairs", "train")
+    with pytest.raises(
+        DataError, match=r"the sample 'train0' has several images or frames, and this task reads one image"
+    ):
+        JoinedFeatures(pairs, {"tiled": FeatureRows(FeatureTable(features), pairs)}, with_samples=False)[0]
+    for name in ("tokenizer-tiled", "pack-tiled", "tokenizer-loop", "pack-loop"):
+        seeing.run(name)
+    found = content(seeing.run("train-tiled"))
+    fork_server.start(*(f"glassworks.{entry}" for entry in table["train-loop"].entries))
+    assert content(seeing.run("train-loop", threads=2, workers=2)) == found
+    assert "special_tiles.weight" in load_file(seeing.root / "models/tiled/model.safetensors")
+
+    names = ("metrics.json", "items.jsonl", "labels.json")
+    one = content(seeing.run("evaluate-tiled-questions"), names)
+    metrics = json.loads(one["metrics.json"])
+    assert metrics["questions"] == {"colour": 5} and set(metrics["systems"]) == {
+        "model",
+        "shuffled",
+        "no_image",
+        "majority",
+    }
+    with Image.open(seeing.root / "results/tiled/questions/gallery/test0.png") as strip:
+        assert strip.size == (2 * 96 + 2, 64)
+        assert (strip.getpixel((5, 5)), strip.getpixel((140, 32))) == ((220, 30, 30), (255, 255, 255))
+    rows = json.loads((seeing.root / "data/packs/tiled/rows.json").read_text())["pairs"]
+    streams = {runs[0][0] for row in rows for runs in row["texts"]}
+    assert {text.removeprefix("<|bos|>").removesuffix("<|eos|>") for text in streams if "image" in text} == {
+        "[image: 4 tokens][tiles: 6 tokens][image: 4 tokens][tiles: 4 tokens]",
+        "[image: 4 tokens][tiles: 4 tokens][image: 4 tokens][tiles: 6 tokens]",
+    }
+
+    files = []
+    for member, data in media(RECORDS["pairs"][0]).items():
+        files.append(seeing.root / member)
+        files[-1].write_bytes(data)
+    answerer = ask.Answerer(seeing.root / "models/tiled", seeing.root)
+    asked = answerer.of_files(files)
+    seen, stored = answerer.features([asked]), first["features"]
+    assert torch.equal(seen["features"], stored[[0, 3]]) and torch.equal(seen["tiles"], stored[[1, 2, 4]])
+    sample = pairs[0]
+    question = asked_of(sample)[0]
+    assert answerer.prompt("which colour is wide?", asked) == answerer.tokens(question.messages, asked)
+    texts = ["".join(answerer.pieces(one, question.text, Decoding(max_new_tokens=8))) for one in (asked, sample)]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "model", "line"),
+    [
+        ({}, {"connector": {**CONNECTOR, "tile_window": None}}, "experiments/tiled.yaml: model.tower.encoder: 'tiled' has tiles, and this model reads whole images; set model.connector.tile_window, or name an encoder without them"),
+        ({}, {"tower": {"encoder": "eye"}}, "experiments/tiled.yaml: model.connector.tile_window: the encoder 'eye' cuts no tiles; give it `tiles`, or remove this key"),
+        ({"tiles": {"most": 2, "margin": 2}}, {}, "experiments/tiled.yaml: encoders.tiled.tiles: two margins of 2 leave nothing of the 4 patches of a crop; lower tiles.margin"),
+        ({}, {"connector": {**CONNECTOR, "tile_window": 3}}, "encoders.tiled.tiles.margin: two margins of 1 leave 2 of the 4 patches of a crop, fewer than model.connector.tile_window (3); lower it"),
+        ({"image_size": 63}, {}, "experiments/tiled.yaml: encoders.tiled.tiles: 63 pixels of a crop are not 4 whole patches; choose an image size that is a multiple of 4"),
+        ({"pooling": "mean", "clips": None}, {}, "tiles: the features of crops are tokens; set pooling: none, or remove this key"),
+        ({"encoder": "clip_image", "image_size": None}, {}, "tiles.side: the weights of this encoder have its image size; write it here, such as 336"),
+    ],
+)  # fmt: skip
+def test_tiles_that_do_not_fit_are_one_line(project, encoder, model, line):
+    for name in RECORDS:
+        project.root.joinpath(name).mkdir()
+    tiled = {key: value for key, value in {**TILES["encoders"]["tiled"], **encoder}.items() if value is not None}
+    params = {**TILES, "encoders": {**TILES["encoders"], "tiled": tiled}}
+    with pytest.raises(ConfigError) as refused:
+        project.configure(params, tiled={**TILED, "model": {**TILED["model"], **model}})
+    assert line in str(refused.value)
+
+
+def test_other_tasks_read_no_tiles(project):
+    for name in RECORDS:
+        project.root.joinpath(name).mkdir()
+    aligned = {
+        "task": "alignment",
+        "data": {"dataset": "pairs"},
+        "model": {"towers": {name: {"encoder": "tiled", "head": "perceiver"} for name in ("image", "text")}},
+        "training": {"steps": 1, "batch_size": 4},
+    }
+    with pytest.raises(
+        ConfigError,
+        match="'tiled' has tiles, and the task alignment reads one image a sample; name an encoder without them",
+    ):
+        project.configure(TILES, aligned=aligned)
+
+
+def test_media_that_a_tower_cannot_read_are_one_line(seeing):
+    """A record with another size than its image, an image that is missing, and a clip beside an image for an encoder without clips."""
+    seeing.configure(TILES, tiled=TILED)
+    table = seeing.table["features-tiled-pairs"]
+    settings = parse_encoder(table.params["encoder"])
+    tower = load_tower("tiled", settings, seeing.root / "data/weights/cnn")
+    sample = ShardDataset(seeing.root / "data/shards/pairs", "train")[0]
+
+    def refused(change, members=sample.members, tower=tower):
+        stored = change(sample.json())
+        with pytest.raises(DataError) as found:
+            tower.pictures(Sample("k", {**members, "json": memoryview(json.dumps(stored).encode())}, "here"))
+        return str(found.value)
+
+    def resized(stored):
+        return {**stored, "sizes": {**stored["sizes"], "0.png": {"kind": "image", "width": 64, "height": 96}}}
+
+    assert refused(resized) == "here: the image '0.png' has 96 x 64 pixels, and its record says 64 x 96"
+    assert refused(lambda stored: {**stored, "sizes": {}}).startswith(
+        "here: the record of the image '0.png' needs its sizes"
+    )
+    assert refused(lambda stored: stored, {"1.png": sample.members["1.png"]}) == "here: no image '0.png' (1.png, json)"
+    still = load_tower("tiled", settings.model_copy(update={"clips": None}), seeing.root / "data/weights/cnn")
+    mixed = [{"role": "user", "content": [{"type": "video", "media": "0.png"}, {"type": "image", "media": "1.png"}]}]
+    assert refused(lambda stored: {**stored, "messages": mixed}, tower=still) == (
+        "here: holds the video '0.png' beside others, and the encoder 'tiled' has no clips"
+    )
+    other = settings.model_copy(update={"tiles": settings.tiles.model_copy(update={"side": 48})})
+    with pytest.raises(
+        ConfigError, match=r"^encoders\.tiled\.tiles\.side: the images of this encoder have 64 pixels, not 48$"
+    ):
+        load_tower("tiled", other, seeing.root / "data/weights/cnn")
+
+
+def parse_encoder(entry):
+    return registry.settings_class("encoders", entry["encoder"], Encoder).model_validate_json(json.dumps(entry))
 
 
 def test_features_of_another_encoder_are_refused(seeing):

@@ -1,6 +1,7 @@
 """Settings of tiles: the crops of an image that a model sees beside the whole image, and the rule that cuts them (Molmo's `overlap-and-resize-c2`)."""
 
 from fractions import Fraction
+from functools import lru_cache
 from typing import Annotated, NamedTuple
 
 from pydantic import Field
@@ -74,6 +75,7 @@ class Crops(Settings):
         return Tiling(*(count * self.step + 2 * self.margin for count in tiling))
 
 
+@lru_cache(1 << 14)
 def select_tiling(height: int, width: int, window: int, most: int) -> Tiling:
     """Rows and columns, at most `most` in all, of windows of `window` pixels for an image of `height` by `width` pixels without its margins.
 

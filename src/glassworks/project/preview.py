@@ -5,6 +5,7 @@ The samples are read from the shards. Lengths and equal contents are those of al
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,10 @@ from glassworks.config.project import PARAMS, load_project
 from glassworks.data.messages import Message, Text, texts_of
 from glassworks.data.reading.captions import read_captions
 from glassworks.data.reading.dataset import Sample, ShardDataset
+from glassworks.data.reading.pixels import EXTENSIONS, read_image
 from glassworks.data.reading.tokens import messages_of
 from glassworks.errors import ConfigError
+from glassworks.evaluation.questions.drawing import film_strip, same_size
 from glassworks.progress import track
 from glassworks.report.media import media, write_page
 from glassworks.report.page import TEMPLATES, environment_of
@@ -113,11 +116,21 @@ def _summary(lengths: list[int]) -> dict[str, Any]:
 def _card(sample: Sample) -> dict[str, Any]:
     return {
         "key": sample.key,
-        **media(sample.members, sample.where),
+        **media(_joined(sample), sample.where),
         "other": ", ".join(_media_of(sample)),
         "texts": read_captions(sample.members, sample.where),
         "messages": [(message.role, _words(message)) for message in messages_of(sample)],
     }
+
+
+def _joined(sample: Sample) -> Mapping[str, memoryview]:
+    """The members of a sample; several images such as `0.png` and `1.png` are one, side by side."""
+    several = [name for name in sorted(sample.members) if re.fullmatch(rf"\d+\.({'|'.join(EXTENSIONS)})", name)]
+    if len(several) < 2:
+        return sample.members
+    several.sort(key=lambda name: int(name.partition(".")[0]))
+    images = [read_image(sample.members[name], sample.where) for name in several]
+    return {**sample.members, "png": memoryview(film_strip(same_size(images)))}
 
 
 def _words(message: Message) -> str:

@@ -20,7 +20,7 @@ class Connector(Settings):
     video_window: Annotated[Count | None, Field(exclude_if=lambda side: side is None)] = None
     """Side of a window in a frame of a clip (attention), such as 3 in Molmo; null for a model that reads no clips."""
     tile_window: Annotated[Count | None, Field(exclude_if=lambda side: side is None)] = None
-    """Side of a window in the crops of an image (attention), such as 2 in Molmo; null for a model that reads whole images only."""
+    """Side of a window in the crops of an image (attention), such as 2 in Molmo; null for a model that reads whole images only. Their tokens get no learned position."""
     heads: Count = 4
     """Attention heads; divides the width of the tower (attention)."""
     inner_width: Count | None = None
