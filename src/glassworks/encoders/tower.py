@@ -17,7 +17,7 @@ from glassworks.artifacts.manifest import read_manifest
 from glassworks.config.encoder import Encoder as Settings
 from glassworks.config.encoder import ImageEncoder
 from glassworks.config.tiles import Crops
-from glassworks.data.messages import Medium
+from glassworks.data.messages import Medium, Size
 from glassworks.data.reading.clips import clip_member, frames_of, sizes_of
 from glassworks.data.reading.dataset import Sample
 from glassworks.data.reading.images import crops_of, decode_image, to_tensor
@@ -69,7 +69,7 @@ class Tower:
         A sample without images in its messages has at most one, as `read` finds it. Raises `DataError` for media that do not decode or that this encoder
         does not read, and for an image whose size is not that of its record where it is cut into crops.
         """
-        settings, where = self.settings, sample.where
+        settings = self.settings
         if not isinstance(settings, ImageEncoder) or settings.pooling != "none":
             return self._one(sample)
         media, sizes, encoder = media_of(sample), sizes_of(sample), cast(FrameEncoder, self.encoder)
@@ -79,30 +79,32 @@ class Tower:
             return self._one(sample)
         found: list[Picture] = []
         for medium in media:
-            if medium.type == "video":
-                if settings.clips is None:
-                    raise DataError(
-                        f"{where}: holds the video {medium.media!r} beside others, and the encoder {self.name!r} has no clips"
-                    )
+            if medium.type == "image":
+                found += self._image(sample, medium.media, sizes.get(medium.media))
+            elif settings.clips is not None:
                 frames = frames_of(sample, settings.clips, medium.media) or []
                 found += [Picture("frame", encoder.read_frame(to_tensor(frame))) for frame in frames]
-                continue
-            if medium.media not in sample.members:
-                raise DataError(f"{where}: no image {medium.media!r} ({', '.join(sorted(sample.members))})")
-            image = decode_image(sample.members[medium.media], where)
-            found.append(Picture("image", encoder.read_frame(image)))
-            if self.crops is not None:
-                size = sizes.get(medium.media)
-                tiling = image_tiling(size, self.crops, medium.media, where)
-                assert size is not None
-                if (size.height, size.width) != tuple(image.shape[1:]):
-                    height, width = image.shape[1:]
-                    raise DataError(
-                        f"{where}: the image {medium.media!r} has {width} x {height} pixels, and its record says {size.width} x {size.height}"
-                    )
-                cut = crops_of(image, self.crops, tiling)
-                found += [Picture("tile", encoder.read_frame(crop)) for crop in cut]
+            else:
+                raise DataError(
+                    f"{sample.where}: holds the video {medium.media!r} beside others, and the encoder {self.name!r} has no clips"
+                )
         return found
+
+    def _image(self, sample: Sample, member: str, size: Size | None) -> list[Picture]:
+        """An image and its crops. `size` is that of its record."""
+        where, encoder = sample.where, cast(FrameEncoder, self.encoder)
+        if member not in sample.members:
+            raise DataError(f"{where}: no image {member!r} ({', '.join(sorted(sample.members))})")
+        image = decode_image(sample.members[member], where)
+        whole = Picture("image", encoder.read_frame(image))
+        if self.crops is None:
+            return [whole]
+        tiling, (height, width) = image_tiling(size, self.crops, member, where), image.shape[1:]
+        if size is not None and (size.width, size.height) != (width, height):
+            raise DataError(
+                f"{where}: the image {member!r} has {width} x {height} pixels, and its record says {size.width} x {size.height}"
+            )
+        return [whole, *(Picture("tile", encoder.read_frame(crop)) for crop in crops_of(image, self.crops, tiling))]
 
     def _one(self, sample: Sample) -> list[Picture]:
         reading = self.read(sample)
