@@ -423,6 +423,7 @@ def test_several_images_with_tiles_have_one_set_of_bytes_and_answers(seeing):
     """Stored with one worker and in the loop with two. The files hold every picture in the order of the tokens."""
     loop = with_(TILED, model={"tower": {"encoder": "tiled", "features": "loop"}})
     table = seeing.configure(TILES, tiled=TILED, loop=loop)
+    assert table["pack-tiled"].settings["params.yaml"] == ("encoders.tiled.tiles", "encoders.tiled.image_size")
     features, _ = seeing.run("features-tiled-pairs"), seeing.run("features-tiled-pictures")
     first = load_file(features / "train-00000.safetensors")
     assert first["frames"].tolist() == [1 + 2 + 1 + 1] * 5 and first["features"].shape == (25, 16, 48)
