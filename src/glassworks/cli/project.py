@@ -48,7 +48,7 @@ def leaderboard(
     write: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a Markdown page.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the headline score of each evaluation with its interval, and the training behind it: seconds, commit, digest of the weights.
+    """List the scores of each evaluation with their intervals, and the training behind them: seconds, commit, digest of the weights.
 
     Example: glassworks leaderboard --write docs/records/leaderboard.md
     """

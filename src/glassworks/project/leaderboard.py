@@ -1,4 +1,4 @@
-"""`glassworks leaderboard`: one row for each evaluation of a trained model, with what made it.
+"""`glassworks leaderboard`: the scores of each evaluation of a trained model, with what made it.
 
 A row can be checked: the command of its stage, run on the same commit and the same kind of CPU, gives weights with the same sha256.
 """
@@ -22,7 +22,7 @@ SHOWN = 16
 
 
 class Row(NamedTuple):
-    """The headline score of an evaluation, and what made it."""
+    """A score of an evaluation, and what made it."""
 
     experiment: str
     evaluation: str
@@ -45,7 +45,7 @@ class Row(NamedTuple):
 
 
 def leaderboard(table: Table) -> tuple[list[Row], list[str]]:
-    """The rows of all fresh evaluations in the order of params.yaml, and the evaluations that are left out, with their states."""
+    """The scores of all fresh evaluations in the order of params.yaml, and the evaluations that are left out, with their states."""
     states, rows, left = States(table), list[Row](), list[str]()
     for name, experiment in table.project.experiments.items():
         train = table[stage_name("train", name)]
@@ -65,7 +65,7 @@ def page(rows: list[Row]) -> str:
     lines = [
         TITLE,
         "",
-        "The headline score of each evaluation, with its 95 % interval over the test split, and the training behind it. Written by",
+        "The scores that the report shows first, with their 95 % intervals over the test split, and the training behind them. Written by",
         f"`{COMMAND}` from the artefacts of `make all`. `glassworks verify --rerun train-EXPERIMENT` checks a row: it trains again and compares every byte.",
         "The bytes of the weights are those of one kind of CPU, unless `determinism.cpu_isa` is `avx2`.",
         "",
@@ -101,12 +101,13 @@ def _number(row: Row, value: float) -> str:
 
 
 def _rows(root: Path, name: str, evaluation: str, directory: str, made: Manifest | None) -> list[Row]:
-    """The row of an evaluation; none where it has no headline score."""
+    """The scores that the report shows first, its tiles."""
     metrics, labels = (json.loads((root / directory / file).read_text()) for file in (METRICS, LABELS))
     record = _provenance(root / "provenance" / f"{stage_name('train', name)}.json")
     files = made.files if made else {}
     weights = next((entry["sha256"] for file, entry in files.items() if Path(file).name == WEIGHTS), "")
     weights = weights or next((entry["sha256"] for file, entry in files.items() if file.endswith(".safetensors")), "")
+    rows = []
     for tile in labels.get("tiles", []):
         found = look_up(metrics, tile["value"])
         if found is None:
@@ -115,7 +116,7 @@ def _rows(root: Path, name: str, evaluation: str, directory: str, made: Manifest
         value, low, high = (
             (found["value"], found.get("low"), found.get("high")) if isinstance(found, dict) else (found, None, None)
         )
-        return [
+        rows.append(
             Row(
                 name,
                 evaluation,
@@ -130,8 +131,8 @@ def _rows(root: Path, name: str, evaluation: str, directory: str, made: Manifest
                 record.get("git_revision") or "",
                 weights,
             )
-        ]
-    return []
+        )
+    return rows
 
 
 def _provenance(path: Path) -> dict[str, Any]:
