@@ -19,6 +19,8 @@ def test_data_sets_experiments_and_models_have_their_state(written, glassworks):
     assert (model["name"], model["state"], model["bytes"]) == ("models/lm_words", "missing", None)
     (written.root / "words/a.txt").write_text("another text")
     assert json.loads(glassworks("ls", "--json"))["datasets"][0]["state"] == "stale"
+    [shards] = [one for one in json.loads(glassworks("status", "--json")) if one["stage"] == "shards-words"]
+    assert shards == {"stage": "shards-words", "state": "stale", "directory": "data/shards/words", "kind": "shards"}
 
 
 def test_scores_are_those_of_the_report(written, glassworks):

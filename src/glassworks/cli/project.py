@@ -21,12 +21,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command(rich_help_panel="Project")
-def status() -> None:
+def status(as_json: AsJson = False) -> None:
     """Show which stages are fresh, stale or missing."""
     from glassworks.project.listing import States
 
     table = open_table()
     states = States(table)
+    if as_json:
+        found = [
+            {"stage": stage.name, "state": states.of(stage), "directory": stage.directory, "kind": stage.kind}
+            for stage in table
+        ]
+        typer.echo(json.dumps(found, ensure_ascii=False, indent=1))
+        return
     for stage in table:
         typer.echo(f"{states.of(stage):8} {stage.name:36} {stage.directory}")
 
@@ -208,6 +215,7 @@ def compare(
         Path, typer.Argument(help="A trained model (models/NAME) or work in progress (.work/train-NAME-KEY).")
     ],
     run_b: Annotated[Path, typer.Argument(help="The other one, such as a copy of models/NAME from another machine.")],
+    as_json: AsJson = False,
 ) -> None:
     """Find where two training runs diverge: the step, the first tensor, the first metric, and the differences between their recipes.
 
@@ -220,7 +228,10 @@ def compare(
     from glassworks.diagnosis.compare import compare as compare_runs
 
     comparison = compare_runs(run_a, run_b)
-    typer.echo("\n".join(comparison.lines))
+    if as_json:
+        typer.echo(json.dumps({"equal": comparison.equal, "lines": comparison.lines}, ensure_ascii=False, indent=1))
+    else:
+        typer.echo("\n".join(comparison.lines))
     if not comparison.equal:
         raise typer.Exit(1)
 
