@@ -123,3 +123,16 @@ def test_what_does_not_divide_is_one_line():
         made(9, kind="pixel_shuffle")
     with pytest.raises(ConfigError, match=r"^model\.connector\.heads: 3 does not divide the width 8 of the tower$"):
         made(4, heads=3)
+
+
+def test_positions_beside_fan_in_begin_with_a_vector_for_each_row_and_each_column():
+    torch.manual_seed(0)
+    settings = {"heads": 2, "positions": True, "initial": "fan_in", "video_window": 3}
+    connector = Connector(Config(**settings), 9, 8, 64, 32)
+    for positions, side in ((connector.positions, 5), (connector.video_positions, 3)):
+        square = positions.detach().view(side, side, 64)
+        across = square[:, 1:] - square[:, :-1]
+        torch.testing.assert_close(across, across[:1].expand_as(across))
+        assert 0.3 < square.std() < 0.55, "the sum of two vectors of a standard deviation of 0.3"
+    small = Connector(Config(**settings | {"initial": "small"}), 9, 8, 64, 32)
+    assert small.positions.std() < 0.03
