@@ -2,8 +2,9 @@
 
 import copy
 import itertools
+import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -13,10 +14,14 @@ from pydantic.fields import FieldInfo
 
 REMOVED = object()
 """In place of a value: the key is not written."""
+VALUE = object()
+"""In place of a value: the value under test."""
 Config = dict[str, Any]
 Path = tuple[str | int, ...]
 Names = Mapping[str, list[str]]
 """Names to refer to, by key."""
+Table = Mapping[str, Mapping[str, Any]]
+"""Values of other keys, by a pattern of labels and a key path. A path that begins with dots begins at the section of the key, or further out."""
 TEXTS = ("some", "other", "a" * 40, "b" * 40, "a" * 64, "b" * 64, ";", "|")
 """Values of texts that name nothing. Some keep to the patterns of digests and of single characters."""
 
@@ -156,6 +161,32 @@ def with_sections(config: Config, option: Option, names: Names) -> Config:
         if not isinstance(get(found, path), dict):
             put(found, path, minimal(model, names))
     return found
+
+
+def matches(patterns: Iterable[str], option: Option) -> bool:
+    """Whether one of the patterns fits the label of a key."""
+    return any(re.fullmatch(pattern, option.label) for pattern in patterns)
+
+
+def put_all(config: Config, table: Table, option: Option, root: Path, value: Any = None) -> None:
+    """Write what a table lists for a key. Paths without dots at the start begin at `root`."""
+    for pattern, further in table.items():
+        for place, other in further.items() if matches([pattern], option) else ():
+            up = len(place) - len(place.lstrip("."))
+            keys = tuple(int(key) if key.isdigit() else key for key in place[up:].split("."))
+            path = (*option.path[:-up], *keys) if up else (*root, *keys)
+            put(config, path, other if other is REMOVED else copy.deepcopy(value if other is VALUE else other))
+
+
+def values(option: Option, config: Config, names: Names, given: Mapping[str, list[Any]]) -> Iterator[Any]:
+    """Other values of a key than that in the configuration, those of the table `given` if it names the key. Each keeps to its type and limits."""
+    current = get(config, option.path)
+    if current is None and not option.field.is_required():
+        current = option.field.get_default(call_default_factory=True)
+    listed = [value for pattern, found in given.items() if matches([pattern], option) for value in found]
+    for value in listed or other_values(str(option.path[-1]), option.field.annotation, current, names):
+        if (value != current or type(value) is not type(current)) and fits(option.owner, option.name, value):
+            yield value
 
 
 def other_values(key: str, annotation: Any, current: Any, names: Names) -> Iterator[Any]:

@@ -22,9 +22,10 @@ from glassworks.pipeline.closure import Closure
 from glassworks.pipeline.freshness import Keys
 from glassworks.pipeline.table import Table
 
-from .options import REMOVED, Config, Option, fits, get, options, other_values, put, with_sections
+from .options import REMOVED, VALUE, Config, Option, get, matches, options, put, put_all, values, with_sections
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
+EXPERIMENT = ("experiments", "e")
 TEMPLATES = ["chat.jinja", "other.jinja"]
 NAMES = {
     "dataset": ["pictures", "third", "more"],
@@ -102,9 +103,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     r"<\w+>\.model\.base_dtype": FROZEN,
     r"<instruction>\.data\.new_tokens": {"model.adapter": {}},
 }
-"""Other keys that a key needs, by a pattern of labels. They are there before the change, too. A dot at the start stands for the section of the key."""
-VALUE = object()
-"""In the table below: the value under test."""
+"""Other keys that a key needs. They are there before the change, too."""
 TOGETHER: dict[str, dict[str, Any]] = {
     r"encoders\.<(?!sentence)\w+>\.pooling": {"model.towers.x.head": "perceiver"},
     r"<\w+>\.data\.train\.<\w+>\.rate": {"data.train.1.rate": 3.0},
@@ -190,7 +189,7 @@ def every_option() -> list[Option]:
         experiment = experiment_class(task)
         kinds = {name: registry.settings_class("evaluation", name, Evaluation) for name in registry.names("evaluation")}
         unfit = [name for name, kind in kinds.items() if name != experiment.scored_by and task not in kind.scores]
-        for option in options(experiment, ("experiments", "e"), f"<{task}>"):
+        for option in options(experiment, EXPERIMENT, f"<{task}>"):
             if not any(f".evaluations.<{name}>" in option.label for name in unfit):
                 found.append(option)
     return found
@@ -227,18 +226,8 @@ def base_of(option: Option) -> Config:
     config = with_sections(config, option, NAMES)
     if section == "encoders":
         config["experiments"]["e"]["model"]["towers"]["x"]["encoder"] = "x"
-    put_all(config, BESIDE, option)
+    put_all(config, BESIDE, option, EXPERIMENT)
     return config
-
-
-def put_all(config: Config, table: dict[str, dict[str, Any]], option: Option, value: Any = None) -> None:
-    """Write the keys that a table lists for a key."""
-    for pattern, further in table.items():
-        for place, other in further.items() if re.fullmatch(pattern, option.label) else ():
-            up = len(place) - len(place.lstrip("."))
-            keys = tuple(int(key) if key.isdigit() else key for key in place[up:].split("."))
-            path = (*option.path[:-up], *keys) if up else ("experiments", "e", *keys)
-            put(config, path, copy.deepcopy(value if other is VALUE else other) if other is not REMOVED else REMOVED)
 
 
 def with_named(config: Config) -> Config:
@@ -254,15 +243,9 @@ def with_named(config: Config) -> Config:
 
 def changes(option: Option, base: Config) -> Iterator[Config]:
     """The configuration with other values of a key. Some are refused."""
-    current = get(base, option.path)
-    if current is None and not option.field.is_required():
-        current = option.field.get_default(call_default_factory=True)
-    given = [value for pattern, values in GIVEN.items() if re.fullmatch(pattern, option.label) for value in values]
-    for value in given or other_values(str(option.path[-1]), option.field.annotation, current, NAMES):
-        if (value == current and type(value) is type(current)) or not fits(option.owner, option.name, value):
-            continue
+    for value in values(option, base, NAMES, GIVEN):
         config = copy.deepcopy(base)
-        put_all(config, TOGETHER, option, value)
+        put_all(config, TOGETHER, option, EXPERIMENT, value)
         put(config, option.path, value)
         yield with_named(config)
 
@@ -274,10 +257,6 @@ def stages_of(option: Option) -> str:
         return {"evaluations": "evaluate-e-.*", "variants": "train-e--x.*"}.get(section, "train-e")
     stages = {"datasets": "(fetch|records|shards)-x", "weights": "weights-x", "encoders": "features-x-.*"}
     return stages.get(section, "report" if section == "report" else "train-.*")
-
-
-def matches(table: Any, option: Option) -> bool:
-    return any(re.fullmatch(pattern, option.label) for pattern in table)
 
 
 def fault_of(folder: Folder, option: Option) -> str | None:
