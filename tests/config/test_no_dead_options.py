@@ -139,7 +139,8 @@ SAYS_SO = re.compile(r"not affect|changes no byte|makes? (a stage|nothing|only t
 REFUSED = {
     r"<(captioning|vision_language)>\.model\.decoder\.recursion(\..*)?": "only language models recur",
     r"<instruction>\.data\.tokenizer\.(kind|vocab_size)": "the tokenizer is that of the base",
-    r"<fusion>\.training\.(compile|neftune)": "a setting of a shared section without use in this task",
+    r"<fusion>\.training\.compile": "its rows have no fixed length",
+    r"<(fusion|vision_language)>\.training\.neftune": "noise of language models",
 }
 """Keys of shared sections that a task refuses with any other value."""
 
