@@ -85,7 +85,10 @@ LONGER = {".original_max_tokens": 64, ".factor": 4.0}
 BESIDE: dict[str, dict[str, Any]] = {
     r".*\.optimization\.decay_steps": {".schedule": "wsd"},
     r".*\.optimization\.start": {".schedule": "one_cycle", ".warmup_steps": 2},
+    r".*\.optimization\.groups\.parameters": {".learning_rate": 0.1},
+    r".*\.optimization\.groups\.(frozen|train_from|train_until)": {".parameters": ["*weight"]},
     r".*\.training\.selection\.(metric|mode)": {".publish": "best"},
+    r".*\.training\.selection\.(publish|patience)": {".mode": "max"},
     r".*\.(windowed_blocks|window_rope_theta)": {".window": 4},
     r".*\.rope_scaling\..*": LONGER,
     r".*\.rope_scaling\.(original_max_tokens|low|high)": {".kind": "llama3"},
@@ -129,6 +132,7 @@ TOGETHER: dict[str, dict[str, Any]] = {
 """Other keys that change with a key."""
 GIVEN: dict[str, list[Any]] = {
     r".*\.optimization\.options": [{"amsgrad": True}],
+    r".*\.optimization\.groups\.train_until": [2],
     r"<vision_language>\.model\.decoder": [{"width": 16, "depth": 1, "heads": 2, "max_tokens": 160}],
     r"<captioning>\.model\.backbone\.arguments": [{"mlp_ratio": 2.0}],
     r"<alignment>\.model\.widths": [[8, 4]],
