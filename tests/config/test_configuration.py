@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from glassworks.config.base import SYNONYMS
 from glassworks.config.needs import Shards
 from glassworks.config.optimization import Optimization
 from glassworks.config.project import SCHEMAS, load_project, schema_text
 from glassworks.config.reference import reference_text
+from glassworks.config.renames import RELATED, RENAMED
 from glassworks.config.training import Training
 from glassworks.errors import ConfigError
 from glassworks.training.schedules import learning_rate
@@ -457,6 +457,6 @@ def test_names_of_other_tools_in_training_get_ours(tmp_path):
 
 def test_every_name_of_another_tool_stands_for_a_key_of_an_experiment():
     keys = set(re.findall(r'"(\w+)": \{', schema_text("experiment")))
-    for path, names in SYNONYMS.items():
+    for path, names in (*RENAMED.items(), *RELATED.items()):
         assert path.split(".")[-1] in keys
         assert not {name for name in names if name in Training.model_fields or name in Optimization.model_fields}

@@ -587,6 +587,7 @@ def test_a_grid_that_is_not_that_of_the_tower_is_one_line(seeing):
         ({"model": {"connector": {"kind": "pixel_shuffle"}}}, "connector.window: 2 does not divide the 3 patches of a side"),
         ({"model": {"tower": {"encoder": "ear"}}}, "model.tower.encoder: params.yaml has no encoder 'ear'; allowed: eye"),
         ({"data": {"train": [{"dataset": "texts", "options": {"images": False}}]}}, "data: no dataset has images"),
+        ({"training": {"neftune": 5.0}}, "training: neftune: the task vision_language has no noise; remove it"),
         ({"training": {"reduction": "fsdp2"}}, "optimization.optimizer: Muon needs whole matrices, which fsdp2 shards"),
     ],
 )  # fmt: skip

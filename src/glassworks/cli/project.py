@@ -284,6 +284,21 @@ def pull() -> None:
     typer.echo(f"{brought}; {sum(map(bool, fresh.values()))} of {len(fresh)} stages are fresh")
 
 
+@app.command(rich_help_panel="Project")
+def migrate(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the changes only, and write nothing.")] = False,
+) -> None:
+    """Rename the keys of params.yaml and experiments/*.yaml that have another name now. Comments and layout stay.
+
+    Nothing is written if a file has another fault.
+
+    Example: glassworks migrate --dry-run
+    """
+    from glassworks.project.migration import migrate as run
+
+    run(Path.cwd(), dry_run, typer.echo)
+
+
 @app.command("dvc-yaml", rich_help_panel="Project")
 def dvc_yaml() -> None:
     """Compile dvc.yaml from the stage table."""

@@ -8,41 +8,12 @@ from typing import Annotated, Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from glassworks.config.renames import RELATED, RENAMED
 from glassworks.errors import ConfigError
 
 M = TypeVar("M", bound="Settings")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 """Name of a dataset, of weights or of an experiment."""
-
-
-SYNONYMS = {
-    "optimization.betas": ("adam_beta1", "adam_beta2", "beta1", "beta2"),
-    "optimization.clip_norm": ("clip_grad", "grad_clip", "gradient_clip_val", "gradient_clipping", "max_grad_norm"),
-    "optimization.eps": ("adam_epsilon", "epsilon"),
-    "optimization.learning_rate": ("learningRate", "lr", "max_lr", "peak_lr"),
-    "optimization.optimizer": ("optim", "optimiser"),
-    "optimization.schedule": ("lr_schedule", "lr_scheduler", "lr_scheduler_type", "scheduler"),
-    "optimization.warmup_steps": ("num_warmup_steps", "warmup", "warmup_iters", "warmup_ratio", "warmup_epochs"),
-    "optimization.weight_decay": ("l2", "wd"),
-    "training.batch_size": ("batch", "bs", "global_batch_size", "per_device_train_batch_size", "train_batch_size"),
-    "training.compile": ("torch_compile",),
-    "training.ema_decay": ("ema",),
-    "training.micro_batches": ("accumulate_grad_batches", "grad_accum", "gradient_accumulation_steps"),
-    "training.passes": ("epochs", "max_epochs", "num_epochs", "num_train_epochs"),
-    "training.precision": ("amp", "bf16", "dtype", "fp16", "mixed_precision"),
-    "training.selection.patience": ("early_stopping", "early_stopping_patience"),
-    "training.steps": ("iterations", "iters", "max_iters", "max_steps", "num_steps", "total_steps", "train_steps"),
-    "training.validate_every": ("eval_every", "eval_interval", "eval_steps", "val_check_interval"),
-    "execution.checkpoint_every": ("save_every", "save_interval", "save_steps"),
-    "execution.loader_workers": ("dataloader_num_workers", "num_workers", "workers"),
-    "depth": ("layers", "n_layer", "n_layers", "num_hidden_layers", "num_layers"),
-    "dropout": ("drop_rate", "hidden_dropout_prob"),
-    "heads": ("n_head", "n_heads", "num_attention_heads", "num_heads"),
-    "max_tokens": ("block_size", "context_length", "max_length", "max_seq_len", "max_seq_length", "sequence_length"),
-    "vocab_size": ("vocabulary_size", "vocab"),
-    "width": ("d_model", "dim", "embed_dim", "hidden_size", "n_embd"),
-}
-"""Names of other tools, by our key; its path is given where it is not the same for every model."""
 
 
 class Settings(BaseModel):
@@ -137,8 +108,8 @@ def _line(model: type[BaseModel], fault: Any, file: Path | str) -> str:
 
 
 def _known_elsewhere(model: type[BaseModel], name: str, location: list[Any]) -> str:
-    """`; write KEY` if other tools call one of our keys so."""
-    for path, names in SYNONYMS.items():
+    """`; write KEY` if one of our keys has another name."""
+    for path, names in (*RENAMED.items(), *RELATED.items()):
         *parents, key = path.split(".")
         if name not in names:
             continue
@@ -147,6 +118,23 @@ def _known_elsewhere(model: type[BaseModel], name: str, location: list[Any]) -> 
         if parents and key in _fields_at(model, list(parents)):
             return f"; write {path}"
     return ""
+
+
+def _new_name(model: type[BaseModel], name: str, location: list[Any]) -> str | None:
+    """The present name of a key in the section at `location`; None for a key that was not renamed."""
+    keys = (path.rpartition(".")[2] for path, names in RENAMED.items() if name in names)
+    return next((key for key in keys if key in _fields_at(model, location)), None)
+
+
+def renamed_keys(model: type[BaseModel], value: Any) -> dict[tuple[str | int, ...], str]:
+    """The keys of `value` that `model` has under another name: the new name, by the path of the key."""
+    try:
+        model.model_validate(value)
+    except ValidationError as error:
+        unknown = [list(fault["loc"]) for fault in error.errors() if fault["type"] == "extra_forbidden"]
+        found = {tuple(path): _new_name(model, str(path[-1]), path[:-1]) for path in unknown}
+        return {tuple(part for part in path if not _is_tag(part)): name for path, name in found.items() if name}
+    return {}
 
 
 def _is_tag(part: Any) -> bool:

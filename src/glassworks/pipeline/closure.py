@@ -17,6 +17,7 @@ PACKAGE = "glassworks"
 PLUMBING = (
     "artifacts/",
     "cli/",
+    "config/renames.py",
     "pipeline/",
     "runtime/",
     "console.py",

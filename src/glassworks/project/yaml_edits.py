@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from glassworks.artifacts.digests import write_text
+from glassworks.artifacts.digests import write_bytes, write_text
 from glassworks.config.base import read_yaml
 from glassworks.config.project import PARAMS, Project, load_project
 from glassworks.errors import ConfigError
@@ -77,6 +77,20 @@ def _scalars(node: yaml.Node, path: str) -> Iterator[tuple[str, yaml.ScalarNode]
             yield from _scalars(value, inner)
 
 
+def with_key(text: str, place: tuple[str | int, ...], name: str) -> tuple[int, str]:
+    """The line of the key at a path, from 1, and a YAML text with another name for it."""
+    node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    found = None
+    for part in place:
+        if isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            node = node.value[part]
+            continue
+        entries = node.value if isinstance(node, yaml.MappingNode) else ()
+        found, node = next(((key, value) for key, value in entries if key.value == part), (None, None))
+    assert found is not None, place
+    return found.start_mark.line + 1, text[: found.start_mark.index] + name + text[found.end_mark.index :]
+
+
 @contextmanager
 def drafts(texts: Mapping[str, str]) -> Iterator[dict[str, Path]]:
     """Files with these texts in a temporary folder, by relative path, for `load_project`."""
@@ -106,6 +120,18 @@ def write(root: Path, texts: Mapping[str, str]) -> None:
     """Write the files, each atomically; those that others name must come first."""
     for name, text in texts.items():
         write_text(root / name, text)
+
+
+def write_all(root: Path, texts: Mapping[str, str]) -> None:
+    """Write all files or none: what was replaced before an error is put back."""
+    before = {name: (root / name).read_bytes() for name in texts}
+    try:
+        write(root, texts)
+    except BaseException:
+        for name, content in before.items():
+            if (root / name).read_bytes() != content:
+                write_bytes(root / name, content)
+        raise
 
 
 def _section(text: str, section: str) -> Any:

@@ -62,6 +62,12 @@ class VisionTraining(TokenTraining):
     It teaches a decoder trained from scratch which word means which part of an image.
     """
 
+    @model_validator(mode="after")
+    def _without_noise(self) -> "VisionTraining":
+        if self.neftune:
+            raise ValueError("neftune: the task vision_language has no noise; remove it")
+        return self
+
 
 class Network(Shape, Start):
     """The network, its tower and its initial weights."""
