@@ -58,6 +58,7 @@ ENCODERS: Config = {
     "other": {"encoder": "timm_image", "weights": "others"},
     "tokens": {"encoder": "timm_image", "weights": "published", "pooling": "none"},
     "other_tokens": {"encoder": "timm_image", "weights": "others", "pooling": "none"},
+    "tiled": {"encoder": "timm_image", "weights": "published", "pooling": "none", "tiles": {"most": 4, "margin": 1}},
 }
 COMMON: Config = {"data": {"dataset": "pictures"}, "training": {"steps": 64}}
 LANGUAGE: Config = {**COMMON, "task": "language_modelling", "evaluations": {}}
@@ -87,6 +88,8 @@ LISTED = {"data.dataset": REMOVED, "data.train.1": {"dataset": "more"}}
 BESIDE: dict[str, dict[str, Any]] = {
     r"encoders\.<\w+>\.clips": {".pooling": "none", "model.towers.x.head": "perceiver"},
     r"encoders\.<\w+>\.clips\..*": {"..pooling": "none", "model.towers.x.head": "perceiver"},
+    r"encoders\.<\w+>\.tiles": {".pooling": "none", "model.connector.tile_window": REMOVED},
+    r"encoders\.<\w+>\.tiles\..*": {"..pooling": "none", ".side": 224},
     r"<\w+>\.data\.train\.<dataset>\..*": LISTED,
     r"<\w+>\.data\.train\.<group>\..*": {**LISTED, "data.train.0.group.1": {"dataset": "fourth"}},
     r"<vision_language>\.data\.options\.images": {
@@ -106,6 +109,8 @@ BESIDE: dict[str, dict[str, Any]] = {
 """Other keys that a key needs. They are there before the change, too."""
 TOGETHER: dict[str, dict[str, Any]] = {
     r"encoders\.<(?!sentence)\w+>\.pooling": {"model.towers.x.head": "perceiver"},
+    r"encoders\.<\w+>\.tiles": {"model.connector.tile_window": 2},
+    r"<vision_language>\.model\.connector\.tile_window": {"model.tower.encoder": "tiled"},
     r"<\w+>\.data\.train\.<\w+>\.rate": {"data.train.1.rate": 3.0},
     r"<\w+>\.data\.train\.<group>\.group\.rate": {"data.train.0.group.1.rate": 3.0},
     r"<\w+>\.training\.passes": {".steps": REMOVED},
@@ -120,6 +125,8 @@ TOGETHER: dict[str, dict[str, Any]] = {
 }
 """Other keys that change with a key."""
 GIVEN: dict[str, list[Any]] = {
+    r"encoders\.<\w+>\.tiles": [{"most": 4, "margin": 1, "side": 224}],
+    r"encoders\.<\w+>\.tiles\.side": [448],
     r"<\w+>\.optimization\.options": [{"amsgrad": True}],
     r"<\w+>\.variants\.set": [{"training.steps": 32}],
     r"<alignment>\.model\.widths": [[128, 64]],
@@ -219,13 +226,17 @@ def base_of(option: Option) -> Config:
         drawings = {name: {"source": "openmoji"} for name in NAMES["drawings"]}
         config: Config = {"params": {"datasets": drawings, "experiments": []}, "experiments": {}}
         return with_sections(config, option, NAMES)
-    task = task or ("alignment" if section == "encoders" else "captioning")
+    tiled = section == "encoders" and ".tiles" in option.label
+    task = task or ("vision_language" if tiled else "alignment" if section == "encoders" else "captioning")
     experiment = {**COMMON, "task": task, **BASES[task]}
     config = {"params": {**PARAMS, "experiments": ["e"]}, "experiments": {"e": experiment}}
     if '"encoder"' in json.dumps(experiment):
         config["params"]["encoders"] = ENCODERS
     config = with_sections(config, option, NAMES)
-    if section == "encoders":
+    if tiled:
+        model = config["experiments"]["e"]["model"]
+        model["tower"]["encoder"], model["connector"] = "x", {"tile_window": 2}
+    elif section == "encoders":
         config["experiments"]["e"]["model"]["towers"]["x"]["encoder"] = "x"
     put_all(config, BESIDE, option, EXPERIMENT)
     return config
