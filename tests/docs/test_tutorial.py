@@ -37,7 +37,7 @@ VARYING = {
 """What differs between two runs or two machines: pattern and replacement."""
 MAKES = {
     r"examples/draw_scenes\.py (\w+)": ("{0}/001.png", "{0}/captions.csv", "{0}"),
-    r"snakemake .*-- (\S+)": ("{0}",),
+    r"snakemake (\S+)": ("{0}",),
     r"glassworks preview (\w+)": ("preview-{0}.html",),
     r"glassworks new experiment (\w+)": ("experiments/{0}.yaml", "models/{0}"),
     r"glassworks caption \S+ \w+ --attention (\w+)": ("{0}", "{0}/"),
@@ -112,11 +112,14 @@ def test_commands_have_only_verbs_options_and_targets_that_exist():
 def test_files_exist_or_an_earlier_command_makes_them():
     page = PAGE.read_text()
     checked = 0
-    for match in re.finditer(r"(?<![`\w])`([\w.-]*[\w]/[\w./-]*|[\w-]+\.\w+)`|title=\"([^\"]+)\"|^\$ (.+)$", page, re.MULTILINE):
+    for match in re.finditer(
+        r"(?<![`\w])`([\w.-]*[\w]/[\w./-]*|[\w-]+\.\w+)`|title=\"([^\"]+)\"|^\$ (.+)$", page, re.MULTILINE
+    ):
         named = [match[1] or match[2]] if not match[3] else re.findall(r"\S+/\S+", match[3])
         made = {
             file.format(*found.groups())
-            for command in re.findall(r"^\$ (.+)$", page[: match.end()], re.MULTILINE) + (["make all"] if "make all" in page[: match.end()] else [])
+            for command in re.findall(r"^\$ (.+)$", page[: match.end()], re.MULTILINE)
+            + (["make all"] if "make all" in page[: match.end()] else [])
             for pattern, files in MAKES.items()
             if (found := re.match(rf"(?:python )?{pattern}", command))
             for file in files
@@ -182,7 +185,9 @@ class Session:
         """A server on a free port: its address, then at the end of the iteration nothing is left of it."""
         path = f"{self.clone}/.venv/bin:{self.environment['PATH']}"
         arguments = ["env", f"PATH={path}", *shlex.split(command), "--port", "0"]
-        with subprocess.Popen(arguments, cwd=self.clone, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+        with subprocess.Popen(
+            arguments, cwd=self.clone, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as server:
             assert server.stdout
             try:
                 yield server.stdout.readline().rstrip()
@@ -192,8 +197,9 @@ class Session:
                 server.wait(60)
 
     def close(self) -> None:
-        assert self._shell.stdin
+        assert self._shell.stdin and self._shell.stdout
         self._shell.stdin.close()
+        self._shell.stdout.close()
         self._shell.wait(60)
 
 
@@ -210,7 +216,12 @@ def link_environment(clone: Path) -> None:
 def snapshot(folder: Path) -> Path:
     """A repository with the files of the working tree, edits included."""
     git = ["git", "-C", str(REPOSITORY)]
-    listed = subprocess.run([*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"], check=True, capture_output=True, text=True)
+    listed = subprocess.run(
+        [*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     for name in filter(None, listed.stdout.split("\0")):
         if (REPOSITORY / name).is_file() and not name.startswith(".venv"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -225,7 +236,9 @@ def edit(file: Path, hunks: str) -> None:
     """Apply a diff without line numbers; hunks are separated by @@."""
     text = file.read_text()
     for hunk in hunks.split("@@\n"):
-        old, new = ("".join(f"{line[1:]}\n" for line in hunk.splitlines() if line[0] in signs) for signs in (" -", " +"))
+        old, new = (
+            "".join(f"{line[1:]}\n" for line in hunk.splitlines() if line[0] in signs) for signs in (" -", " +")
+        )
         assert text.count(old) == 1, f"{file.name} has not once:\n{old}"
         text = text.replace(old, new)
     file.write_text(text)
@@ -244,7 +257,7 @@ def store(request: pytest.FixtureRequest, name: str, png: bytes) -> None:
 
 def picture_of_demo(browser: Browser, url: str, image: Path) -> bytes:
     """The caption of an image, and the map of a word of it."""
-    browser.open(url, 1100, 800)
+    browser.open(url, 760, 800)
     document = browser.call("DOM.getDocument")["root"]["nodeId"]
     form = "[data-kind=caption]"
     chosen = browser.call("DOM.querySelector", nodeId=document, selector=f"{form} input[type=file]")
@@ -253,7 +266,26 @@ def picture_of_demo(browser: Browser, url: str, image: Path) -> bytes:
     browser.wait(f"document.querySelector('{form} .status').textContent === 'Done.'")
     browser.run(f"document.querySelectorAll('{form} .words button')[1].click()")
     browser.wait(f"document.querySelector('{form} .drawn').naturalWidth === 480")
-    return browser.screenshot()
+    top, bottom = browser.run(
+        f"(one => [one.top + scrollY, one.bottom + scrollY])(document.querySelector('{form}').getBoundingClientRect())"
+    )
+    return cropped(browser, top, bottom)
+
+
+def picture_of_page(browser: Browser, file: Path, first: str, last: str, height: int = 1200) -> bytes:
+    """A page from the top of one element to the bottom of another, but at most `height` pixels; elements are expressions of JavaScript."""
+    browser.open(file.as_uri(), 1000, 800)
+    top, bottom = (
+        browser.run(f"{element}.getBoundingClientRect().{side} + scrollY")
+        for element, side in ((first, "top"), (last, "bottom"))
+    )
+    return cropped(browser, top, min(bottom, top + height))
+
+
+def cropped(browser: Browser, top: float, bottom: float) -> bytes:
+    shot, png = Image.open(io.BytesIO(browser.screenshot())), io.BytesIO()
+    shot.crop((0, max(0, int(top) - 8), shot.width, min(shot.height, int(bottom) + 24))).save(png, "PNG")
+    return png.getvalue()
 
 
 @pytest.mark.slow
@@ -276,7 +308,9 @@ def test_the_commands_print_what_the_page_shows(tmp_path, request):
                     if command.startswith("glassworks demo"):
                         server = session.serve(command)
                         url, note = next(server), next(server)
-                        store(request, "tutorial-demo.webp", picture_of_demo(browser, url, session.clone / "new/001.png"))
+                        store(
+                            request, "tutorial-demo.webp", picture_of_demo(browser, url, session.clone / "new/001.png")
+                        )
                         server.close()
                         printed = [re.sub(r":\d+/", ":8642/", url), note]
                     else:
@@ -287,12 +321,19 @@ def test_the_commands_print_what_the_page_shows(tmp_path, request):
                         printed = expected
                     written += "".join(f"{line}\n" for line in [f"$ {command}", *printed])
                 page = page.replace(block.text, written)
-        for name, file, height in (("report", "results/report.html", 900), ("preview", "preview-photos.html", 700)):
-            browser.open((session.clone / file).as_uri(), 1100, height)
-            shot = Image.open(io.BytesIO(browser.screenshot())).crop((0, 0, 1100, height))
-            png = io.BytesIO()
-            shot.save(png, "PNG")
-            store(request, f"tutorial-{name}.webp", png.getvalue())
+        samples = "[...document.querySelectorAll('section')].find(one => one.querySelector('.gallery'))"
+        store(
+            request,
+            "tutorial-report.webp",
+            picture_of_page(
+                browser, session.clone / "results/report.html", "document.body", "document.querySelector('table')"
+            ),
+        )
+        store(
+            request,
+            "tutorial-preview.webp",
+            picture_of_page(browser, session.clone / "preview-photos.html", samples, samples, 620),
+        )
         for command in commands_of(page):
             for pattern, files in MAKES.items():
                 if found := re.match(rf"(?:python )?{pattern}", command):
