@@ -27,11 +27,12 @@ ADDRESS = "ADDRESS"
 """The repository, in `git clone`."""
 VARYING = {
     "time of day": (r"\[\d\d:\d\d:\d\d\]", "[hh:mm:ss]"),
-    "duration": (r"(done in|Elapsed time:) [\d:.]+s?", r"\1 TIME"),
+    "end of a stage that was slow enough to show progress": (r"(?m)^\S.* done in [\d:.]+s?\n", ""),
+    "overfitting, which begins earlier or later": (r"(?m)^\S+: memorised: .*\n", ""),
+    "duration": (r"Elapsed time: [\d:.]+", "Elapsed time: TIME"),
     "log of Snakemake": (r"/\S*\.snakemake/log/\S+", ".snakemake/log/LOG"),
     "port": (r"127\.0\.0\.1:\d+", "127.0.0.1:PORT"),
     "scores": (r"(CIDEr-D|BLEU-4) [\d.]+", r"\1 SCORE"),
-    "step": (r"after step \d+", "after step N"),
     "space of a column": (r"  +", "  "),
 }
 """What differs between two runs or two machines: pattern and replacement."""
