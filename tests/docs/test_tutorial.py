@@ -30,7 +30,7 @@ VARYING = {
     "end of a stage that was slow enough to show progress": (r"(?m)^\S.* done in [\d:.]+s?\n", ""),
     "overfitting, which begins earlier or later": (r"(?m)^\S+: memorised: .*\n", ""),
     "duration": (r"Elapsed time: [\d:.]+", "Elapsed time: TIME"),
-    "log of Snakemake": (r"/\S*\.snakemake/log/\S+", ".snakemake/log/LOG"),
+    "log of Snakemake": (r"\S*\.snakemake/log/\S+", ".snakemake/log/LOG"),
     "port": (r"127\.0\.0\.1:\d+", "127.0.0.1:PORT"),
     "scores": (r"(CIDEr-D|BLEU-4) [\d.]+", r"\1 SCORE"),
     "space of a column": (r"  +", "  "),
