@@ -95,7 +95,9 @@ def write_image() -> Callable[..., None]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-docs", action="store_true", help="write the tables of docs/ that tests make")
+    parser.addoption(
+        "--write-docs", action="store_true", help="write what tests make of docs/: tables, outputs, pictures"
+    )
 
 
 TABLES = {

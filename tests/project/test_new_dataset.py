@@ -43,6 +43,24 @@ def test_images_with_captions_become_an_entry_and_the_rest_stays(written, photos
     assert f"train {made['train']}, validation {made['validation']}, test {made['test']}" in output
 
 
+def test_the_next_step_names_an_experiment_that_can_be_copied_even_if_params_lists_none(written, photos, glassworks):
+    """Experiments that read weights, which this project does not have, or that fail, are passed over."""
+    root = written.root
+    (root / "params.yaml").write_text("datasets: {}\n\nexperiments: []\n")
+    folder = root / "experiments"
+    (folder / "a_broken.yaml").write_text("task: captioning\ndata: [\n")
+    model = "{{ encoder: {{ image_size: 16, patch_size: 8, width: 16, depth: 1, heads: 2{0} }}, decoder: {{ width: 16, depth: 1, heads: 2, max_tokens: 16 }} }}"
+    rest = "optimization: { learning_rate: 0.01, warmup_steps: 1 }\ntraining: { steps: 2, batch_size: 2, micro_batches: 1, validate_every: 1 }\n"
+    for name, more in (("b_weights", ", weights: absent"), ("c_own", "")):
+        text = f"task: captioning\ndata: {{ dataset: scenes, tokenizer: {{ vocab_size: 280 }} }}\nmodel: {model.format(more)}\n{rest}"
+        (folder / f"{name}.yaml").write_text(text)
+    output = glassworks("new", "dataset", "photos", "photos")
+    assert "then: glassworks new experiment EXPERIMENT --like c_own --dataset photos\n" in output
+    assert "written: experiments/mine.yaml" in glassworks(
+        "new", "experiment", "mine", "--like", "c_own", "--dataset", "photos"
+    )
+
+
 def test_dry_run_shows_the_entry_alone(written, photos, glassworks):
     output = glassworks("new", "dataset", "photos", "photos", "--dry-run")
     assert yaml.safe_load(output)["photos"]["source"] == "folder"

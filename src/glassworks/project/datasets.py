@@ -27,6 +27,7 @@ from glassworks.errors import ConfigError, DataError
 from glassworks.pipeline.data_stages import dataset_stages
 from glassworks.pipeline.execution import Context
 from glassworks.pipeline.stage import Stage
+from glassworks.project.experiments import experiment_like
 from glassworks.project.recognition import SOUNDS, Fit, census, of_kind, recognise, tars_by_split
 from glassworks.project.yaml_edits import NAME, check, read_source, with_entry, write
 from glassworks.report.wording import size
@@ -251,11 +252,11 @@ TASKS = {
 
 
 def _like(project: Project, name: str, fit: Fit) -> str:
-    """The command for an experiment on the data set, if the project has one for such data to start from."""
-    for other in project.contents:
-        if project.experiments[other].task == TASKS.get(fit.source):
-            return f"\nthen: glassworks new experiment EXPERIMENT --like {other} --dataset {name}"
-    return ""
+    """The command for an experiment on the data set, if there is one for such data to start from: listed in params.yaml, or in experiments/ alone."""
+    task = TASKS.get(fit.source, "")
+    listed = (other for other in project.contents if project.experiments[other].task == task)
+    other = next(listed, None) or experiment_like(project.root, task, name)
+    return f"\nthen: glassworks new experiment EXPERIMENT --like {other} --dataset {name}" if other else ""
 
 
 def _area(sides: tuple[int, int]) -> int:

@@ -31,7 +31,31 @@ def new_experiment(root: Path, name: str, like: str, dataset: str | None, show: 
     if dataset is not None and dataset not in project.params.datasets:
         known = list(project.params.datasets)
         raise ConfigError(f"--dataset {dataset}: {PARAMS} has no data set of this name{nearest(dataset, known)}")
-    text = read_source(start)
+    texts, old = _drafts(root, name, like, dataset)
+    write(root, texts)
+    show(f"written: {file}, a copy of experiments/{like}.yaml; {PARAMS} lists it")
+    if dataset is not None and old is not None and old != dataset:
+        show(f"data.dataset: {dataset}, which was {old}")
+        for path, line in mentions(texts[file], old):
+            show(f"line {line}: {path} still names {old}")
+    show(f"next: edit {file}, then `snakemake models/{name}/manifest.json` trains it; `make all` also scores it")
+
+
+def experiment_like(root: Path, task: str, dataset: str) -> str | None:
+    """The first experiment in experiments/ of this task that could be copied for this data set; None without one."""
+    for path in sorted((root / "experiments").glob("*.yaml")):
+        try:
+            if read_yaml(path).get("task") == task and dataset_of(read_source(path)) is not None:
+                _drafts(root, "EXPERIMENT", path.stem, dataset)
+                return path.stem
+        except ConfigError:
+            continue
+    return None
+
+
+def _drafts(root: Path, name: str, like: str, dataset: str | None) -> tuple[dict[str, str], str | None]:
+    """The texts of a copy and of params.yaml, checked, and the data set of the original."""
+    file, text = f"experiments/{name}.yaml", read_source(root / f"experiments/{like}.yaml")
     old = dataset_of(text)
     if dataset is not None:
         if old is None:
@@ -42,13 +66,7 @@ def new_experiment(root: Path, name: str, like: str, dataset: str | None, show: 
     content = read_yaml(root / PARAMS)
     texts = {file: text, PARAMS: with_item(read_source(root / PARAMS), "experiments", name)}
     check(root, texts, {**content, "experiments": [*(content.get("experiments") or []), name]})
-    write(root, texts)
-    show(f"written: {file}, a copy of experiments/{like}.yaml; {PARAMS} lists it")
-    if dataset is not None and old is not None and old != dataset:
-        show(f"data.dataset: {dataset}, which was {old}")
-        for path, line in mentions(text, old):
-            show(f"line {line}: {path} still names {old}")
-    show(f"next: edit {file}, then `snakemake models/{name}/manifest.json` trains it")
+    return texts, old
 
 
 def dataset_of(text: str) -> str | None:
