@@ -34,6 +34,7 @@ def test_the_cause_of_an_error_of_dvc_is_told_without_its_advice():
     )
     assert cause(output) == "[Errno 30] Read-only file system: '/p/.dvc/cache/files/md5/aa'"
     assert cause("ERROR: failed to commit\n") == "failed to commit"
+    assert cause("WARNING: 'a/__init__.py' is empty.\nkilled\n") == "killed"
     assert cause("") == "failed"
 
 

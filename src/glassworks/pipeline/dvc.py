@@ -82,6 +82,7 @@ def in_git(root: Path) -> bool:
 def cause(output: str) -> str:
     """The error in the output of a DVC command, without its advice on where to ask for help."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("WARNING:")]
     errors = [line for line in lines if line.startswith("ERROR:")]
     return (
         errors[0].removeprefix("ERROR:").removeprefix(" unexpected error - ").strip()
