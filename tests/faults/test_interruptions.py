@@ -63,7 +63,7 @@ def test_ctrl_c_leaves_no_half_made_artefact(repository, stage):
     assert (directory / "manifest.json").read_bytes() == wanted
 
 
-@pytest.mark.parametrize("stage", often("records-pictures", "train-tiny", "report"))
+@pytest.mark.parametrize("stage", often("train-tiny", "report"))
 def test_a_full_disk_is_one_clear_line(repository, stage):
     """The limit on the size of a file stands in for the disk: the kernel refuses the write in the same place."""
     directory = repository.root / DIRECTORIES[stage]
@@ -114,7 +114,7 @@ def test_an_entrance_killed_as_a_whole_goes_on_without_being_told(repository, en
     assert provenance["workers"] == min(2, len(os.sched_getaffinity(0)))
 
 
-@pytest.mark.parametrize("entrance", ENTRANCES)
+@pytest.mark.parametrize("entrance", [pytest.param("snakemake", marks=pytest.mark.slow), "dvc"])
 def test_ctrl_c_at_either_entrance_loses_nothing(repository, entrance):
     """A terminal sends the signal to the whole group: the entrance, its Snakemake, and the stage."""
     before = repository.manifests()

@@ -57,7 +57,7 @@ def send(command: Command, number: signal.Signals, target: str) -> None:
         command.send(number)
 
 
-@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_ctrl_c_twice_stops_at_once(training, workers):
     """With steps of a minute, no step is waited for."""
     command = train(training, workers, rig={"slow": {"step": 60}})
@@ -69,7 +69,7 @@ def test_ctrl_c_twice_stops_at_once(training, workers):
     assert command.output == "interrupted; the same command continues where it can\n"
 
 
-START = [(TERM, (75, 143)), (INT, (130,))]
+START = [(TERM, (75, 143)), pytest.param(INT, (130,), marks=pytest.mark.slow)]
 """143 is TERM before there was anything to save."""
 
 

@@ -117,7 +117,7 @@ def test_an_adapter_of_4_bit_weights_has_one_set_of_final_bytes(tmp_path, shards
     assert len(found) == 1, found
 
 
-@pytest.mark.parametrize("task", ["mixture", "alignment", FUSION, "instruction"])
+@pytest.mark.parametrize("task", [pytest.param("mixture", marks=pytest.mark.slow), "alignment", FUSION, "instruction"])
 @pytest.mark.parametrize(
     "settings",
     [

@@ -117,6 +117,7 @@ def changed_for_dvc(repository: Repository) -> set[str]:
     return set(re.findall(r"^([\w-]+):$", repository.command("dvc", "status").stdout, re.MULTILINE))
 
 
+@pytest.mark.slow
 def test_two_parameters_that_swap_values(repository):
     repository.edit("experiments/tiny.yaml", lambda e: e["optimization"].update(learning_rate=0.02, weight_decay=0.01))
     assert repository.pending() == DOWNSTREAM["train-tiny"]
@@ -141,6 +142,7 @@ def test_how_a_run_is_carried_out_makes_nothing_stale(repository):
     assert_both_idle(repository)
 
 
+@pytest.mark.slow
 def test_the_litter_of_a_file_manager_runs_nothing(repository):
     for name in (".DS_Store", "Thumbs.db", "._000.png"):
         (repository.root / "pictures" / name).write_bytes(b"x")
@@ -277,6 +279,7 @@ def test_variants_in_both_entrances(repository, tmp_path):
     assert twin.pending() == changed_for_dvc(twin) == evaluated
 
 
+@pytest.mark.slow
 def test_locks_of_a_killed_snakemake_do_not_stop_the_next(repository):
     locks = repository.root / ".snakemake/locks"
     locks.mkdir(exist_ok=True)
@@ -286,6 +289,7 @@ def test_locks_of_a_killed_snakemake_do_not_stop_the_next(repository):
     assert repository.snakemake("all") == {"report"}
 
 
+@pytest.mark.slow
 def test_snakemakes_own_report_opens_offline(repository):
     output = repository.command("snakemake", "--report", "snakemake-report.html").stdout
     for name in ("report.html", "loss.svg", "metrics.svg"):
@@ -323,6 +327,7 @@ def test_the_committed_dvc_yaml_is_current():
     assert (REPOSITORY / ".dvc").is_dir()
 
 
+@pytest.mark.slow
 def test_more_cores_than_there_are_are_not_used(repository):
     """Jobs would share them, and two trainings at once are slower than one after the other."""
     there = len(os.sched_getaffinity(0))
