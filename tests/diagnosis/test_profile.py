@@ -103,7 +103,7 @@ def test_missing_inputs_are_the_same_line_as_without_the_profile(repository):
     assert not (repository.root / "logs/profile").exists()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ctrl_c_leaves_no_folder_no_process_and_no_trace(repository, workers):
     slow_reading(repository, 0.02)
     repository.edit("experiments/tiny.yaml", lambda e: e["training"].update(steps=100))
