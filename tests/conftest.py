@@ -12,9 +12,12 @@ import hypothesis
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
+from glassworks.cli.app import app
 from glassworks.cli.running import runner
 from glassworks.config.project import load_project
+from glassworks.errors import UserError
 from glassworks.pipeline.execution import Context, execute, execute_job
 from glassworks.pipeline.table import Table
 from glassworks.runtime import fork_server
@@ -92,6 +95,23 @@ def write_image() -> Callable[..., None]:
         Image.fromarray(pixels).save(path)
 
     return write
+
+
+@pytest.fixture
+def glassworks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Calls the command line; returns what it prints. An error of the user is printed as `error: …`."""
+    for name in ("CUBLAS_WORKSPACE_CONFIG", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))  # the commands set them for good
+
+    def call(*arguments: object) -> str:
+        done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        if isinstance(done.exception, UserError):
+            return f"{done.stdout}error: {done.exception}"
+        if done.exception and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return done.output
+
+    return call
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,12 +1,6 @@
 """A small project, and the command line called in it."""
 
-from collections.abc import Callable
-
 import pytest
-from typer.testing import CliRunner
-
-from glassworks.cli.app import app
-from glassworks.errors import UserError
 
 PARAMS = """\
 # my project
@@ -37,18 +31,3 @@ def written(project, monkeypatch):
     (project.root / "words/a.txt").write_text("\n".join(f"line {number} of the words" for number in range(60)))
     monkeypatch.chdir(project.root)
     return project
-
-
-@pytest.fixture
-def glassworks() -> Callable[..., str]:
-    """Calls the command line; returns what it prints. An error of the user is printed as `error: …`."""
-
-    def call(*arguments: object) -> str:
-        done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        if isinstance(done.exception, UserError):
-            return f"{done.stdout}error: {done.exception}"
-        if done.exception and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return done.output
-
-    return call

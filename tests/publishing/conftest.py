@@ -1,17 +1,11 @@
 """A project with a trained language model and a trained captioner, and the command line called in it."""
 
 import csv
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
-
-from glassworks.cli.app import app
-from glassworks.errors import UserError
 
 from ..conftest import SmallProject
 
@@ -78,23 +72,6 @@ def here(trained: SmallProject, monkeypatch: pytest.MonkeyPatch) -> SmallProject
     """The same project in the current folder."""
     monkeypatch.chdir(trained.root)
     return trained
-
-
-@pytest.fixture
-def glassworks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Calls the command line; returns what it prints. An error of the user is printed as `error: …`."""
-    for name in ("CUBLAS_WORKSPACE_CONFIG", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        monkeypatch.setenv(name, os.environ.get(name, "1"))  # the commands set them for good
-
-    def call(*arguments: object) -> str:
-        done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        if isinstance(done.exception, UserError):
-            return f"{done.stdout}error: {done.exception}"
-        if done.exception and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return done.output
-
-    return call
 
 
 @pytest.fixture(scope="session")

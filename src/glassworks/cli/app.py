@@ -13,3 +13,12 @@ app = typer.Typer(
 
 Threads = Annotated[int, typer.Option(min=1, help="Cores to use.")]
 Log = Annotated[Path | None, typer.Option(help="Write a copy of what is shown to this file.")]
+
+Host = Annotated[
+    str,
+    typer.Option(
+        help="The address to listen on. Any but that of this machine alone needs a token, which is printed with the address."
+    ),
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 is any free one.")]
+Browse = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from glassworks.cli.app import Threads, app
+from glassworks.cli.app import Browse, Host, Port, Threads, app
 from glassworks.console import uninterrupted
 from glassworks.errors import ConfigError
 from glassworks.generation.settings import Decoding
@@ -320,17 +320,12 @@ def demo(
             help="Model folders: models/NAME, an adapter trained here, or published language models (data/weights/NAME).",
         ),
     ],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 is any free one.")] = 8642,
-    host: Annotated[
-        str,
-        typer.Option(
-            help="The address to listen on. Any but that of this machine alone needs a token, which is printed with the address."
-        ),
-    ] = "127.0.0.1",
+    port: Port = 8642,
+    host: Host = "127.0.0.1",
     max_megabytes: Annotated[
         int, typer.Option(min=1, max=1024, help="Largest file that a browser may send, in MiB.")
     ] = 16,
-    browse: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    browse: Browse = False,
     threads: Threads = 1,
 ) -> None:
     """Try models on a web page: captions with attention maps, questions about images, search, transcription, conversations and texts.

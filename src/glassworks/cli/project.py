@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from glassworks.cli.app import Threads, app
+from glassworks.cli.app import Browse, Host, Port, Threads, app
 from glassworks.cli.running import open_table, runner, set_instruction_set
 from glassworks.errors import ArtifactError, ConfigError
 
@@ -93,14 +93,9 @@ def explain(
 @app.command(rich_help_panel="Project")
 def watch(
     terminal: Annotated[bool, typer.Option("--terminal", help="Show it in the terminal, without a server.")] = False,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 is any free one.")] = 8643,
-    host: Annotated[
-        str,
-        typer.Option(
-            help="The address to listen on. Any but that of this machine alone needs a token, which is printed with the address."
-        ),
-    ] = "127.0.0.1",
-    browse: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    port: Port = 8643,
+    host: Host = "127.0.0.1",
+    browse: Browse = False,
 ) -> None:
     """Show the stages that run and have run: graph, loss curves, rate, time left, memory, logs, kills and resumes.
 
