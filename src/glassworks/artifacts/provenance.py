@@ -4,6 +4,7 @@
 peak memory. It is written to provenance/STAGE.json, outside every output, and is no input of any stage. The report shows it.
 """
 
+import json
 import platform
 import resource
 import subprocess
@@ -80,6 +81,23 @@ class Provenance:
             "git_revision": git_revision(self.root),
             **self.notes,
         }
+
+
+def note_of(root: Path, stage: str, key: str | None) -> dict[str, Any]:
+    """What provenance/STAGE.json says of the run that made the artefact with this key; empty if the file is missing, damaged, or of another run."""
+    try:
+        note = json.loads((root / "provenance" / f"{stage}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(note, dict):
+        return {}
+    return note if key is not None and key in (note.get("key"), *accepted_keys(note)) else {}
+
+
+def accepted_keys(note: dict[str, Any]) -> list[Any]:
+    """The keys of code with which `glassworks accept` vouched for the artefact of a run."""
+    steps = note.get("accepted")
+    return [step["to"] for step in steps if isinstance(step, dict) and "to" in step] if isinstance(steps, list) else []
 
 
 def git_revision(root: Path) -> str | None:

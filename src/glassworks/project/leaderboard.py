@@ -5,9 +5,10 @@ A row can be checked: the command of its stage, run on the same commit and the s
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from glassworks.artifacts.manifest import Manifest
+from glassworks.artifacts.manifest import Manifest, read_recipe
+from glassworks.artifacts.provenance import note_of
 from glassworks.config.project import evaluations_of
 from glassworks.evaluation.labels import LABELS, METRICS, look_up
 from glassworks.models.saving import WEIGHTS
@@ -36,10 +37,10 @@ class Row(NamedTuple):
     unit: str
     digits: int
     seconds: float | None
-    """Of the training, by its last run; None without a record of it."""
+    """Of the training; None where it was made elsewhere."""
     cores: int | None
     commit: str
-    """Of the training; empty without a record of it."""
+    """Of the training; empty where it was made elsewhere."""
     sha256: str
     """Of the weights."""
 
@@ -54,7 +55,7 @@ def leaderboard(table: Table) -> tuple[list[Row], list[str]]:
             state = states.all_of([train, stage])
             if state == "fresh":
                 made = states.manifest(train)
-                rows += _rows(table.project.root, name, other, stage.directory, made)
+                rows += _rows(table.project.root, name, other, stage.directory, train.directory, made)
             else:
                 left.append(f"{name}, {other} ({state})")
     return rows, left
@@ -100,10 +101,11 @@ def _number(row: Row, value: float) -> str:
     return f"{value:,.{row.digits}f}"
 
 
-def _rows(root: Path, name: str, evaluation: str, directory: str, made: Manifest | None) -> list[Row]:
+def _rows(root: Path, name: str, evaluation: str, directory: str, train: str, made: Manifest | None) -> list[Row]:
     """The scores that the report shows first, its tiles."""
     metrics, labels = (json.loads((root / directory / file).read_text()) for file in (METRICS, LABELS))
-    record = _provenance(root / "provenance" / f"{stage_name('train', name)}.json")
+    recipe = read_recipe(root / train) or {}
+    record = note_of(root, stage_name("train", name), recipe.get("key"))
     files = made.files if made else {}
     weights = next((entry["sha256"] for file, entry in files.items() if Path(file).name == WEIGHTS), "")
     weights = weights or next((entry["sha256"] for file, entry in files.items() if file.endswith(".safetensors")), "")
@@ -133,11 +135,3 @@ def _rows(root: Path, name: str, evaluation: str, directory: str, made: Manifest
             )
         )
     return rows
-
-
-def _provenance(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -4,12 +4,12 @@ The artefact results/report/report.html has the same bytes on every machine. Fac
 provenance/STAGE.json and shown only here. No stage depends on results/report.html; each request writes it anew.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from glassworks.artifacts.digests import write_text
 from glassworks.artifacts.manifest import read_recipe
+from glassworks.artifacts.provenance import accepted_keys, note_of
 from glassworks.errors import ArtifactError
 from glassworks.pipeline.stage import Stage
 from glassworks.pipeline.table import Table
@@ -55,22 +55,13 @@ def timing(root: Path, stage: Stage) -> dict[str, Any]:
     """
     recipe = read_recipe(root / stage.directory)
     row: dict[str, Any] = {"stage": stage.name, "made": "missing" if recipe is None else "elsewhere", "notes": []}
-    try:
-        note = json.loads((root / "provenance" / f"{stage.name}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return row
-    if recipe is None or not isinstance(note, dict):
-        return row
-    steps = note.get("accepted")
-    accepted = (
-        [step["to"] for step in steps if isinstance(step, dict) and "to" in step] if isinstance(steps, list) else []
-    )
-    if recipe.get("key") not in [note.get("key"), *accepted]:
+    note = note_of(root, stage.name, None if recipe is None else recipe.get("key"))
+    if not note:
         return row
     notes = [
         f"{name.replace('_', ' ')} {value}" for name, value in note.items() if name not in SHOWN and _is_plain(value)
     ]
-    if accepted:
+    if accepted := accepted_keys(note):
         notes.append(f"accepted after {len(accepted)} change{'s' if len(accepted) > 1 else ''} of code")
     shown = {name: note.get(name) for name in SHOWN - {"accepted"}}
     for name in ("seconds", "peak_memory_bytes"):
