@@ -4,7 +4,8 @@
 
 MODEL is a language model with a chat template, such as models/sft_smollm2. Both sides have the same weights, one thread, and the same question: the
 server in a process of its own over HTTP, and the conversation of `glassworks chat` in this process. They take turns, and who begins alternates; the
-medians of all rounds are printed. Their first pieces are asserted to be equal. A first round, which fills caches, is not counted.
+medians of all rounds are printed. Their first pieces are asserted to be equal. A first round, which fills caches, is not counted. The page is asked over
+one connection that stays open, as a browser does.
 
 Uploads are a decompression bomb, a cut image, 8 MiB of zeros, and a text, in turn, to the first panel that takes a file; without one, they are sent as
 the file of a message, which is refused. The memory of the server (VmRSS) is read after a tenth of them, when caches are full, and at the end.
@@ -41,12 +42,14 @@ def hostile() -> list[bytes]:
     return [bomb.getvalue(), picture.getvalue()[:-30], bytes(8 << 20), b"<script>alert(1)</script>"]
 
 
-def events(url: str, panel: int, texts: dict[str, str], file: bytes | None = None) -> tuple[float, str, list[dict]]:
+def events(
+    client: httpx2.Client, url: str, panel: int, texts: dict[str, str], file: bytes | None = None
+) -> tuple[float, str, list[dict]]:
     """Seconds to the first piece of text, that piece, and all events of an answer."""
     fields = {name: (None, text) for name, text in texts.items()}
     begin, first, piece, found = time.perf_counter(), 0.0, "", []
     files = {**fields, **({} if file is None else {"file": ("<img src=x>.png", file)})} or {"": (None, "")}
-    with httpx2.stream("POST", f"{url}/panels/{panel}", files=files, headers={"Origin": url}, timeout=120) as response:
+    with client.stream("POST", f"{url}/panels/{panel}", files=files, headers={"Origin": url}) as response:
         for line in response.iter_lines():
             found.append(json.loads(line))
             if not first and found[-1].get("text"):
@@ -69,7 +72,10 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     command = [sys.executable, "-c", ENTRY, "demo", "--port", "0", str(given.model)]
-    with subprocess.Popen(command, cwd=given.project, stdout=subprocess.PIPE, text=True) as process:
+    with (
+        httpx2.Client(timeout=120) as client,
+        subprocess.Popen(command, cwd=given.project, stdout=subprocess.PIPE, text=True) as process,
+    ):
         try:
             assert process.stdout is not None
             url = process.stdout.readline().strip().rstrip("/")
@@ -77,7 +83,7 @@ def main() -> None:
             seconds: dict[str, list[float]] = {"page": [], "command": []}
 
             def page() -> tuple[float, str]:
-                return events(url, 0, {"text": QUESTION, "max_new_tokens": "8"})[:2]
+                return events(client, url, 0, {"text": QUESTION, "max_new_tokens": "8"})[:2]
 
             def alone() -> tuple[float, str]:
                 talk.reset()
@@ -105,7 +111,7 @@ def main() -> None:
             )
             files, before = hostile(), 0.0
             for number in range(given.uploads):
-                _, _, answer = events(url, 0, {}, files[number % len(files)])
+                _, _, answer = events(client, url, 0, {}, files[number % len(files)])
                 assert any("error" in event for event in answer), answer
                 if number == given.uploads // 10:
                     before = resident(process)

@@ -9,6 +9,9 @@ from glassworks.errors import ConfigError
 from glassworks.training.muon import Muon, orthogonalise
 from glassworks.training.parameters import ParameterGroups
 
+from .engine import train
+from .objectives import Regression
+
 
 @pytest.mark.parametrize("shape", [(12, 30), (30, 12), (9, 9)])
 def test_an_update_keeps_the_singular_vectors_and_brings_the_values_near_one(shape):
@@ -42,6 +45,12 @@ def test_matrices_take_the_steps_of_torch_which_computes_them_in_bfloat16():
     ours = trained(lambda p: Muon([{"params": [p], **group}])) - start
     theirs = trained(lambda p: torch.optim.Muon([p], lr=0.02, weight_decay=0.1)) - start
     assert (ours - theirs).norm() < 0.03 * theirs.norm()
+
+
+def test_ranks_that_share_the_matrices_get_the_bytes_of_one_rank(tmp_path):
+    """Three matrices on four ranks: one has none."""
+    one, four = (train(tmp_path / str(count), Regression(), count, optimizer="Muon") for count in (1, 4))
+    assert one["sha256"] == four["sha256"]
 
 
 class Network(nn.Module):

@@ -20,6 +20,7 @@ from glassworks.models.saving import Matches
 from glassworks.training.average import WeightAverage
 from glassworks.training.digests import tensor_digest
 from glassworks.training.fast_reduction import DataParallel, ShardedDataParallel
+from glassworks.training.muon import Muon
 from glassworks.training.objective import Objective, couple, to_device
 from glassworks.training.parameters import ParameterGroups
 from glassworks.training.precision import Precision
@@ -87,6 +88,8 @@ class Trainer(Generic[M, B]):
             shard(model, workers)
         self.groups = ParameterGroups(model, optimization, training.steps)
         self.optimizer = self.groups.make_optimizer()
+        if isinstance(self.optimizer, Muon):
+            self.optimizer.workers = workers
         self.precision = Precision(training.precision, workers.device)
         self.average = (
             WeightAverage(self.groups.trainable, training.ema_decay) if training.ema_decay is not None else None
