@@ -111,6 +111,19 @@ def test_new_weights_are_small_and_norm_and_positions_are_optional():
     torch.testing.assert_close(connector(patches), plain + connector.positions)
 
 
+def test_tokens_of_unit_scale_have_their_positions_at_the_same_scale():
+    """Whatever the scale of the weights: the root mean square of a token is 1, and about 1 for its position."""
+    connector = made(4, width=64, out=64, inner=256, initial="fan_in", positions=True, unit_scale=True)
+    with torch.no_grad():
+        connector.project.w2.weight.mul_(9)
+    patches = torch.randn(3, 16, 64)
+    tokens = connector.content(patches)
+    plain = connector.project(connector.pooling(patches))
+    torch.testing.assert_close(tokens, plain / plain.square().mean(-1, keepdim=True).add(torch.finfo().eps).sqrt())
+    torch.testing.assert_close(connector(patches), tokens + connector.positions)
+    assert 0.8 < connector.positions.square().mean().sqrt() < 1.2
+
+
 def test_weights_by_fan_in_keep_the_scale_of_their_input():
     connector = made(4, width=64, out=64, inner=256, initial="fan_in")
     assert abs(connector.project.w1.weight.std().item() - 64**-0.5) < 0.01

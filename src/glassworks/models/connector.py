@@ -15,8 +15,9 @@ from glassworks.models.settings.connector import Connector as Config
 
 STD = 0.02
 """Standard deviation of new weights that are `small`."""
-PLACED = 0.3
-"""Standard deviation of new positions beside `fan_in`, on each axis: about that of the features. Much smaller ones are learned too slowly to tell places."""
+PLACED, PLACED_UNIT = 0.3, 0.5**0.5
+"""Standard deviation of new positions beside `fan_in`, on each axis, without and with `unit_scale`: about that of the features. Much smaller ones are learned
+too slowly to tell places."""
 
 
 def windows(grid: int, side: int) -> Tensor:
@@ -27,10 +28,10 @@ def windows(grid: int, side: int) -> Tensor:
 
 
 @torch.no_grad()
-def _place(positions: Tensor) -> None:
+def _place(positions: Tensor, std: float) -> None:
     """Fill positions [M, D] of a square of tokens with the sum of a random vector for each row and one for each column."""
     side = round(len(positions) ** 0.5)
-    rows, columns = torch.randn(2, side, positions.shape[1], device=positions.device) * PLACED
+    rows, columns = torch.randn(2, side, positions.shape[1], device=positions.device) * std
     positions.copy_((rows[:, None] + columns[None]).flatten(0, 1))
 
 
@@ -96,7 +97,7 @@ class Connector(nn.Module):
             self.tokens = config.tokens(grid)
         except ValueError as error:
             raise ConfigError(f"model.{error}") from None
-        self.norm = nn.LayerNorm(width) if config.norm else None
+        self.norm, self.unit_scale = nn.LayerNorm(width) if config.norm else None, config.unit_scale
         self.pooling: AttentionPooling | None = None
         places = windows(grid, config.side)
         if config.kind == "attention":
@@ -115,7 +116,7 @@ class Connector(nn.Module):
             self.apply(initialise)
             for places in (self.positions, self.video_positions):
                 if places is not None:
-                    _place(places)
+                    _place(places, PLACED_UNIT if config.unit_scale else PLACED)
             return
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
@@ -135,8 +136,7 @@ class Connector(nn.Module):
         if self.norm is not None:
             patches = self.norm(patches)
         pooled = patches[:, self.places].flatten(2) if self.pooling is None else self.pooling(patches, video)
-        tokens: Tensor = self.project(pooled)
-        return tokens
+        return self._projected(pooled)
 
     def tiles(self, patches: Tensor, windows: Tensor) -> Tensor:
         """Tokens [K, D] of the patches [N, T, C] of all crops. `windows`, int64 [K, P], has the patches of each token among all N * T, -1 for none.
@@ -147,8 +147,11 @@ class Connector(nn.Module):
         patches = patches.flatten(0, 1).to(self._dtype)
         if self.norm is not None:
             patches = self.norm(patches)
-        tokens: Tensor = self.project(self.pooling.across(patches, windows))
-        return tokens
+        return self._projected(self.pooling.across(patches, windows))
+
+    def _projected(self, pooled: Tensor) -> Tensor:
+        tokens: Tensor = self.project(pooled)
+        return F.rms_norm(tokens, tokens.shape[-1:]) if self.unit_scale else tokens
 
     @property
     def _dtype(self) -> torch.dtype:

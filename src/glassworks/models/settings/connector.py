@@ -31,6 +31,8 @@ class Connector(Settings):
     """
     norm: bool = False
     """Whether the features of every patch are normalised first. For towers whose features have another scale than a transformer's."""
+    unit_scale: Annotated[bool, Field(exclude_if=lambda scaled: not scaled)] = False
+    """Whether every image token is divided by its root mean square before its position is added. Both then keep the same scale in training."""
     positions: bool = False
     """Whether every image token gets a learned position. For towers that hardly encode positions, such as convolutional ones."""
 
