@@ -8,16 +8,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
-
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from glassworks.artifacts.digests import write_json
 from glassworks.config.datasets import SPLITS, Split
 from glassworks.data.drops import Drops
 from glassworks.data.messages import order_fault
+from glassworks.data.record_check import check
 from glassworks.data.records import TABLE, Dropped, Record, Remark, write_table
 from glassworks.data.texts import clean_texts
 from glassworks.errors import DataError
@@ -96,16 +93,3 @@ def _say(tally: Tally) -> None:
         first = f"{first}, {others.pop(0)}"
     for line in (first, *others):
         print(f"{tally.dataset}: {line}", file=sys.stderr)
-
-
-def check(dataset: str, file: Path) -> None:
-    """Raise `DataError` unless keys are unique and every group is in one split."""
-    table = pq.read_table(file, columns=["key", "split", "group"])
-    keys = pc.value_counts(table["key"])
-    repeated = keys.filter(pc.greater(keys.field("counts"), 1))
-    if len(repeated):
-        raise DataError(f"{dataset}: two samples have the key {repeated[0]['values'].as_py()!r}")
-    groups = table.group_by("group", use_threads=False).aggregate([("split", "count_distinct")])
-    torn = groups.filter(pc.field("split_count_distinct") > 1)["group"]
-    if len(torn):
-        raise DataError(f"{dataset}: the group {torn[0].as_py()!r} is in two splits")
