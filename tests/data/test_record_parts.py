@@ -16,6 +16,7 @@ from glassworks.config import registry
 from glassworks.config.datasets import Dataset
 from glassworks.data import records as tables
 from glassworks.data.records import TABLE, Record, RecordTable, join_tables, write_table
+from glassworks.data.scenes.questions import BLOCK
 from glassworks.errors import DataError
 from glassworks.sources.protocol import PartedSource, load_source
 from glassworks.sources.scenes import source as scenes
@@ -161,6 +162,10 @@ def test_too_many_dropped_samples_are_the_same_line_with_jobs(run, jobs):
     with pytest.raises(DataError) as refused:
         run(jobs, max_dropped=1)
     assert str(refused.value).startswith("mine: 2 samples cannot be used and datasets.mine.max_dropped is 1: ")
+
+
+def test_scenes_whose_questions_are_chosen_together_are_in_one_part():
+    assert scenes.PART % BLOCK == 0
 
 
 def test_composed_scenes_are_the_same_in_parts(built_scenes, tmp_path, monkeypatch):
