@@ -134,7 +134,7 @@ GIVEN: dict[str, list[Any]] = {
 }
 """Values of keys whose types say too little."""
 NO_KEY = {
-    r"datasets\.<\w+>\.shard_jobs": "number of jobs",
+    r"datasets\.<\w+>\.(record|shard)_jobs": "number of jobs",
     r"datasets\.<\w+>\.downloads\..*": "how images are downloaded, not which",
     r"encoders\.<\w+>\.jobs": "number of jobs",
     r"watchdog_minutes": "ends a stage that makes no progress",

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from glassworks.config.packing import Packing
 from glassworks.data.reading import packing
 from glassworks.data.reading.dataset import Sample
+from glassworks.data.reading.joined_tokens import join_saved
 from glassworks.data.reading.order import mix
 from glassworks.data.reading.packing import PackedRows, arrange, pack, plan, plan_rows
 from glassworks.data.reading.tokens import Tokens, join, tokenize
@@ -228,6 +229,21 @@ def test_the_tokens_of_parts_joined_are_those_of_the_whole():
         assert (parts[0].weights is None) == (cuts[1] <= 5)
         for name, array in join(parts)._asdict().items():
             assert array.dtype == getattr(whole, name).dtype and (array == getattr(whole, name)).all(), name
+
+
+@pytest.mark.parametrize("cuts", [[0, 2, 6, 8], [0, 5, 8], [0, 3, 5], [0, 8], [0, 0, 5, 5]])
+def test_tokens_are_joined_on_disk_to_the_same_bytes(tmp_path, cuts):
+    dataset = Written(*TEXTS.contents, TREE, CHAT, TEXTS.contents[0])
+    parts = [tokenize(dataset, Letters(), range(*cut)) for cut in pairwise(cuts)]
+    folders = [tmp_path / str(number) for number in range(len(parts))]
+    for part, folder in zip(parts, folders, strict=True):
+        part.save(folder)
+    join(parts).save(tmp_path / "expected")
+    join_saved(folders, tmp_path / "joined")
+    expected, found = (
+        {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("expected", "joined")
+    )
+    assert found == expected
 
 
 def test_a_row_holds_texts_conversations_and_trees():

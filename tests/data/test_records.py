@@ -34,7 +34,9 @@ def run(tmp_path, monkeypatch):
     def run(items, max_dropped=0):
         monkeypatch.setattr(stage, "load_source", lambda name: SimpleNamespace(records=lambda context: iter(items)))
         params = {"source": "listed", "max_dropped": max_dropped}
-        return stage.run(SimpleNamespace(params=params, output=tmp_path, stage=SimpleNamespace(subject="things")))
+        return stage.run(
+            SimpleNamespace(params=params, output=tmp_path, stage=SimpleNamespace(subject="things", jobs=0))
+        )
 
     return run
 

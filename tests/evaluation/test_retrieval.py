@@ -1,10 +1,13 @@
 """Ranks of partners, by hand: ties count against the model, and the controls break every pair."""
 
+import tracemalloc
+
 import numpy as np
 
+from glassworks.evaluation.retrieval import ranks as ranks_module
 from glassworks.evaluation.retrieval.asif import Asif
 from glassworks.evaluation.retrieval.labels import labels
-from glassworks.evaluation.retrieval.ranks import ranks_of
+from glassworks.evaluation.retrieval.ranks import Similarities, ranks_of
 from glassworks.evaluation.retrieval.ridge import Ridge
 from glassworks.evaluation.retrieval.score import chance, gains, summary
 from glassworks.evaluation.retrieval.settings import RetrievalEvaluation
@@ -19,6 +22,21 @@ def test_a_rank_counts_the_partner_and_everything_at_least_as_similar():
 
 def test_equal_vectors_earn_nothing():
     assert ranks_of(np.ones((4, 4)), np.arange(4)).tolist() == [4, 4, 4, 4]
+
+
+def test_similarities_are_ranked_a_few_queries_at_a_time(monkeypatch):
+    random = np.random.default_rng(0)
+    queries, candidates = random.integers(-3, 4, (2, 2000, 8)).astype(np.float64)
+    partners = random.permutation(2000)
+    monkeypatch.setattr(ranks_module, "CELLS", 1 << 16)
+    tracemalloc.start()
+    found = Similarities(queries, candidates)
+    ranked, nearest = found.ranks(partners), found.nearest()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    whole = queries @ candidates.T
+    assert (ranked == ranks_of(whole, partners)).all() and (nearest == whole.argmax(axis=1)).all()
+    assert peak < whole.nbytes / 10
 
 
 def test_recall_and_median_of_ranks():

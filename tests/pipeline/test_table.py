@@ -7,6 +7,7 @@ from glassworks.config.experiment import data_of, experiment_of
 from glassworks.config.training import Execution
 from glassworks.config.weights import PUBLISHED
 from glassworks.pipeline.closure import Closure
+from glassworks.pipeline.dvc import compile_dvc
 from glassworks.pipeline.stage import Stage
 
 from ..conftest import REPOSITORY
@@ -214,3 +215,15 @@ def test_runs_of_variants_are_scored_with_the_seed_of_the_project(project):
     scored = [stage for stage in table if stage.kind == "evaluate"]
     assert len(scored) == 8 and all(stage.params == scored[0].params for stage in scored if "words" not in stage.name)
     assert [table[f"train-studied--dry--{seed}"].params["seed"] for seed in (1, 2)] == [1, 2]
+
+
+def test_records_have_jobs_where_a_data_set_asks_for_several(project):
+    few = project.configure(PARAMS)
+    assert all(stage.jobs == 0 for stage in few if stage.kind == "records")
+    scenes = {**PARAMS["datasets"]["scenes"], "record_jobs": 3}
+    many = project.configure({**PARAMS, "datasets": {**PARAMS["datasets"], "scenes": scenes}})
+    assert many["records-scenes"].jobs == 3
+    assert many["records-scenes"].params == few["records-scenes"].params
+    commands = yaml.safe_load(compile_dvc(many))["stages"]
+    assert "--allowed-rules records records_job " in commands["records-scenes"]["cmd"]
+    assert "--allowed-rules records --force" in commands["records-kjv"]["cmd"]

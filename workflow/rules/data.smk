@@ -17,10 +17,30 @@ rule fetch:
         "glassworks fetch {wildcards.dataset} --log {log}"
 
 
+# Raw files -> a part of the records, where a data set sets record_jobs.
+rule records_job:
+    input:
+        pipeline.inputs("records"),
+    output:
+        ".work/records-{dataset}/job-{job}.json",
+    log:
+        "logs/records-{dataset}-{job}.log",
+    threads: pipeline.threads("records")
+    resources:
+        **pipeline.resources("records"),
+    params:
+        job=lambda wildcards: int(wildcards.job),
+    message:
+        "Making records of {wildcards.dataset}, job {wildcards.job}"
+    shell:
+        "glassworks records {wildcards.dataset} --job {params.job} --threads {threads} --log {log}"
+
+
 # Raw files -> a table of records: key, split, captions, labels.
 rule records:
     input:
         pipeline.inputs("records"),
+        pipeline.jobs("records"),
     output:
         "data/records/{dataset}/manifest.json",
     log:

@@ -20,9 +20,17 @@ def fetch(dataset: Subject, threads: Threads = 1, log: Log = None) -> None:
 
 
 @app.command(rich_help_panel="Stages")
-def records(dataset: Subject, threads: Threads = 1, log: Log = None) -> None:
+def records(
+    dataset: Subject,
+    job: Annotated[
+        int | None,
+        typer.Option(min=0, help="Make only the records of this job, for a later call without --job to join."),
+    ] = None,
+    threads: Threads = 1,
+    log: Log = None,
+) -> None:
     """Convert the raw files of a dataset to a table of records: key, split, captions, labels."""
-    run_stage(f"records-{dataset}", threads, log)
+    run_stage(f"records-{dataset}", threads, log, job)
 
 
 @app.command(rich_help_panel="Stages")

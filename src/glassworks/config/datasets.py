@@ -14,6 +14,9 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
+RecordJobs = Annotated[int, Field(ge=1, le=10_000, exclude_if=lambda jobs: jobs == 1)]
+
+
 @dataclass(frozen=True)
 class Credit:
     """Origin, licence and attribution of data or weights."""
@@ -188,6 +191,8 @@ class ComposedDataset(Dataset):
     """Number of kinds of object in the whole data set."""
     samples: dict[Split, Annotated[int, Field(ge=1)]]
     """Samples in each split."""
+    record_jobs: RecordJobs = 1
+    """Parallel jobs that compose the records. Does not affect the bytes of the records."""
     held_out_pairs: Splits = Splits(validation=0.15, test=0.15)
     """Shares of the pairs of kinds that appear together in validation or test only."""
 

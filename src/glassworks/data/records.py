@@ -83,6 +83,15 @@ class Remark:
     count: int = 1
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """The images of a record, for the count of those that are in several splits."""
+
+    split: Split
+    digests: list[int]
+    """64 bits of the sha256 of each."""
+
+
 def write_table(path: Path, records: Iterable[Record]) -> None:
     """Write records as parquet, in the given order."""
     rows, optional = map(_row, records), ()
@@ -98,6 +107,32 @@ def write_table(path: Path, records: Iterable[Record]) -> None:
         writer.close()
 
 
+def join_tables(path: Path, tables: Sequence[Path]) -> None:
+    """Write the records of several tables, in order, as one: the bytes are those of `write_table`."""
+    names = {name for table in tables for name in pq.read_schema(table).names}
+    optional = tuple(name for name in OPTIONAL if name in names)
+    waiting = _schema(optional).empty_table()
+    with _writer(path, optional) as writer:
+        for table in tables:
+            with pq.ParquetFile(table) as file:
+                for group in range(file.num_row_groups):
+                    waiting = pa.concat_tables([waiting, _with_columns(file.read_row_group(group), optional)])
+                    if len(waiting) >= GROUP:
+                        writer.write_table(waiting.slice(0, GROUP).combine_chunks(), row_group_size=GROUP)
+                        waiting = waiting.slice(GROUP)
+        if len(waiting):
+            writer.write_table(waiting.combine_chunks(), row_group_size=GROUP)
+
+
+def _with_columns(table: pa.Table, optional: Sequence[str]) -> pa.Table:
+    """A table with these optional columns, null where it lacks them."""
+    columns = {
+        name: table[name] if name in table.column_names else pa.nulls(len(table), pa.string())
+        for name in _schema(optional).names
+    }
+    return pa.table(columns, schema=_schema(optional))
+
+
 def _schema(optional: Sequence[str]) -> pa.Schema:
     return pa.schema([*SCHEMA, *((name, pa.string()) for name in optional)])
 
@@ -110,14 +145,9 @@ def _widened(path: Path, optional: Sequence[str]) -> pq.ParquetWriter:
     """A writer after the row groups of `path`, rewritten with more columns."""
     narrow = path.with_name(f".{path.name}.narrow")
     path.rename(narrow)
-    writer, file, schema = _writer(path, optional), pq.ParquetFile(narrow), _schema(optional)
+    writer, file = _writer(path, optional), pq.ParquetFile(narrow)
     for group in range(file.num_row_groups):
-        table = file.read_row_group(group)
-        missing = {name: pa.nulls(len(table), pa.string()) for name in optional if name not in table.column_names}
-        writer.write_table(
-            pa.table({**dict(zip(table.column_names, table.columns, strict=True)), **missing}, schema=schema),
-            row_group_size=GROUP,
-        )
+        writer.write_table(_with_columns(file.read_row_group(group), optional), row_group_size=GROUP)
     file.close()
     narrow.unlink()
     return writer

@@ -314,7 +314,7 @@ def _checksum_holds(block: bytes) -> bool:
         return False
     counted = block[:148] + b" " * 8 + block[156:]
     unsigned = sum(counted)
-    return stated in (unsigned, unsigned - 256 * sum(byte > 127 for byte in counted))
+    return stated == unsigned or stated == unsigned - 256 * sum(byte > 127 for byte in counted)
 
 
 def _number(field: bytes) -> int:

@@ -14,7 +14,7 @@ from glassworks.pipeline.watched import watched_encoder, written_keys
 def dataset_stages(project: Project, name: str) -> Iterator[Stage]:
     """The stages fetch (if there is something to fetch), records and shards of a dataset."""
     dataset = project.params.datasets[name]
-    settings = dataset.model_dump(mode="json", exclude={"shard_jobs", "downloads"})
+    settings = dataset.model_dump(mode="json", exclude={"shard_jobs", "record_jobs", "downloads"})
     written, code = dataset.model_fields_set, registry.modules("sources", settings["source"])
     seed = project.params.seed if dataset.seed is None else dataset.seed
     seed_keys = written_keys(project, "seed") if dataset.seed is None else (f"datasets.{name}.seed",)
@@ -48,6 +48,7 @@ def dataset_stages(project: Project, name: str) -> Iterator[Stage]:
         settings={"params.yaml": (*seed_keys, *watched(*record_fields))},
         inputs=inputs,
         local_path=dataset.local_path(),
+        jobs=jobs if (jobs := getattr(dataset, "record_jobs", 1)) > 1 else 0,
         resources=Resources(threads=4 if dataset.local_path() else 1),
     )
     yield Stage(

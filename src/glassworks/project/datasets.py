@@ -156,6 +156,7 @@ def _survey(root: Path, name: str, entry: dict[str, Any], seed: int, raw: Path, 
     survey = Survey(Tally(name), len(inventory), sum(file.size for file in inventory.values()), census(list(inventory)))
     for record in survey.tally.kept(load_source(entry["source"]).records(context)):
         _measure(survey, record, folder)
+    survey.tally.finish()
     return survey
 
 

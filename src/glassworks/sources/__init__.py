@@ -10,4 +10,7 @@ Both read raw files from `context.inputs["raw"]` or `context.local_path`. `recor
 
 A source with finished tars implements `protocol.TarSource`. Instead of `media`, it has `ready_made(context) -> Callable[[str], tuple[Path, str]]`,
 which returns a function from the name of a tar to its path and sha256.
+
+A source that can cut its samples into independent parts implements `protocol.PartedSource`: `parts(context)` returns a function for each part. Its
+settings have `record_jobs`, and jobs make the parts in parallel.
 """

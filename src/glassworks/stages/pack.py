@@ -17,9 +17,10 @@ from glassworks.config.packing import FRAME_END, FRAME_PATCH, IMAGE_END, IMAGE_P
 from glassworks.data.reading.chat import ChatTemplate, read_template
 from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.extended import open_tokenizer_of
+from glassworks.data.reading.joined_tokens import join_saved
 from glassworks.data.reading.packing import PLAN, TOKENS, Plan, plan_rows, too_long
 from glassworks.data.reading.text import TEMPLATE, TextTokenizer
-from glassworks.data.reading.tokens import Tokens, image_chat, join, tokenize
+from glassworks.data.reading.tokens import Tokens, image_chat, tokenize
 from glassworks.errors import ConfigError, DataError
 from glassworks.pipeline.execution import Context
 from glassworks.progress import Progress
@@ -60,7 +61,7 @@ def run(context: Context) -> dict[str, Any]:
     shown: dict[str, list[dict[str, Any]]] = {}
     for (name, split), shards in splits.items():
         folder = context.output / name / split
-        join([Tokens.load(context.work / TOKENS / shard.name) for shard in shards]).save(folder / TOKENS)
+        join_saved([context.work / TOKENS / shard.name for shard in shards], folder / TOKENS)
         tokens = Tokens.load(folder / TOKENS)
         plan = plan_rows(shards[0].dataset, tokens, packing)
         plan.save(folder / PLAN)

@@ -1,28 +1,31 @@
-"""The stage `records`: a table of records from raw files.
+"""The stage `records`: a table of records from raw files. Jobs make parts of it in parallel where the source can cut its samples.
 
 Broken samples are dropped, counted by reason and listed in dropped.json. More than `max_dropped` of them are an error.
 Facts that lose no sample, such as images that no row names, are listed in remarks.json.
 """
 
+import json
+import os
 import sys
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import numpy as np
 
-from glassworks.artifacts.digests import write_json
+from glassworks.artifacts.digests import flush_to_disk, write_json
 from glassworks.config.datasets import SPLITS, Split
 from glassworks.data.drops import Drops
 from glassworks.data.messages import order_fault
-from glassworks.data.records import TABLE, Dropped, Record, Remark, write_table
+from glassworks.data.record_check import check
+from glassworks.data.records import TABLE, Dropped, Pictures, Record, Remark, join_tables, write_table
 from glassworks.data.texts import clean_texts
 from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
-from glassworks.sources.protocol import load_source
+from glassworks.sources.protocol import Item, Part, PartedSource, load_source
 
 
 @dataclass
@@ -34,10 +37,15 @@ class Tally:
     samples: Counter[Split] = field(default_factory=Counter)
     captions: int = 0
     messages: int = 0
+    images: dict[Split, "array[int]"] = field(default_factory=lambda: {split: array("Q") for split in SPLITS})
+    """64 bits of the digest of each image, from sources that compare them."""
 
-    def kept(self, items: Iterable[Record | Dropped | Remark]) -> Iterator[Record]:
+    def kept(self, items: Iterable[Item]) -> Iterator[Record]:
         """The records among `items`, which are counted, with clean captions."""
         for item in items:
+            if isinstance(item, Pictures):
+                self.images[item.split].extend(item.digests)
+                continue
             if not isinstance(item, Record):
                 self.drops.add(item)
                 continue
@@ -58,15 +66,57 @@ class Tally:
             self.messages += len(item.messages)
             yield item if texts == item.texts else replace(item, texts=texts)
 
+    def as_json(self) -> dict[str, Any]:
+        """The tally of a part, for `add`."""
+        return {
+            "samples": self.samples,
+            "captions": self.captions,
+            "messages": self.messages,
+            "dropped": self.drops.listed(),
+            "remarks": self.drops.remarked(),
+            "images": {split: found.tolist() for split, found in self.images.items()},
+        }
+
+    def add(self, part: dict[str, Any]) -> None:
+        """Add the tally of the next part."""
+        self.samples.update(part["samples"])
+        self.captions += part["captions"]
+        self.messages += part["messages"]
+        for dropped in part["dropped"]:
+            self.drops.add(Dropped(**dropped))
+        for remark in part["remarks"]:
+            self.drops.add(Remark(**remark))
+        for split, found in self.images.items():
+            found.extend(part["images"][split])
+
+    def finish(self) -> None:
+        """Add what only all samples together show."""
+        each = [np.unique(np.frombuffer(found, dtype=np.uint64)) for found in self.images.values() if found]
+        _, splits = np.unique(np.concatenate([np.empty(0, np.uint64), *each]), return_counts=True)
+        if count := int((splits > 1).sum()):
+            self.drops.add(Remark("an image has the same bytes as one of another split, as published", count=count))
+
+
+def run_job(context: Context, job: int) -> dict[str, Any]:
+    """The parts of job `job`, made in the work directory. Complete parts of an interrupted run are kept."""
+    parts, jobs = _parts(context), context.stage.jobs
+    mine = range(len(parts) * job // jobs, len(parts) * (job + 1) // jobs)
+    _make(context, parts, mine)
+    return {"parts": len(mine)}
+
 
 def run(context: Context) -> dict[str, Any]:
-    """The counts of the written table.
+    """The counts of the written table. Makes the parts that no job has made, and joins all.
 
     Raises `DataError` for too many dropped samples, a repeated or invalid key, or an empty training split.
     """
     dataset, allowed, file = context.stage.subject, context.params["max_dropped"], context.output / TABLE
     tally = Tally(dataset)
-    write_table(file, tally.kept(load_source(context.params["source"]).records(context)))
+    if context.stage.jobs:
+        _join(context, tally, file)
+    else:
+        write_table(file, tally.kept(load_source(context.params["source"]).records(context)))
+    tally.finish()
     drops, dropped = tally.drops, tally.drops.count
     _say(tally)
     if dropped > allowed:
@@ -88,6 +138,45 @@ def run(context: Context) -> dict[str, Any]:
     return counts | ({"messages": tally.messages} if tally.messages else {})
 
 
+def _parts(context: Context) -> list[Part]:
+    source = load_source(context.params["source"])
+    assert isinstance(source, PartedSource), "a source whose settings have record_jobs has parts"
+    return source.parts(context)
+
+
+def _files(context: Context, number: int) -> tuple[Path, Path]:
+    """The table and the tally of a part. The table appears last."""
+    table = context.work / "parts" / f"{number:06d}.parquet"
+    return table, table.with_suffix(".json")
+
+
+def _make(context: Context, parts: list[Part], numbers: Iterable[int]) -> None:
+    """Make the missing ones of these parts in the work directory."""
+    for number in numbers:
+        file, counted = _files(context, number)
+        if file.exists():
+            continue
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tally, temporary = Tally(context.stage.subject), file.with_name(f".{file.name}.{os.getpid()}.tmp")
+        try:
+            write_table(temporary, tally.kept(parts[number]()))
+            flush_to_disk(temporary)
+            write_json(counted, tally.as_json())
+            temporary.replace(file)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _join(context: Context, tally: Tally, file: Path) -> None:
+    parts = _parts(context)
+    _make(context, parts, range(len(parts)))
+    made = [_files(context, number) for number in range(len(parts))]
+    for _, counted in made:
+        tally.add(json.loads(counted.read_text(encoding="utf-8")))
+    join_tables(file, [table for table, _ in made])
+
+
 def _say(tally: Tally) -> None:
     """Print the summary on stderr: the counts, the dropped samples by reason, the remarks."""
     by_split = ", ".join(f"{split} {tally.samples[split]:,}" for split in SPLITS)
@@ -96,16 +185,3 @@ def _say(tally: Tally) -> None:
         first = f"{first}, {others.pop(0)}"
     for line in (first, *others):
         print(f"{tally.dataset}: {line}", file=sys.stderr)
-
-
-def check(dataset: str, file: Path) -> None:
-    """Raise `DataError` unless keys are unique and every group is in one split."""
-    table = pq.read_table(file, columns=["key", "split", "group"])
-    keys = pc.value_counts(table["key"])
-    repeated = keys.filter(pc.greater(keys.field("counts"), 1))
-    if len(repeated):
-        raise DataError(f"{dataset}: two samples have the key {repeated[0]['values'].as_py()!r}")
-    groups = table.group_by("group", use_threads=False).aggregate([("split", "count_distinct")])
-    torn = groups.filter(pc.field("split_count_distinct") > 1)["group"]
-    if len(torn):
-        raise DataError(f"{dataset}: the group {torn[0].as_py()!r} is in two splits")

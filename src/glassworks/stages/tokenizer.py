@@ -1,6 +1,8 @@
 """The stage `tokenizer`: a tokenizer trained on the texts of the training split (byte-level BPE or characters), in transformers' format."""
 
 import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -20,21 +22,28 @@ SPECIAL = {"pad_token": "<|pad|>", "bos_token": "<|bos|>", "eos_token": "<|eos|>
 def run(context: Context) -> dict[str, Any]:
     """The counts of the trained tokenizer. Ids 0, 1 and 2 are padding, BOS and EOS, three distinct tokens."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    texts: list[str] = []
-    for _, folder in sorted(context.inputs.items()):
-        found = [text for record in read_table(folder, "train") for text in (*record.texts, *texts_of(record.messages))]
-        if not found:
-            raise DataError(f"{folder.name}: the training split has no texts to train a tokenizer on")
-        texts += found
+    read = Counter[str]()
+    texts = _texts(context, read)
     made = _bytes(texts, context.params["vocab_size"]) if context.params["kind"] == "bpe" else _characters(texts)
     begin_with(made, made.get_vocab()[SPECIAL["bos_token"]])  # as in training
     made.save(str(context.output / "tokenizer.json"))
     write_json(context.output / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **SPECIAL})
     write_json(context.output / "special_tokens_map.json", SPECIAL)
-    return {"vocabulary": made.get_vocab_size(), "texts": len(texts)}
+    return {"vocabulary": made.get_vocab_size(), "texts": read.total()}
 
 
-def _bytes(texts: list[str], vocab_size: int) -> Tokenizer:
+def _texts(context: Context, read: Counter[str]) -> Iterator[str]:
+    """The texts of the training split of each input, counted in `read`. Raises `DataError` for an input without texts."""
+    for role, folder in sorted(context.inputs.items()):
+        for record in read_table(folder, "train"):
+            for text in (*record.texts, *texts_of(record.messages)):
+                read[role] += 1
+                yield text
+        if not read[role]:
+            raise DataError(f"{folder.name}: the training split has no texts to train a tokenizer on")
+
+
+def _bytes(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -49,10 +58,12 @@ def _bytes(texts: list[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def _characters(texts: list[str]) -> Tokenizer:
+def _characters(texts: Iterable[str]) -> Tokenizer:
     """A tokenizer with one token for each character of the texts. Other characters map to the unknown token."""
-    found = sorted(set().union(*texts))
-    names = [*SPECIAL.values(), UNKNOWN, *found]
+    found = set[str]()
+    for text in texts:
+        found.update(text)
+    names = [*SPECIAL.values(), UNKNOWN, *sorted(found)]
     tokenizer = Tokenizer(models.WordLevel({name: index for index, name in enumerate(names)}, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer.decoder = decoders.Fuse()

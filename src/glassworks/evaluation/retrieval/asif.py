@@ -27,9 +27,13 @@ class Asif:
         self.anchors = [unit(side - mean) for side, mean in zip((sources, targets), self.means, strict=True)]
         self.count, self.power = min(COUNTS[-1], len(sources)), POWERS[-1]
 
+    def vectors(self, sources: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Unit vectors [N, A] of features [N, C], and [M, A] of features [M, D]. Their scalar products are the similarities."""
+        return self._relative(sources, 0), self._relative(targets, 1)
+
     def similarities(self, sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """The similarities [N, M] of features [N, C] to features [M, D]."""
-        first, second = (self._relative(side, number) for number, side in enumerate((sources, targets)))
+        first, second = self.vectors(sources, targets)
         found: np.ndarray = first @ second.T
         return found
 

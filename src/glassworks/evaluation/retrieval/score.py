@@ -22,7 +22,7 @@ from glassworks.evaluation.bootstrap import mean_interval
 from glassworks.evaluation.media import media
 from glassworks.evaluation.retrieval.asif import Asif
 from glassworks.evaluation.retrieval.labels import GAIN, found_by, labels
-from glassworks.evaluation.retrieval.ranks import ranks_of
+from glassworks.evaluation.retrieval.ranks import DIGITS, Similarities
 from glassworks.evaluation.retrieval.ridge import Ridge, unit
 from glassworks.evaluation.retrieval.settings import RetrievalEvaluation
 from glassworks.evaluation.scoring import Item, Scoring, exchanged
@@ -35,8 +35,6 @@ GALLERY_SIZE = 60
 """Samples whose images and sounds are kept for the report's gallery."""
 READ = 256
 """Samples whose features are read at a time."""
-DIGITS = 6
-"""Decimal digits of a similarity. Rounding makes equal vectors tie on every CPU."""
 
 
 class RetrievalTask(Protocol):
@@ -91,29 +89,27 @@ def run(scoring: Scoring, config: RetrievalEvaluation, task: RetrievalTask, mode
     }
     similarities = {
         width: {
-            name: _similarities(*(unit(vectors[side][both[name]][:, :width]) for side in sides))
+            name: Similarities(*(unit(vectors[side][both[name]][:, :width]) for side in sides))
             for name, sides in directions.items()
         }
         for width in model.config.prefixes
     }
     full, *narrow = similarities
     ranks = {
-        "model": {name: ranks_of(found, np.arange(len(found))) for name, found in similarities[full].items()},
+        "model": {name: found.ranks(np.arange(len(found))) for name, found in similarities[full].items()},
         **{
-            f"width_{width}": {
-                name: ranks_of(found, np.arange(len(found))) for name, found in similarities[width].items()
-            }
+            f"width_{width}": {name: found.ranks(np.arange(len(found))) for name, found in similarities[width].items()}
             for width in narrow
         },
         "shuffled": {
-            name: ranks_of(found, exchanged([keys[index] for index in both[name]], scoring.seed, "shuffled pairs"))
+            name: found.ranks(exchanged([keys[index] for index in both[name]], scoring.seed, "shuffled pairs"))
             for name, found in similarities[full].items()
         },
     }
     known = _known(scoring, config, task, chosen)
     for system, control in (("ridge", _ridge), ("asif", _asif)):
         if known and (found := control(known, model, directions, both)):
-            ranks[system] = {name: ranks_of(own, np.arange(len(own))) for name, own in found.items()}
+            ranks[system] = {name: own.ranks(np.arange(len(own))) for name, own in found.items()}
     metrics = {
         "samples": len(keys),
         "split": config.split,
@@ -133,7 +129,7 @@ def run(scoring: Scoring, config: RetrievalEvaluation, task: RetrievalTask, mode
     }
     captions = _captions(dataset, chosen)
     texts = {
-        name: both[f"{name}_to_text"][similarities[full][f"{name}_to_text"].argmax(axis=1)]
+        name: both[f"{name}_to_text"][similarities[full][f"{name}_to_text"].nearest()]
         for name in vectors
         if f"{name}_to_text" in directions and all(captions)
     }
@@ -151,11 +147,6 @@ def _pairs(vectors: Mapping[str, np.ndarray], dataset: ShardDataset) -> list[tup
     ]
     if not found:
         raise DataError(f"{dataset.directory}: fewer than 2 samples have two of the modalities {', '.join(vectors)}")
-    return found
-
-
-def _similarities(queries: np.ndarray, answers: np.ndarray) -> np.ndarray:
-    found: np.ndarray = (queries @ answers.T).round(DIGITS)
     return found
 
 
@@ -195,7 +186,7 @@ def _known(scoring: Scoring, config: RetrievalEvaluation, task: RetrievalTask, c
 
 def _asif(
     known: _Known, model: Alignment, directions: Mapping[str, tuple[str, str]], both: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+) -> dict[str, Similarities]:
     """The similarities of each trained direction by ASIF. An emergent pair has no anchors that training has seen."""
     found = {}
     for name, (one, other) in directions.items():
@@ -203,14 +194,13 @@ def _asif(
         if len(anchors[0]) >= 2 and _is_trained(model, (one, other)):
             fitted = Asif(*anchors)
             fitted.choose(*known.pair(known.held_out, one, other))
-            similarities = fitted.similarities(*(known.scored[side][both[name]] for side in (one, other)))
-            found[name] = similarities.round(DIGITS)
+            found[name] = Similarities(*fitted.vectors(*(known.scored[side][both[name]] for side in (one, other))))
     return found
 
 
 def _ridge(
     known: _Known, model: Alignment, directions: Mapping[str, tuple[str, str]], both: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+) -> dict[str, Similarities]:
     """The similarities of each direction by ridge regression between features.
 
     A trained pair is compared in the features of its second tower. An emergent pair is compared in those of a tower to which both have a trained pair, so
@@ -240,7 +230,7 @@ def _ridge(
             space = hubs[0] if hubs else second
         sides = [into(side, space) for side in pair]
         if sides[0] is not None and sides[1] is not None:
-            found[name] = _similarities(*(unit(side[both[name]]) for side in sides if side is not None))
+            found[name] = Similarities(*(unit(side[both[name]]) for side in sides if side is not None))
     return found
 
 

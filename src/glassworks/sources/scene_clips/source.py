@@ -7,12 +7,13 @@ Labels: `objects` [{name, key, action, direction, boxes}] with a box [x0, y0, x1
 `ground` {kind (its texture), color, variant}, and `questions`: for each branch {kind, answer} and the exact truth.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 import numpy as np
 from PIL import Image
 
+from glassworks.config.datasets import Split
 from glassworks.data.animations import write_webp
 from glassworks.data.messages import Medium, Size
 from glassworks.data.question_trees import question_tree
@@ -21,6 +22,7 @@ from glassworks.data.scenes.clips import TURN, compose_clip
 from glassworks.data.scenes.kinds import Kind
 from glassworks.pipeline.execution import Context
 from glassworks.sources.openmoji.source import Drawings
+from glassworks.sources.protocol import Item, Part, in_order
 from glassworks.sources.scenes.source import Composition, Grounds, Sprites
 
 MEMBER = "webp"
@@ -28,8 +30,13 @@ VISIBLE = 40
 """Mean change of the visible pixels, of 255, by which a turn is seen."""
 
 
-def records(context: Context) -> Iterator[Record]:
+def records(context: Context) -> Iterator[Item]:
     """Every clip of every split. Clip number i of a split does not depend on the number of clips."""
+    return in_order(parts(context))
+
+
+def parts(context: Context) -> list[Part]:
+    """Blocks of clips."""
     params, stage = context.params, Composition(context, turns_visibly)
     size = Size(
         kind="video",
@@ -42,47 +49,53 @@ def records(context: Context) -> Iterator[Record]:
     def measure(key: str, degrees: int, rank: int) -> tuple[int, int]:
         return stage.sprites.draw(key, degrees)[rank].size
 
-    for split, index in stage.numbers("clips"):
-        clip = compose_clip(
-            stage.kinds,
-            stage.meetings,
-            stage.size,
-            params["frames"],
-            measure,
-            params["questions"],
-            stage.seed,
-            split,
-            index,
-        )
-        texture, color, variant = clip.ground
-        key = f"{split}-{index:06d}"
-        yield Record(
-            key,
-            split,
-            key,
-            labels={
-                "objects": [
-                    {
-                        "name": actor.kind.name,
-                        "key": actor.kind.key,
-                        "action": actor.role.action,
-                        "direction": actor.role.direction,
-                        "boxes": [pose and pose.box for pose in actor.poses],
-                    }
-                    for actor in clip.actors
-                ],
-                "ground": {"kind": texture, "color": color, "variant": variant},
-                "questions": [
-                    {name: value for name, value in question.items() if name != "text"} for question in clip.questions
-                ],
-            },
-            media={"poses": [[pose and [pose.rank, pose.degrees] for pose in actor.poses] for actor in clip.actors]},
-            messages=question_tree(
-                Medium(type="video", media=MEMBER),
-                ((question["text"], question["answer"]) for question in clip.questions),
-            ),
-            sizes={MEMBER: size},
-        )
+    def compose(split: Split, numbers: Iterable[int]) -> Iterator[Record]:
+        for index in numbers:
+            clip = compose_clip(
+                stage.kinds,
+                stage.meetings,
+                stage.size,
+                params["frames"],
+                measure,
+                params["questions"],
+                stage.seed,
+                split,
+                index,
+            )
+            texture, color, variant = clip.ground
+            key = f"{split}-{index:06d}"
+            yield Record(
+                key,
+                split,
+                key,
+                labels={
+                    "objects": [
+                        {
+                            "name": actor.kind.name,
+                            "key": actor.kind.key,
+                            "action": actor.role.action,
+                            "direction": actor.role.direction,
+                            "boxes": [pose and pose.box for pose in actor.poses],
+                        }
+                        for actor in clip.actors
+                    ],
+                    "ground": {"kind": texture, "color": color, "variant": variant},
+                    "questions": [
+                        {name: value for name, value in question.items() if name != "text"}
+                        for question in clip.questions
+                    ],
+                },
+                media={
+                    "poses": [[pose and [pose.rank, pose.degrees] for pose in actor.poses] for actor in clip.actors]
+                },
+                messages=question_tree(
+                    Medium(type="video", media=MEMBER),
+                    ((question["text"], question["answer"]) for question in clip.questions),
+                ),
+                sizes={MEMBER: size},
+            )
+
+    return stage.parts("clips", compose)
 
 
 def media(context: Context) -> Callable[[Record], dict[str, bytes]]:

@@ -4,7 +4,7 @@ Scenes are those of the source `scenes`, other numbers of objects aside: same sp
 are the labels of `scenes` and `questions`: for each branch {kind, answer} and the exact truth.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from glassworks.config.datasets import Split
@@ -14,31 +14,41 @@ from glassworks.data.records import Record
 from glassworks.data.scenes.layout import Dice, Numbers, Scene
 from glassworks.data.scenes.questions import BLOCK, Question, ask_block, compose_block
 from glassworks.pipeline.execution import Context
+from glassworks.sources.protocol import Item, Part, in_order
 from glassworks.sources.scenes import source as scenes
 
 
-def records(context: Context) -> Iterator[Record]:
+def records(context: Context) -> Iterator[Item]:
     """Every scene with at least one question. Scene number i of a split does not depend on the number of scenes."""
+    return in_order(parts(context))
+
+
+def parts(context: Context) -> list[Part]:
+    """Blocks of scenes."""
     stage = scenes.Composition(context)
-    block: list[tuple[Scene, list[Question]]] = []
-    for split, index in stage.numbers("scenes"):
-        if index % BLOCK == 0:
-            block = _block(stage, split, index, context.params)
-        scene, questions = block[index % BLOCK]
-        if not questions:
-            continue
-        key = f"{split}-{index:06d}"
-        yield Record(
-            key,
-            split,
-            key,
-            labels={**scenes.scene_labels(scene), "questions": [question.label for question in questions]},
-            media=scenes.scene_media(scene),
-            messages=question_tree(
-                Medium(type="image", media="png"), ((question.text, question.answer) for question in questions)
-            ),
-            sizes={"png": Size(kind="image", width=stage.size, height=stage.size)},
-        )
+
+    def compose(split: Split, numbers: Iterable[int]) -> Iterator[Record]:
+        block: list[tuple[Scene, list[Question]]] = []
+        for index in numbers:
+            if index % BLOCK == 0:
+                block = _block(stage, split, index, context.params)
+            scene, questions = block[index % BLOCK]
+            if not questions:
+                continue
+            key = f"{split}-{index:06d}"
+            yield Record(
+                key,
+                split,
+                key,
+                labels={**scenes.scene_labels(scene), "questions": [question.label for question in questions]},
+                media=scenes.scene_media(scene),
+                messages=question_tree(
+                    Medium(type="image", media="png"), ((question.text, question.answer) for question in questions)
+                ),
+                sizes={"png": Size(kind="image", width=stage.size, height=stage.size)},
+            )
+
+    return stage.parts("scenes", compose)
 
 
 def media(context: Context) -> Callable[[Record], dict[str, bytes]]:

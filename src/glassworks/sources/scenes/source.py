@@ -7,7 +7,8 @@ ones), `ground` {kind (its texture), color, variant}. Boxes are in pixels and ti
 """
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,20 +24,32 @@ from glassworks.errors import ConfigError
 from glassworks.pipeline.execution import Context
 from glassworks.progress import track
 from glassworks.sources.openmoji.source import Drawings, render
+from glassworks.sources.protocol import Item, Part, in_order
 
+PART = 10_000
+"""Samples of a part: a job may make several. A multiple of those that are composed together."""
 FAINT = 24
 """Opacity (of 255) below which a pixel counts as transparent, so that boxes are tight around visible pixels."""
 
 
-def records(context: Context) -> Iterator[Record]:
+def records(context: Context) -> Iterator[Item]:
     """Every scene of every split. Scene number i of a split does not depend on the number of scenes."""
+    return in_order(parts(context))
+
+
+def parts(context: Context) -> list[Part]:
+    """Blocks of scenes."""
     stage = Composition(context)
     if context.params.get("speech"):
         context.fingerprint.update(speech_versions())
-    for split, index in stage.numbers("scenes"):
-        scene = stage.compose(split, index)
-        key = f"{split}-{index:06d}"
-        yield Record(key, split, key, describe(scene.view, scene.order), scene_labels(scene), scene_media(scene))
+
+    def compose(split: Split, numbers: Iterable[int]) -> Iterator[Record]:
+        for index in numbers:
+            scene = stage.compose(split, index)
+            key = f"{split}-{index:06d}"
+            yield Record(key, split, key, describe(scene.view, scene.order), scene_labels(scene), scene_media(scene))
+
+    return stage.parts("scenes", compose)
 
 
 class Composition:
@@ -66,10 +79,18 @@ class Composition:
                     "raise `kinds` or change `held_out_pairs`"
                 )
 
-    def numbers(self, unit: str) -> Iterator[tuple[Split, int]]:
-        """Split and number of every sample, with progress."""
-        found = [(split, index) for split in SPLITS for index in range(self.wanted[split])]
-        yield from track(found, "composing", len(found), unit)
+    def parts(self, unit: str, make: Callable[[Split, Iterable[int]], Iterator[Record]]) -> list[Part]:
+        """The samples in blocks of `PART`, which `make` composes from split and numbers, with progress."""
+
+        def part(split: Split, numbers: range) -> Iterator[Record]:
+            return make(split, track(numbers, f"composing {split}", len(numbers), unit))
+
+        blocks = (
+            (split, range(self.wanted[split])[start : start + PART])
+            for split in SPLITS
+            for start in range(0, self.wanted[split], PART)
+        )
+        return [partial(part, split, numbers) for split, numbers in blocks]
 
     def compose(self, split: Split, index: int, numbers: Numbers = few) -> Scene:
         """Scene number `index` of a split."""

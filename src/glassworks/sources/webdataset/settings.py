@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from glassworks.config.datasets import Credit, LocalImages, Split
+from glassworks.config.datasets import Credit, LocalImages, RecordJobs, Split
 
 CREDIT = Credit(
     title="Existing WebDataset tars",
@@ -18,3 +18,5 @@ class WebDatasetTars(LocalImages):
     source: Literal["webdataset"]
     tars: dict[Split, str]
     """A glob inside `path` for each split, such as {train: "0000*.tar", test: "00010.tar"}."""
+    record_jobs: RecordJobs = 1
+    """Parallel jobs that read the tars and decode their images. Does not affect the bytes of the records."""

@@ -10,14 +10,12 @@ therefore changes its shard, too; readers detect the change by the digest.
 import hashlib
 import mmap
 import re
-from array import array
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 from braceexpand import braceexpand
 
 from glassworks.config.datasets import SPLITS, Split
@@ -25,55 +23,69 @@ from glassworks.data.fetching.raw_files import open_inventory, raw_folder
 from glassworks.data.json_files import is_canonical
 from glassworks.data.reading.captions import find_captions
 from glassworks.data.reading.pixels import EXTENSIONS, image_member, read_image
-from glassworks.data.records import Dropped, Record, Remark
+from glassworks.data.records import Dropped, Pictures, Record, Remark
 from glassworks.data.sidecars import Entry, scan_tar
 from glassworks.data.texts import is_unicode
 from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
 from glassworks.progress import track
+from glassworks.sources.protocol import Item, Part, in_order
 
 
-def records(context: Context) -> Iterator[Record | Dropped | Remark]:
+def records(context: Context) -> Iterator[Item]:
     """Every sample of every tar: tars by name, samples in the order of the tar."""
-    find, taken, images = ready_made(context), set(), _Images()
-    for split, names in _tars(context).items():
-        for name in names:
-            path, expected = find(name)
-            scan = scan_tar(path)
-            if scan.sha256 != expected:
-                raise DataError(f"{path}: changed since it was fetched (its sha256 is another); run again")
-            for member in scan.passed_over:
-                yield Remark("a member without extension or key is passed over", f"{name}: {member}")
-            for item, digests, remarks in _samples(
-                path, name, split, scan.samples, context.threads, context.params["max_pixels"]
-            ):
-                if isinstance(item, Record):
-                    key = item.key
-                    while key in taken:  # "a/b" and "a_b" both become a_b
-                        key += "_"
-                    taken.add(key)
-                    item = replace(item, key=key, group=key)
-                    images.add(split, digests)
+    return in_order(parts(context))
+
+
+def parts(context: Context) -> list[Part]:
+    """The samples of each tar. Tars that may have a key in common are in one part."""
+    find, tars = ready_made(context), [(split, name) for split, names in _tars(context).items() for name in names]
+    return [partial(_part, context, find, run) for run in _apart(tars)]
+
+
+def _apart(tars: list[tuple[Split, str]]) -> list[list[tuple[Split, str]]]:
+    """The tars cut into the shortest runs such that no two runs can share a key.
+
+    A key begins with the name of its tar, so two tars can share one only if the name of one begins with that of the other.
+    """
+    names = [_key(name, "") for _, name in tars]
+    family, shortest = dict[str, str](), ""
+    for name in sorted(names):
+        shortest = shortest if shortest and name.startswith(shortest) else name
+        family[name] = shortest
+    last = {family[name]: place for place, name in enumerate(names)}
+    runs, end = list[list[tuple[Split, str]]](), -1
+    for place, (tar, name) in enumerate(zip(tars, names, strict=True)):
+        if place > end:
+            runs.append([])
+        runs[-1].append(tar)
+        end = max(end, last[family[name]])
+    return runs
+
+
+def _part(context: Context, find: Callable[[str], tuple[Path, str]], tars: list[tuple[Split, str]]) -> Iterator[Item]:
+    """The samples of some tars."""
+    taken = set[str]()
+    for split, name in tars:
+        path, expected = find(name)
+        scan = scan_tar(path)
+        if scan.sha256 != expected:
+            raise DataError(f"{path}: changed since it was fetched (its sha256 is another); run again")
+        for member in scan.passed_over:
+            yield Remark("a member without extension or key is passed over", f"{name}: {member}")
+        for item, digests, remarks in _samples(
+            path, name, split, scan.samples, context.threads, context.params["max_pixels"]
+        ):
+            if isinstance(item, Record):
+                key = item.key
+                while key in taken:  # "a/b" and "a_b" both become a_b
+                    key += "_"
+                taken.add(key)
+                yield Pictures(split, digests)
+                yield replace(item, key=key, group=key)
+            else:
                 yield item
-                yield from remarks
-    if count := images.in_several_splits():
-        yield Remark("an image has the same bytes as one of another split, as published", count=count)
-
-
-class _Images:
-    """64 bits of the digest of each image, by split."""
-
-    def __init__(self) -> None:
-        self.found: dict[Split, array[int]] = {split: array("Q") for split in SPLITS}
-
-    def add(self, split: Split, digests: list[int]) -> None:
-        self.found[split].extend(digests)
-
-    def in_several_splits(self) -> int:
-        """The number of different images that are in more than one split."""
-        each = [np.unique(np.frombuffer(found, dtype=np.uint64)) for found in self.found.values() if found]
-        _, counts = np.unique(np.concatenate(each), return_counts=True) if each else ([], np.zeros(0))
-        return int((counts > 1).sum())
+            yield from remarks
 
 
 def ready_made(context: Context) -> Callable[[str], tuple[Path, str]]:
@@ -166,8 +178,12 @@ def _sample(
     if captions.several_lines:
         remarks.append(Remark("a txt has several lines, which are one caption", where))
     digests = [int.from_bytes(hashlib.sha256(members[extension]).digest()[:8], "big") for extension in images]
-    key = re.sub(r"[./\\\0]", "_", f"{tar.removesuffix('.tar')}-{entry.key}")
+    key = _key(tar, entry.key)
     return Record(key, split, key, captions.texts, labels, {"tar": tar, "key": entry.key}), digests, remarks
+
+
+def _key(tar: str, key: str) -> str:
+    return re.sub(r"[./\\\0]", "_", f"{tar.removesuffix('.tar')}-{key}")
 
 
 def _fault(where: str, entry: Entry, images: list[str]) -> Dropped | None:
