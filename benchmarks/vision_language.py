@@ -2,7 +2,7 @@
 
     python benchmarks/vision_language.py [--quick] [--rounds 5] [--precision fp32]
 
-Texts are those of the data set scene_questions: about six questions about each image. The model is that of experiments/vlm_scenes.yaml, without the loss of names. The
+Texts are those of the data set scene_questions: about six questions about each image. The model is that of experiments/vlm_captions.yaml, without the loss of names. The
 features of images are random. Both sides have the same initial weights, AdamW and one thread, and train the questions of 16 images a step.
 
 - Ours packs message trees into rows of 512 tokens by the task's own code: rows, collation, loss, `fit`. An image stands once before its questions. The output
@@ -17,7 +17,7 @@ The learning rate is nearly 0, so that both sides compute the losses of the same
 the placeholder is 0, so that adding features is replacing it, and attention is causal. Each run is a fresh process. Sides take turns, and who begins alternates. Peak memory is the
 peak resident set of the process, libraries included; that of the steps is the part above the resident set before the first one. The first step, which also warms up, has no share in the speed.
 
-Needs `snakemake data/shards/scene_questions/manifest.json data/tokenizers/vlm_scenes/manifest.json`.
+Needs `snakemake data/shards/scene_questions/manifest.json data/tokenizers/vlm_captions/manifest.json`.
 """
 
 import argparse
@@ -63,8 +63,8 @@ from glassworks.training.metrics_log import read_metrics
 from glassworks.training.workers import Workers
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARDS, TOKENIZER = ROOT / "data/shards/scene_questions", ROOT / "data/tokenizers/vlm_scenes"
-FILE = ROOT / "experiments/vlm_scenes.yaml"
+SHARDS, TOKENIZER = ROOT / "data/shards/scene_questions", ROOT / "data/tokenizers/vlm_captions"
+FILE = ROOT / "experiments/vlm_captions.yaml"
 SEED, WIDTH = 0, 112
 """The seed, and the features of a patch of the tower."""
 IMAGES = 16

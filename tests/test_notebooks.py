@@ -17,7 +17,7 @@ NEEDS = {
     "matryoshka": ("models/align_trimodal", "data/shards/spoken", "data/weights/minilm"),
     "recursive": (),
     "tri_modal": ("models/align_trimodal", "data/shards/spoken", "results/align_trimodal/concepts"),
-    "vision_language": ("models/vlm_scenes", "data/shards/scene_questions", "results/vlm_scenes/questions"),
+    "vision_language": ("models/vlm_long", "data/shards/scene_questions", "results/vlm_long/questions"),
     "vision_text": ("models/align_openmoji", "data/shards/openmoji", "results/align_openmoji/concepts"),
 }
 """The artefacts that each notebook reads."""

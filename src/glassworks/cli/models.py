@@ -190,7 +190,7 @@ def caption(
 @app.command(rich_help_panel="Models")
 @decodes(beams=1, max_new_tokens=200)
 def ask(
-    model: Annotated[Path, typer.Argument(help="A folder with a vision-language model, such as models/vlm_scenes.")],
+    model: Annotated[Path, typer.Argument(help="A folder with a vision-language model, such as models/vlm_long.")],
     settings: Decoding,
     images: Annotated[
         list[str] | None,
@@ -228,7 +228,7 @@ def ask(
     Each file is asked about alone, without --together. A model that was trained on samples with one image has not learned to compare several.
     A clip is an animated WebP or GIF. --chat is a conversation about the files together, as `glassworks chat` is.
 
-    Example: glassworks ask models/vlm_scenes scene.png "where is the lobster?" --draw points.png
+    Example: glassworks ask models/vlm_long scene.png "where is the lobster?" --draw points.png
     """
     given = images or []
     if talk and draw is not None:
@@ -333,7 +333,7 @@ def demo(
     The page has a panel for all that the named models can do. It fetches nothing, and stores nothing that is sent to it. A search needs an index
     (`glassworks index`). Needs the extra `demo`. Ctrl-C ends the server.
 
-    Example: glassworks demo models/caption_scenes models/vlm_scenes models/sft_smollm2 --open
+    Example: glassworks demo models/caption_scenes models/vlm_long models/sft_smollm2 --open
     """
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
     with uninterrupted():
