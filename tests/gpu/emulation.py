@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -99,11 +100,26 @@ def emulated(has_float64: bool = True) -> Iterator[torch.device]:
     torch.__future__.set_swap_module_params_on_conversion(True)  # Module.to keeps tied parameters tied
     torch._C._set_only_lift_cpu_tensors(True)
     try:
-        with _Mode(has_float64), torch.autograd.set_multithreading_enabled(False):
+        with _Mode(has_float64), torch.autograd.set_multithreading_enabled(False), _no_inference_mode():
             yield torch.device(NAME)
     finally:
         torch._C._set_only_lift_cpu_tensors(False)
         torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+@contextmanager
+def _no_inference_mode() -> Iterator[None]:
+    """Let torch.inference_mode do what torch.no_grad does: tensors of subclasses have a version."""
+
+    def enter(self: Any) -> None:
+        self.before = torch.no_grad()
+        self.before.__enter__()
+
+    def leave(self: Any, *error: Any) -> None:
+        self.before.__exit__(*error)
+
+    with patch.multiple(torch.inference_mode, __enter__=enter, __exit__=leave):
+        yield
 
 
 class _Module(_DummyBackendModule):

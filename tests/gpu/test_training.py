@@ -36,7 +36,7 @@ def test_whole_killed_and_resumed_runs_have_one_sha256(name, device, precision, 
         resumed = finish(make, cut, workers, device)
         found |= {whole["sha256"], resumed["sha256"]}
         assert 0 < resumed["resumed"] <= KILLED_AT and not whole["resumed"]
-        assert whole["deterministic"] and whole["workspace"] == ":4096:8"
+        assert whole["deterministic"] and not whole["tf32"] and whole["workspace"] == ":4096:8"
         if device == "cuda":
             assert whole["megabytes"] > 0
             how = f"{resumed['sha256'][:16]} (killed after step {KILLED_AT})"

@@ -90,6 +90,7 @@ def _finish(
         "sha256": sha256(fitted),
         "resumed": fitted.resumed_step,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "tf32": torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32,
         "workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
         "megabytes": torch.cuda.max_memory_allocated(workers.device) / 1e6 if cuda else None,
     }

@@ -3,9 +3,10 @@
 import os
 
 import pytest
+import torch
 
 from glassworks.errors import ConfigError
-from glassworks.runtime.launch import device_kind, process_count, run_workers, worker_count
+from glassworks.runtime.launch import card, device_kind, process_count, run_workers, worker_count
 from glassworks.runtime.nodes import first_of
 
 
@@ -47,6 +48,11 @@ def test_mps_is_used_only_where_it_is_asked_for_and_there(monkeypatch):
                 ConfigError, match=r"^device: mps, but this machine has no Apple GPU that torch can use"
             ):
                 device_kind("mps", "device")
+
+
+def test_the_fingerprint_names_the_card(monkeypatch):
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"card {device.index}")
+    assert card(torch.device("cuda", 1)) == {"card": "card 1"} and card(torch.device("cpu")) == {}
 
 
 @pytest.mark.parametrize(("device", "there", "wanted"), [("cuda", 2, 4), ("mps", 1, 2)])
