@@ -24,12 +24,20 @@ STAGES = {
 }
 """The fixture of a project, the module with its configuration, and the experiment."""
 RUNS = (*PICTURES, *STAGES)
-GPU = pytest.mark.gpu
-DEVICES = [
-    pytest.param("cpu", "fp32", id="cpu"),
-    pytest.param("cuda", "fp32", id="cuda-fp32", marks=GPU),
-    pytest.param("cuda", "bf16", id="cuda-bf16", marks=GPU),
-]
+GPU, SLOW = pytest.mark.gpu, pytest.mark.slow
+SECOND = ("contrastive", "adapter")
+"""A second run of a kind of task: slow on the CPU, where other tests train them."""
+
+
+def cases(*names: str) -> list[Any]:
+    """Every run on every device: name, device and precision."""
+    found = [(name, *on) for name in names for on in (("cpu", "fp32"), ("cuda", "fp32"), ("cuda", "bf16"))]
+    return [pytest.param(*case, id="-".join(case), marks=_marks(*case)) for case in found]
+
+
+def _marks(name: str, device: str, precision: str) -> list[pytest.MarkDecorator]:
+    return [GPU] if device == "cuda" else [SLOW] * (name in SECOND)
+
 
 SIZE = {"steps": 4, "batch_size": 8, "micro_batches": 4, "validate_every": 2}
 """Small, with a micro-batch for each of four workers."""

@@ -22,9 +22,9 @@ from glassworks.training.metrics_log import read_metrics
 from glassworks.training.workers import CPU, Workers
 
 from .emulation import emulated
-from .runs import RUNS, maker
+from .runs import RUNS, SECOND, SLOW, maker
 
-QUICK, SLOW = ("captioner", "alignment", "puzzles"), pytest.mark.slow
+QUICK = ("alignment", "puzzles")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def close(one: Any, other: Any) -> bool:
 @pytest.mark.parametrize(
     ("name", "has_float64"),
     [
-        *(pytest.param(name, True, id=name) for name in RUNS),
+        *(pytest.param(name, True, id=name, marks=SLOW if name in SECOND else []) for name in RUNS),
         *(pytest.param(name, False, id=f"{name}-no-float64", marks=[] if name in QUICK else SLOW) for name in RUNS),
     ],
 )

