@@ -39,7 +39,7 @@ def _marks(name: str, device: str, precision: str) -> list[pytest.MarkDecorator]
     return [GPU] if device == "cuda" else [SLOW] * (name in SECOND)
 
 
-SIZE = {"steps": 4, "batch_size": 8, "micro_batches": 4, "validate_every": 2}
+SIZE = {"steps": 6, "batch_size": 8, "micro_batches": 4, "validate_every": 3}
 """Small, with a micro-batch for each of four workers."""
 Maker = Callable[..., Run[Any, Any]]
 

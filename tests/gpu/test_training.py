@@ -22,7 +22,8 @@ from ..training.test_devices import Holder
 from .measures import GRADIENT, LOSS, difference, measure
 from .runs import GPU, RUNS, cases, counts, maker
 
-KILLED_AT = 3
+KILLED_AT = 5
+"""After the checkpoint of step 4 is begun, which waits until an earlier one is on disk."""
 
 
 @pytest.mark.parametrize(("name", "device", "precision"), cases(*RUNS))
@@ -34,7 +35,7 @@ def test_whole_killed_and_resumed_runs_have_one_sha256(name, device, precision, 
         kill(make, {**cut, "killed_at": KILLED_AT, "rank": workers - 1}, workers, device)
         resumed = finish(make, cut, workers, device)
         found |= {whole["sha256"], resumed["sha256"]}
-        assert 0 < resumed["resumed"] <= KILLED_AT and not whole["resumed"]
+        assert 0 < resumed["resumed"] < KILLED_AT and not whole["resumed"]
         assert whole["deterministic"] and not whole["tf32"] and whole["workspace"] == ":4096:8"
         if device == "cuda":
             assert whole["megabytes"] > 0
@@ -71,7 +72,7 @@ def test_a_compiled_training_has_one_graph(name, device, precision, tmp_path, re
     fit(make(folder=tmp_path / "run"), Workers(device=torch.device(device)), StopRequest())
     losses = [row["loss"] for row in read_metrics(tmp_path / "run" / METRICS) if "loss" in row]
     torch.compiler.reset()
-    assert len(losses) == 4
+    assert len(losses) == 6
     assert not counters["graph_break"], json.dumps(counters["graph_break"], indent=1)
     assert counters["stats"]["unique_graphs"] == 3  # 9 held-out samples in batches of 2
 
