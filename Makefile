@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup all cluster-all test test-slow test-cluster lint docs format report lock push pull dvc.yaml schemas clean
+.PHONY: help setup all cluster-all test test-slow test-gpu test-cluster lint docs format report lock push pull dvc.yaml schemas clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ test: setup ## Run the tests
 
 test-slow: setup ## Run the tests that take minutes: every pair of workers, 25 kills, the documents' scale
 	pytest -n 3 --dist worksteal -m slow
+
+test-gpu: setup ## Run the tests that need a CUDA device; with WRITE=--write-docs their digests go to docs/records/gpu.md
+	pytest -m gpu $(WRITE) tests/gpu
+	@echo "$(if $(WRITE),digests: docs/records/gpu.md,no digests were written; make test-gpu WRITE=--write-docs puts them into docs/records/gpu.md)"
 
 test-cluster: setup ## Install Debian's slurm and munge (as root), start a cluster on this machine, run the tests on it
 	tests/cluster/slurm.sh run pytest -n 3 --dist loadfile -m cluster tests/cluster

@@ -24,7 +24,8 @@ from glassworks.runtime import fork_server
 
 from .small_pipeline import REPOSITORY, built, empty_repository, repository
 
-os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # for the processes that tests start
+# for the processes that tests start
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 torch.set_num_threads(1)  # with more test processes than cores, threads wait for each other at every operation
 
 hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is no failure
@@ -122,6 +123,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 TABLES = {
     "exactness": ("task", "precision", "workers", "loader processes", "uninterrupted", "killed and resumed"),
+    "gpu": ("run", "card", "workers", "uninterrupted", "killed and resumed", "peak memory"),
     "parity": ("model", "source of the weights", "what was compared", "largest relative difference"),
     "exports": ("model", "program", "what was compared", "equal"),
     "instruction": ("adapter", "rows x micro-batches", "workers", "uninterrupted", "killed and resumed"),

@@ -57,7 +57,7 @@ def encoders(**changes):
     return {**PARAMS, "encoders": {name: {**one, **changes.get(name, {})} for name, one in PARAMS["encoders"].items()}}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
     """A project with 28 pictures, two small encoders, and the experiments `stored` and `loop`; everything before training has run."""
     from PIL import Image

@@ -97,7 +97,7 @@ def media(record):
     return found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(tmp_path_factory):
     """A project with spoken pictures, two towers, a language model, and the trained experiments `small` and `adapted`."""
     source = SimpleNamespace(records=lambda context: iter(RECORDS), media=lambda context: media)

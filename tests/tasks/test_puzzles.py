@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -246,3 +247,11 @@ def test_depths_must_ascend(project):
     wrong = {**EXPERIMENT, "evaluations": {"boards": {"depths": [2, 1]}}}
     with pytest.raises(ConfigError, match="depths and tries must ascend, each number once"):
         project.configure(PARAMS, solver=wrong)
+
+
+def test_stablemax_on_a_device_without_float64_is_one_line():
+    logits = SimpleNamespace(device=SimpleNamespace(type="mps"))
+    with pytest.raises(
+        ConfigError, match=r"^training.cell_loss: stablemax computes in float64, which mps does not have"
+    ):
+        stablemax_cross_entropy(logits, None)

@@ -181,7 +181,7 @@ def with_(experiment=EXPERIMENT, **sections):
 LOOP = with_(model={"tower": {"encoder": "eye", "features": "loop"}})
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A project with pictures, texts, a tower, and the trained experiment `stored`."""
     source = SimpleNamespace(records=lambda context: iter(RECORDS[context.stage.subject]), media=lambda context: media)

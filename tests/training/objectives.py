@@ -128,7 +128,7 @@ class Contrastive:
 
     def coupled_loss(self, model: Any, embeddings: dict[str, Tensor]) -> Loss:
         logits = model.scale.exp() * embeddings["left"] @ embeddings["right"].T
-        own = torch.arange(len(logits))
+        own = torch.arange(len(logits), device=logits.device)
         both = F.cross_entropy(logits, own, reduction="sum") + F.cross_entropy(logits.T, own, reduction="sum")
         return Loss(both / 2, len(logits))
 

@@ -38,7 +38,8 @@ from glassworks.tasks.language_modelling.task import Begin, LanguageModellingTas
 from glassworks.training.loop import Run
 from glassworks.training.task import Loss
 
-from ..data.chats import CHATML
+from ..data.chats import CHATML, make_tokenizer
+from ..data.small_shards import make_shards
 
 MODEL = {
     "encoder": {"image_size": 16, "patch_size": 8, "width": 16, "depth": 2, "heads": 2, "dropout": 0.1},
@@ -85,7 +86,7 @@ class Contrast(CaptioningTask):
 
     def coupled_loss(self, model: Any, embeddings: dict[str, Tensor]) -> Loss:
         logits = model.scale.exp() * embeddings["image"] @ embeddings["text"].T
-        own = torch.arange(len(logits))
+        own = torch.arange(len(logits), device=logits.device)
         both = F.cross_entropy(logits, own, reduction="sum") + F.cross_entropy(logits.T, own, reduction="sum")
         return Loss(both / 2, len(logits))
 
@@ -141,6 +142,22 @@ MIXTURE = [
 """Both data sets have the same keys."""
 
 
+def make_inputs(folder: Path) -> dict[str, Path]:
+    """The inputs of all runs: shards, features, a tokenizer, and the weights that adapters begin with."""
+    pictures, tokenizer = folder / "pictures", make_tokenizer(folder / "tokenizer", CHATML)
+    return {
+        "pictures": make_shards(pictures, train=40, validation=9),
+        "more_pictures": make_shards(folder / "more_pictures", train=25, validation=5),
+        "chats": make_shards(folder / "chats", make=chat, train=70, validation=9),
+        "base": save_base(folder / "base"),
+        "chat_base": save_base(folder / "chat_base", TextTokenizer(tokenizer).size, 160),
+        "tokenizer": tokenizer,
+    } | {
+        tower: save_features(folder / tower, pictures, tower, width, 3 if tower == "audio" else 0)
+        for tower, width in WIDTHS.items()
+    }
+
+
 def save_base(folder: Path, vocabulary: int = Bytes.size, max_tokens: int = 24) -> Path:
     """The weights under the adapter of the tasks `adapter` and `instruction`."""
     torch.manual_seed(0)
@@ -184,7 +201,8 @@ def save_features(folder: Path, shards: Path, encoder: str, width: int, lacking:
 def make_task(name: str, experiment: Any, shards: dict[str, Path]) -> Any:
     """The task of a run; `shards` also holds its features, its tokenizer and the weights that it begins with."""
     if name in TASKS:
-        return TASKS[name](experiment.model, Bytes())
+        one_length = {"one_length": True} if experiment.training.compile and name != "language" else {}
+        return TASKS[name](experiment.model, Bytes(), **one_length)
     if name == "alignment":
         towers = {tower: {"encoder": tower, "width": width} for tower, width in WIDTHS.items()}
         stored = {tower: [FeatureTable(shards[tower])] for tower in WIDTHS}
@@ -216,16 +234,21 @@ def picture_run(
     task: str,
     precision: str,
     loader_workers: int,
-    killed_at: int | None,
-    rank: int,
+    killed_at: int | None = None,
+    rank: int = 0,
+    **changes: Any,
 ) -> Run:
-    """A run over the shards of a data set, or a mixture of two; with `killed_at`, the worker `rank` kills itself after so many steps."""
+    """A run over the shards of a data set, or a mixture of two; with `killed_at`, the worker `rank` kills itself after so many steps.
+
+    `changes` are further keys of `training`.
+    """
     training = {
         "steps": STEPS,
         "batch_size": 16,
         "micro_batches": 8,
         "validate_every": 3,
         "precision": precision,
+        **changes,
     }
     if task in ("adapter", "instruction"):
         training["neftune"] = 5.0
@@ -259,10 +282,11 @@ def picture_run(
         training=experiment.training,
         execution=experiment.execution,
         start=stage._start(objective, None, 5),
-        after_step=partial(_die, killed_at, rank),
+        after_step=partial(die, killed_at, rank),
     )
 
 
-def _die(killed_at: int | None, rank: int, step: int) -> None:
+def die(killed_at: int | None, rank: int, step: int) -> None:
+    """Kill this process after step `killed_at`, if it is the worker `rank`."""
     if step == killed_at and rank == int(os.environ.get("RANK", rank)):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,26 +1,17 @@
 """One experiment, one set of final bytes: for any number of workers and loader processes, in one go or killed and resumed. Makes the table of docs/explanation/exactness.md."""
 
 import itertools
-import multiprocessing
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from glassworks.data.reading.text import TextTokenizer
-from glassworks.errors import ResourceError
-from glassworks.runtime import fork_server
-from glassworks.runtime.launch import run_workers
-from glassworks.runtime.signals import StopRequest
-from glassworks.training.loop import METRICS, fit
+from glassworks.training.loop import METRICS
 from glassworks.training.metrics_log import read_metrics
-from glassworks.training.workers import Workers
 
-from ..data.chats import CHATML, make_tokenizer
-from ..data.small_shards import make_shards
-from .engine import sha256
-from .pictures import STEPS, WIDTHS, chat, picture_run, save_base, save_features
+from .engine import finish, kill
+from .pictures import STEPS, make_inputs, picture_run
 
 WORKERS, LOADERS = (1, 2, 4, 8), (0, 2)
 FUSION = pytest.param("fusion", marks=pytest.mark.slow)  # tests/tasks/test_fusion.py has a case in every test run
@@ -28,46 +19,11 @@ FUSION = pytest.param("fusion", marks=pytest.mark.slow)  # tests/tasks/test_fusi
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("shards")
-    pictures, tokenizer = folder / "pictures", make_tokenizer(folder / "tokenizer", CHATML)
-    return {
-        "pictures": make_shards(pictures, train=40, validation=9),
-        "more_pictures": make_shards(folder / "more_pictures", train=25, validation=5),
-        "chats": make_shards(folder / "chats", make=chat, train=70, validation=9),
-        "base": save_base(folder / "base"),
-        "chat_base": save_base(folder / "chat_base", TextTokenizer(tokenizer).size, 160),
-        "tokenizer": tokenizer,
-    } | {
-        tower: save_features(folder / tower, pictures, tower, width, 3 if tower == "audio" else 0)
-        for tower, width in WIDTHS.items()
-    }
-
-
-def final(workers: Workers, stop: StopRequest, settings: dict[str, Any]) -> str | None:
-    fitted = fit(picture_run(**settings), workers, stop)
-    return sha256(fitted) if workers.first else None
+    return make_inputs(tmp_path_factory.mktemp("shards"))
 
 
 def train(workers: int, settings: dict[str, Any]) -> str:
-    folder = settings["folder"] / "workers"
-    return run_workers(final, settings, count=workers, device="cpu", folder=folder)
-
-
-def alone(settings: dict[str, Any]) -> None:
-    fit(picture_run(**settings), Workers(), StopRequest())
-
-
-def kill(workers: int, settings: dict[str, Any]) -> None:
-    """Train until one of the workers kills itself."""
-    if workers > 1:
-        with pytest.raises(ResourceError, match=f"worker {settings['rank']} was killed"):
-            train(workers, settings)
-    else:
-        fork_server.start("glassworks.stages.train")
-        process = multiprocessing.get_context("forkserver").Process(target=alone, args=(settings,))
-        process.start()
-        process.join()
-        assert process.exitcode == -9
+    return finish(picture_run, settings, workers)["sha256"]
 
 
 def some_and_all(some: list[tuple[int, int]], workers: tuple[int, ...]) -> pytest.MarkDecorator:
@@ -88,7 +44,7 @@ def test_one_experiment_has_one_set_of_final_bytes(tmp_path, shards, record_row,
         uninterrupted = train(workers, whole)
         step, before = draw.randint(1, STEPS - 1), draw.choice([count for count, _ in settings])
         cut = {"folder": tmp_path / f"killed-{workers}-{loaders}", **common}
-        kill(before, {**cut, "killed_at": step, "rank": draw.randrange(before)})
+        kill(picture_run, {**cut, "killed_at": step, "rank": draw.randrange(before)}, before)
         resumed = train(workers, {**cut, "killed_at": None, "rank": 0})
         found |= {uninterrupted, resumed}
         how = f"{resumed[:16]} (killed after step {step} with {before})"
@@ -109,7 +65,7 @@ def test_an_adapter_of_4_bit_weights_has_one_set_of_final_bytes(tmp_path, shards
     found = {train(1, {"folder": tmp_path / "whole", "killed_at": None, **common})}
     for before, after in before_and_after:
         cut = {"folder": tmp_path / f"killed-{before}-{after}", **common}
-        kill(before, {**cut, "killed_at": 3})
+        kill(picture_run, {**cut, "killed_at": 3}, before)
         resumed = train(after, {**cut, "killed_at": None})
         found.add(resumed)
         how = f"{resumed[:16]} (killed after step 3 with {before})"
@@ -139,7 +95,7 @@ def test_killed_twice_a_run_has_the_final_bytes_of_the_whole_one(tmp_path, shard
         workers, loaders = killed_with
         cut = {**common, "folder": tmp_path / f"killed-{workers}-{loaders}", "loader_workers": loaders}
         for step in (2, 5):
-            kill(workers, {**cut, "killed_at": step})
+            kill(picture_run, {**cut, "killed_at": step}, workers)
         resumed = train(workers, {**cut, "killed_at": None})
         found |= {uninterrupted, resumed}
         rows |= {(run["folder"] / METRICS).read_text() for run in (whole, cut)}

@@ -3,9 +3,10 @@
 import os
 
 import pytest
+import torch
 
 from glassworks.errors import ConfigError
-from glassworks.runtime.launch import device_kind, run_workers, worker_count
+from glassworks.runtime.launch import card, device_kind, process_count, run_workers, worker_count
 from glassworks.runtime.nodes import first_of
 
 
@@ -34,6 +35,33 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
     assert device_kind("auto") == device_kind("cpu") == "cpu"
     with pytest.raises(ConfigError, match="no CUDA device"):
         device_kind("cuda")
+
+
+def test_mps_is_used_only_where_it_is_asked_for_and_there(monkeypatch):
+    for there in (False, True):
+        monkeypatch.setattr("torch.backends.mps.is_available", lambda there=there: there)
+        assert device_kind("auto") == device_kind("cpu") == "cpu"
+        if there:
+            assert device_kind("mps") == "mps" and process_count(8, "mps") == worker_count(8, 8, "mps") == 1
+        else:
+            with pytest.raises(
+                ConfigError, match=r"^device: mps, but this machine has no Apple GPU that torch can use"
+            ):
+                device_kind("mps", "device")
+
+
+def test_the_fingerprint_names_the_card(monkeypatch):
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"card {device.index}")
+    assert card(torch.device("cuda", 1)) == {"card": "card 1"} and card(torch.device("cpu")) == {}
+
+
+@pytest.mark.parametrize(("device", "there", "wanted"), [("cuda", 2, 4), ("mps", 1, 2)])
+def test_more_workers_than_devices_are_refused_before_any_starts(tmp_path, monkeypatch, device, there, wanted):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    line = f"^--workers {wanted}: {device} has {there} here, and every worker needs one$"
+    with pytest.raises(ConfigError, match=line):
+        run_workers(place, count=wanted, device=device, folder=tmp_path / "w")
+    assert not list(tmp_path.iterdir())
 
 
 def place(workers, stop):

@@ -135,3 +135,13 @@ def test_at_most_log_micro_batches_plus_two_buffers_of_the_gradients_size(tmp_pa
         check=True,
     )
     assert 1 < float(run.stdout) <= 3 + 2
+
+
+def test_the_thread_that_exchanges_gradients_uses_the_device_of_its_worker(monkeypatch):
+    """CUDA's current device is a property of a thread, 0 at first."""
+    used, device, layer = [], torch.device("cuda", 1), torch.nn.Linear(1, 1)
+    monkeypatch.setattr("torch.cuda.set_device", used.append)
+    reduction = ExactReduction(layer, list(layer.parameters()), Workers(rank=1, size=2, device=device))
+    reduction.thread.submit(int).result()
+    reduction.close()
+    assert used == [device]

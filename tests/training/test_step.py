@@ -161,3 +161,11 @@ def test_a_parameter_that_no_sample_reaches_has_gradient_zero(micro_batches):
     for step, expected in enumerate((0.5, 0.25)):
         engine.step(batches(step, micro_batches), step)
         assert torch.equal(engine.model.unused, torch.full((3, 3), expected))
+
+
+def test_the_generator_of_mps_has_the_seed_of_the_cpu(monkeypatch):
+    seeds = []
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    monkeypatch.setattr("torch.mps.manual_seed", seeds.append)
+    seed_generators(7, 3, 0)
+    assert seeds == [torch.default_generator.initial_seed()]

@@ -58,7 +58,7 @@ def run_stage(
     workers: int | None = None,
 ) -> None:
     """Run one stage of the project, or its parallel job number `job`."""
-    from glassworks.pipeline.execution import check_inputs, execute, execute_job, skip
+    from glassworks.pipeline.execution import check_device, check_inputs, execute, execute_job, skip
     from glassworks.pipeline.freshness import restore_unchanged
     from glassworks.pipeline.slurm import requeued_if_interrupted
     from glassworks.runtime import fork_server
@@ -67,6 +67,7 @@ def run_stage(
         check_temporary_folder()
         table = open_table(root)
         stage = table[name]
+        check_device(stage)
         check_inputs(table, stage)
         if restore_unchanged(table, stage):
             print(f"{name}: its inputs have the content of before, and so has {stage.directory}", file=sys.stderr)

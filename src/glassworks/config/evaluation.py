@@ -25,7 +25,7 @@ class Evaluation(Settings):
     """Split to score."""
     max_samples: Annotated[int, Field(ge=2)] | None = None
     """Number of samples to score, from the start of the split; null scores all."""
-    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "cpu"
     """Device to score on. A GPU is faster, but its metrics may differ from CPU metrics in the last digits."""
     bootstrap: Annotated[int, Field(ge=100)] = 1000
     """Bootstrap resamples of the split for each 95 % interval."""

@@ -23,8 +23,8 @@ class Determinism(Settings):
 
     cpu_isa: Literal["native", "avx2"] = "native"
     """Instruction set of the CPU kernels. `native` is fastest; `avx2` gives the same bytes on every x86-64 CPU of the last ten years."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Training device. `auto` uses a CUDA device if one is available. Devices of different kinds round differently."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Device of trainings and stored features. `auto` uses a CUDA device if one is available, never `mps`. Devices of different kinds round differently."""
 
 
 class Report(Settings):

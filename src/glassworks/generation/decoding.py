@@ -170,7 +170,7 @@ def decode(
     advance = next_logits(decoder, len(prompts), steps)
     device = logits.device
     seen = _seen(prompts, logits) if settings.repetition_penalty != 1 else None
-    random = uniforms(settings.seed, streams, steps).to(device) if settings.temperature else None
+    random = uniforms(settings.seed, streams, steps) if settings.temperature else None
     rows = list(range(len(prompts)))  # batch indices of the unfinished texts
     ended = [False] * len(rows)
     for step in range(steps):
@@ -193,7 +193,7 @@ def decode(
             memory = memory and _reordered(memory, kept)
             ids, rows, ended = ids[kept], [rows[index] for index in keep], [False] * len(keep)
             seen = None if seen is None else seen[kept]
-            random = None if random is None else random[kept]
+            random = None if random is None else random[keep]
         if seen is not None:
             seen = seen.scatter(1, ids[:, None], True)
         logits = advance(ids, memory, cache)

@@ -23,9 +23,9 @@ def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
 def draw(logits: Tensor, uniform: Tensor, settings: Decoding) -> Tensor:
     """One token for each row, [B], by inversion: the first whose cumulative probability exceeds `uniform` [B], in [0, 1), float64.
 
-    Applies temperature, top-k, top-p and min-p, in this order.
+    Applies temperature, top-k, top-p and min-p, in this order, on the CPU: the cumulative sum has no deterministic CUDA kernel.
     """
-    logits = logits.float()
+    device, logits, uniform = logits.device, logits.float().cpu(), uniform.cpu()
     if settings.temperature < TINY:  # the quotient would overflow
         logits = logits.double() - logits.amax(-1, keepdim=True)
     logits = logits / settings.temperature
@@ -42,7 +42,7 @@ def draw(logits: Tensor, uniform: Tensor, settings: Decoding) -> Tensor:
     cumulative = probabilities.double().cumsum(-1)
     chosen = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
     chosen = chosen.clamp(max=logits.shape[-1] - 1)
-    return (chosen if ids is None else ids.gather(1, chosen))[:, 0]
+    return (chosen if ids is None else ids.gather(1, chosen))[:, 0].to(device)
 
 
 def uniforms(seed: int, streams: Sequence[str], count: int) -> Tensor:

@@ -104,7 +104,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             x.new_zeros(x.shape, dtype=sums) if need and x is not None else None
             for x, need in zip((features, weight, bias), needs, strict=True)
         )
-        positions = (targets != IGNORED).nonzero()[:, 0]
+        # A compiled graph has one shape: it computes the logits of ignored targets, too, and weighs them by 0.
+        static, real = torch.compiler.is_compiling(), targets != IGNORED
+        positions = torch.arange(len(targets), device=targets.device) if static else real.nonzero()[:, 0]
         position_bytes = len(weight) * (sums.itemsize + (dtype.itemsize if dtype != sums else 0))
         chunks = positions.chunk(max(1, math.ceil(len(positions) / max(1, chunk_bytes // position_bytes))))
         # One buffer for all chunks: fresh pages would take a tenth of the time.
@@ -112,7 +114,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         buffer = products if dtype == sums else torch.empty_like(products, dtype=sums)
         losses, z_terms, correct = [], [], targets.new_zeros(())
         for chunk in chunks:
-            inputs, target = features[chunk].to(dtype), targets[chunk, None]
+            inputs, target, counts = features[chunk].to(dtype), targets[chunk, None], real[chunk, None]
+            if static:
+                target = target.clamp(min=0)
             product, logits = products[: len(chunk)], buffer[: len(chunk)]
             if head_bias is None:
                 torch.mm(inputs, head.T, out=product)
@@ -121,12 +125,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if dtype != sums:
                 logits.copy_(product)
             target_logits, maximum = logits.gather(1, target), logits.amax(1, keepdim=True)
-            correct += (target_logits == maximum).sum()
+            correct += ((target_logits == maximum) & counts).sum()
             exponentials = logits.sub_(maximum).exp_()
             total = exponentials.sum(1, keepdim=True)
             logsumexp = maximum + total.log()
             z_term = z_loss * logsumexp.square()
             scale = torch.ones_like(total) if token_weights is None else token_weights.flatten()[chunk, None].to(sums)
+            if static:
+                scale = scale * counts
             losses.append(scale * (logsumexp - target_logits + z_term))
             z_terms.append(scale * z_term)
             if not any(needs):
@@ -154,8 +160,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise RuntimeError("linear_cross_entropy has no second derivative; use create_graph=False")
         # A retained graph needs the saved gradients again. Autograd adds nothing to them as long as they are the saved tensors, not views.
-        # On a GPU, reading the scale would wait for it.
-        scaled = scale.device.type != "cpu" or scale.item() != 1
+        # On a GPU, reading the scale would wait for it. A compiled graph would end there.
+        scaled = torch.compiler.is_compiling() or scale.device.type != "cpu" or scale.item() != 1
         gradients = [
             None if gradient is None else (gradient * scale if scaled else gradient).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)

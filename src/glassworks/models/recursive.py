@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glassworks.errors import ArtifactError
+from glassworks.errors import ArtifactError, ConfigError
 from glassworks.models import saving
 from glassworks.models.attention import Attend, SelfAttention, initialise
 from glassworks.models.feed_forward import FeedForward
@@ -161,6 +161,8 @@ def stablemax_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
     Stablemax replaces exp by s(x) = x + 1 for x ≥ 0 and 1 / (1 - x) for x < 0, which grows linearly and cannot overflow.
     """
+    if logits.device.type == "mps":
+        raise ConfigError("training.cell_loss: stablemax computes in float64, which mps does not have; use softmax")
     logits = logits.double()
     positive = torch.where(logits < 0, 1 / (1 - logits.clamp(max=0)), logits.clamp(min=0) + 1)
     chosen = positive.gather(-1, targets[..., None])[..., 0]

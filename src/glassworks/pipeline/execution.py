@@ -6,6 +6,7 @@ Each kind of stage is a function `run(context) -> counts` in another module. The
 
 import fcntl
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -129,6 +130,17 @@ def check_inputs(table: Table, stage: Stage) -> None:
                 f"{stage.name} needs {upstream.manifest}, which is not there; run `snakemake {stage.manifest}`"
             )
         await_files(root / upstream.directory)
+
+
+def check_device(stage: Stage) -> None:
+    """Raise `ConfigError` for a stage on `mps` where there can be none, without the import of torch. The stage itself asks torch."""
+    devices = {
+        "determinism.device": stage.params.get("device"),
+        f"evaluations.{stage.part}.device": stage.params.get("evaluation", {}).get("device"),
+    }
+    for key, device in devices.items():
+        if device == "mps" and sys.platform != "darwin":
+            raise ConfigError(f"{stage.name}: {key}: mps is for Apple's computers; use auto, cpu or cuda")
 
 
 def work_directories(root: Path, stage: Stage) -> list[Path]:

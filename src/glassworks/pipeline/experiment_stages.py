@@ -77,7 +77,9 @@ def experiment_stages(project: Project, name: str) -> Iterator[Stage]:
                 **{role: inputs[role] for role in ("tokenizer", *experiment.model_needs()) if role in inputs},
                 **{role: _stage_of(project, need) for role, need in needs.items()},
             },
-            resources=Resources(_threads(experiment), mem_mb=4000, runtime=60, gpus=int(evaluation.device != "cpu")),
+            resources=Resources(
+                _threads(experiment), mem_mb=4000, runtime=60, gpus=int(evaluation.device in ("auto", "cuda"))
+            ),
         )
 
 

@@ -14,6 +14,7 @@ from glassworks.config.project import load_project
 from glassworks.errors import ConfigError, UserError
 from glassworks.pipeline import slurm
 from glassworks.pipeline.dvc import check_dvc, in_git, record
+from glassworks.pipeline.execution import check_device
 from glassworks.pipeline.freshness import drop_stale_locks, forget_manifests, sync
 from glassworks.pipeline.job_lines import one_line_a_job
 from glassworks.pipeline.stage import Stage, stage_name
@@ -127,14 +128,18 @@ class Pipeline:
         return prefix
 
     def start(self) -> None:
-        """Called before the first job. Exits with an error if the cluster can never run a job."""
+        """Called before the first job. Exits with an error if this machine or the cluster can never run a job."""
         settings = self.workflow.dag_settings
         if settings.forceall or settings.forcetargets or settings.forcerun:
             forget_manifests(self.table)  # the user asks to run stages that may be fresh
-        if not self.workflow.non_local_exec:
-            return
+        jobs = list(self.workflow.dag.needrun_jobs())
+        made = {output for job in jobs for output in job.output}
         try:
-            slurm.check(self.workflow.dag.needrun_jobs())
+            for stage in self.table:
+                if stage.manifest in made:
+                    check_device(stage)
+            if self.workflow.non_local_exec:
+                slurm.check(jobs)
         except UserError as error:
             self._stop(error.exit_code, str(error))
 

@@ -59,7 +59,11 @@ class WorkerSpec:
 
 
 def device_kind(wanted: str, key: str = "determinism.device") -> str:
-    """ "cuda" or "cpu": the device configured under `key`, or with "auto" the available one."""
+    """ "cuda", "mps" or "cpu": the device configured under `key`, or with "auto" a CUDA device if there is one."""
+    if wanted == "mps":
+        if not torch.backends.mps.is_available():
+            raise ConfigError(f"{key}: mps, but this machine has no Apple GPU that torch can use; use auto or cpu")
+        return "mps"
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # the check must not initialize CUDA before a fork
     there = torch.cuda.is_available()
     if wanted == "cuda" and not there:
@@ -68,8 +72,18 @@ def device_kind(wanted: str, key: str = "determinism.device") -> str:
 
 
 def process_count(threads: int, device: str) -> int:
-    """The number of processes: one per CUDA device of this machine, or per granted core."""
-    return torch.cuda.device_count() if device == "cuda" else max(1, min(threads, available_cores()))
+    """The number of processes: one per CUDA device of this machine, one on mps, or one per granted core."""
+    return max(1, min(threads, available_cores())) if device == "cpu" else device_count(device)
+
+
+def device_count(device: str) -> int:
+    """The number of devices of a kind, CUDA or mps, that this process sees."""
+    return torch.cuda.device_count() if device == "cuda" else 1
+
+
+def card(device: torch.device) -> dict[str, str]:
+    """The name of a CUDA device, for the fingerprint: GPUs of two models round differently. Empty for other devices."""
+    return {"card": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
 
 
 def worker_count(micro_batches: int, threads: int, device: str, wanted: int | None = None) -> int:
@@ -97,6 +111,8 @@ def run_workers(
     Raises the `UserError` of a worker, or else one line that names the failed worker; its traceback is in the log. `folder` holds the outcomes. A single worker
     runs in this process. For several, `function` and `arguments` are pickled. On other nodes than the first, this process exits silently with its workers.
     """
+    if device != "cpu" and (local := count // node.nodes) > device_count(device):
+        raise ConfigError(f"--workers {local}: {device} has {device_count(device)} here, and every worker needs one")
     if node.first:
         _wait_for_orphans(folder.parent / LOCK)
     if count == 1:
@@ -124,8 +140,9 @@ def run_workers(
 
 def _environment(device: str, rendezvous: Rendezvous | None) -> dict[str, str]:
     found = {"GLASSWORKS_DEVICE": device}
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        found["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]
+    found |= {
+        name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG") if name in os.environ
+    }
     if sys.platform == "linux" and (rendezvous is None or rendezvous.on_one_machine):
         found["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
     return found

@@ -8,7 +8,7 @@ from glassworks.config.experiment import data_of
 from glassworks.evaluation.protocol import load_evaluation
 from glassworks.evaluation.scoring import Scoring
 from glassworks.pipeline.execution import Context
-from glassworks.runtime.launch import device_kind, process_count, run_workers
+from glassworks.runtime.launch import card, device_kind, process_count, run_workers
 from glassworks.runtime.signals import StopRequest
 from glassworks.tasks.protocol import load_task_module
 from glassworks.training.determinism import make_deterministic
@@ -46,4 +46,4 @@ def _evaluate(workers: Workers, stop: StopRequest, context: Context) -> dict[str
         part=data.options_of(config.dataset or data.datasets[0]),
     )
     samples = load_evaluation(config.kind).run(scoring, config, task, model.to(workers.device))
-    return {"samples": samples, "fingerprint": scoring.fingerprint}
+    return {"samples": samples, "fingerprint": scoring.fingerprint | card(workers.device)}

@@ -25,7 +25,7 @@ from glassworks.encoders.tower import Tower, identity, load_tower
 from glassworks.errors import DataError
 from glassworks.pipeline.execution import Context
 from glassworks.progress import Progress
-from glassworks.runtime.launch import device_kind
+from glassworks.runtime.launch import card, device_kind
 from glassworks.training.determinism import make_deterministic
 
 READ = 256
@@ -52,8 +52,9 @@ def run_job(context: Context, job: int) -> dict[str, Any]:
 
 def run(context: Context) -> dict[str, Any]:
     """The counts of the artefact. Encodes the shards that no job has encoded, and collects all."""
+    device = device_kind(context.params["device"])
+    context.fingerprint.update(device=device, **card(torch.device(device)))
     blocks = list_blocks(context)
-    context.fingerprint["device"] = device_kind(context.params["device"])
     encode(context, blocks, context.stage.name)
     folder = context.work / "features"
     listed, missing = [], 0
@@ -100,9 +101,9 @@ def encode(context: Context, blocks: list[Block], label: str) -> None:
     missing = [block for block in blocks if not (folder / block.file).is_file()]
     if not missing:
         return
+    device = device_kind(context.params["device"])
     make_deterministic()
     tower = load_tower(context.stage.subject, _settings(context), context.inputs["weights"])
-    device = device_kind(context.params["device"])
     total, left = (sum(len(block.rows) for block in some) for some in (blocks, missing))
     with Progress(label, total, "samples", initial=total - left) as progress:
         for block in missing:

@@ -23,7 +23,7 @@ from glassworks.models.quantisation import count_parameters
 from glassworks.models.saving import Matches
 from glassworks.pipeline.execution import Context
 from glassworks.runtime.devices import held_devices
-from glassworks.runtime.launch import device_kind, run_workers, worker_count
+from glassworks.runtime.launch import card, device_kind, run_workers, worker_count
 from glassworks.runtime.loggers import Logger, open_loggers
 from glassworks.runtime.signals import StopRequest
 from glassworks.tasks.protocol import AnyTask, load_task_module
@@ -56,6 +56,7 @@ def run(context: Context) -> dict[str, Any]:
             context.fingerprint["workers"] = count
         folder = context.work / "workers"
         notes = run_workers(_train, context, count=count, device=device, folder=folder, node=node)
+    context.fingerprint.update(notes.pop("fingerprint"))
     context.notes.update(notes, workers=count, nodes=node.nodes)
     for name in (METRICS, DIGESTS):
         (context.output / name).write_bytes((context.work / name).read_bytes())
@@ -84,6 +85,7 @@ def _train(workers: Workers, stop: StopRequest, context: Context) -> dict[str, A
         return {}
     task.save(fitted.model, context.output)
     return {
+        "fingerprint": card(workers.device),
         "parameters": count_parameters(fitted.model),
         "steps": fitted.step,
         "published_step": fitted.published_step,

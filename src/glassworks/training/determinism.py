@@ -6,8 +6,13 @@ import torch
 
 
 def make_deterministic(compiled: bool = False) -> None:
-    """Use one thread and deterministic kernels only, in this process. `compiled` covers kernels of torch.compile, too."""
+    """Use one thread, deterministic kernels only, and products of float32 in float32, in this process.
+
+    `compiled` covers kernels of torch.compile, too.
+    """
     torch.set_num_threads(1)  # thread counts change bits
+    torch.backends.cudnn.allow_tf32 = False  # torch lets convolutions round to 10 bits otherwise
+    torch.backends.cuda.matmul.allow_tf32 = False
     if compiled:
         torch.use_deterministic_algorithms(True)
     else:  # without the import of torch._inductor, which takes a second

@@ -93,7 +93,8 @@ class ParameterGroups:
                 options[name] = getattr(self.config, name)
             elif name in self.config.model_fields_set:
                 raise ConfigError(f"optimization.{name}: {self.config.optimizer} has none; remove it or use options")
-        if "fused" in known:
+        kinds = {parameter.device.type for parameter in self.parameters.values()}
+        if "fused" in known and not (self.config.optimizer == "Adagrad" and "mps" in kinds):  # which has no such kernel
             options["fused"] = True
         elif "foreach" in known:
             options["foreach"] = False

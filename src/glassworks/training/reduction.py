@@ -66,7 +66,11 @@ class ExactReduction:
         if workers.size > 1:
             self.buckets = _buckets(self.parameters)
             self.bucket_of = {index: number for number, bucket in enumerate(self.buckets) for index in bucket}
-            self.thread = ThreadPoolExecutor(1, thread_name_prefix="exchange")
+            cuda = workers.device.type == "cuda"
+            use = (
+                partial(torch.cuda.set_device, workers.device) if cuda else None
+            )  # every thread has a device of its own
+            self.thread = ThreadPoolExecutor(1, thread_name_prefix="exchange", initializer=use)
             self.hooks = [
                 parameter.register_post_accumulate_grad_hook(partial(self._ready, index))
                 for index, parameter in enumerate(self.parameters)
@@ -174,7 +178,7 @@ def clip_by_norm(gradients: list[Tensor], limit: float | None) -> float:
         norm = whole(torch.nn.utils.get_total_norm(gradients)).item()
     else:
         norms = torch.stack(torch._foreach_norm(gradients, 2))
-        norm = torch.linalg.vector_norm(norms, dtype=torch.float64).item()
+        norm = torch.linalg.vector_norm(norms.cpu(), dtype=torch.float64).item()
     if limit is not None and norm > limit:
         torch._foreach_mul_(gradients, limit / norm)
     return norm

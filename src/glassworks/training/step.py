@@ -61,6 +61,8 @@ def seed_generators(*parts: int | str) -> None:
     torch.default_generator.manual_seed(seed)  # torch.manual_seed queries every device type: slow per micro-batch
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
 
 
 class Trainer(Generic[M, B]):
@@ -153,16 +155,15 @@ class Trainer(Generic[M, B]):
 
     def _all_reduce(self, sums: Tensor, signals: Signals) -> Callable[[], Tensor]:
         """Start to add `sums` and signal counts over all ranks; returns a function that waits for the result."""
-        counts = torch.tensor(signals(), dtype=torch.float64, device=self.workers.device)
+        counts = torch.tensor(signals(), dtype=torch.float64, device=self.workers.sums)
         return self.reduction.all_reduce_async(torch.cat([sums, counts]))
 
     def _sums(self, loss: Loss) -> Tensor:
         """float64 [2 + 2 * parts]: total and weight of a loss, then those of its parts. Does not wait for a GPU."""
         self.parts = tuple(loss.parts)
         weights = [loss.weight, *(weight for _, weight in loss.parts.values())]
-        totals = torch.stack(
-            [loss.total.detach().double(), *(part.detach().double() for part, _ in loss.parts.values())]
-        )
+        terms = [loss.total, *(part for part, _ in loss.parts.values())]
+        totals = torch.stack([term.detach().to(self.workers.sums).double() for term in terms])
         sums = torch.stack([totals, torch.tensor(weights, dtype=torch.float64, device=totals.device)], 1).flatten()
         self._found.append(sums.clone())  # the tree adds in place
         return sums

@@ -54,7 +54,7 @@ def validate(
     if len(own) < most and any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
         for batch in held_out.read(range(1)):  # gathering sharded weights is a collective
             task.validate(model, to_device(batch, workers.device))
-    padded = torch.zeros((most, 2 * len(task.metrics)), dtype=torch.float64, device=workers.device)
+    padded = torch.zeros((most, 2 * len(task.metrics)), dtype=torch.float64, device=workers.sums)
     if rows:
         padded[: len(rows)] = torch.tensor(rows, dtype=torch.float64)
     blocks = workers.gather(padded).view(workers.size, most, -1).tolist()

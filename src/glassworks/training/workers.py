@@ -37,6 +37,11 @@ class Workers:
         """Whether this is rank 0, which writes logs, checkpoints and the model."""
         return self.rank == 0
 
+    @property
+    def sums(self) -> torch.device:
+        """The device of float64 sums: mps has no float64."""
+        return CPU if self.device.type == "mps" else self.device
+
     def part(self, count: int) -> range:
         """The contiguous block of `count` items of this rank. Block sizes differ by at most one; rank 0 has a largest block."""
         start, stop = (-(-rank * count // self.size) for rank in (self.rank, self.rank + 1))

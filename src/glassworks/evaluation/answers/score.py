@@ -194,7 +194,7 @@ def _losses(
         losses = F.cross_entropy(model.decoder.logits(hidden[scored]).float(), targets, reduction="none")
         weights = torch.ones_like(losses) if collated.token_weights is None else collated.token_weights[scored]
         every = torch.zeros(*scored.shape, 2, dtype=torch.float64)
-        every[scored.cpu()] = torch.stack([losses * weights, weights], dim=1).double().cpu()
+        every[scored.cpu()] = torch.stack([losses * weights, weights], dim=1).cpu().double()
         return [_by_document(rows.texts(index), sums.numpy()) for index, sums in zip(batch, every, strict=True)]
 
     sums = np.zeros((len(samples), 2))

@@ -241,7 +241,7 @@ def _features(scoring: Scoring, task: RetrievalTask, dataset: ShardDataset, chos
     for start in range(0, len(chosen), READ):
         examples = [task.example(rows[index], scoring.part, 0) for index in chosen[start : start + READ]]
         values, present = task.pooled(to_device(task.collate(examples), scoring.workers.device))
-        parts.append({name: (value * present[name][:, None]).double().cpu().numpy() for name, value in values.items()})
+        parts.append({name: (value * present[name][:, None]).cpu().double().numpy() for name, value in values.items()})
     if not parts:
         return {name: np.zeros((0, int(tower["width"]))) for name, tower in task.towers.items()}
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -220,7 +220,7 @@ def target_weights(batch: Batch) -> tuple[Tensor | None, float]:
     weights = per_target(batch.loss_weights, batch.targets)
     if batch.token_weights is None:
         return weights, count_targets(batch.targets)
-    total = float(batch.token_weights[batch.targets != IGNORED].sum(dtype=torch.float64))
+    total = float(batch.token_weights[batch.targets != IGNORED].cpu().sum(dtype=torch.float64))
     return batch.token_weights if weights is None else weights * batch.token_weights, total
 
 
