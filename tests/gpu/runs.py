@@ -25,8 +25,8 @@ STAGES = {
 """The fixture of a project, the module with its configuration, and the experiment."""
 RUNS = (*PICTURES, *STAGES)
 GPU, SLOW = pytest.mark.gpu, pytest.mark.slow
-SECOND = ("contrastive", "adapter")
-"""A second run of a kind of task: slow on the CPU, where other tests train them."""
+QUICK = ("alignment", "puzzles")
+"""The runs that `make test` trains on the CPU, where other tests train the others."""
 
 
 def cases(*names: str) -> list[Any]:
@@ -36,7 +36,7 @@ def cases(*names: str) -> list[Any]:
 
 
 def _marks(name: str, device: str, precision: str) -> list[pytest.MarkDecorator]:
-    return [GPU] if device == "cuda" else [SLOW] * (name in SECOND)
+    return [GPU] if device == "cuda" else [SLOW] * (name not in QUICK)
 
 
 SIZE = {"steps": 6, "batch_size": 8, "micro_batches": 4, "validate_every": 3}

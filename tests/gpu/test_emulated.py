@@ -22,9 +22,7 @@ from glassworks.training.metrics_log import read_metrics
 from glassworks.training.workers import CPU, Workers
 
 from .emulation import emulated
-from .runs import RUNS, SECOND, SLOW, maker
-
-QUICK = ("alignment", "puzzles")
+from .runs import QUICK, RUNS, SLOW, maker
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +61,7 @@ def close(one: Any, other: Any) -> bool:
 @pytest.mark.parametrize(
     ("name", "has_float64"),
     [
-        *(pytest.param(name, True, id=name, marks=SLOW if name in SECOND else []) for name in RUNS),
+        *(pytest.param(name, True, id=name, marks=[] if name in QUICK else SLOW) for name in RUNS),
         *(pytest.param(name, False, id=f"{name}-no-float64", marks=[] if name in QUICK else SLOW) for name in RUNS),
     ],
 )
