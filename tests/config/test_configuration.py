@@ -291,7 +291,7 @@ def test_an_experiment_may_begin_with_another_ones_model(tmp_path):
         (
             LANGUAGE.replace("scenes", "scenes, tokenizer: {of: second, vocab_size: 300}"),
             LANGUAGE,
-            "data.tokenizer: of: a tokenizer that is taken over has its own kind and vocab_size; remove them",
+            "data.tokenizer: of: a tokenizer that is taken over has its own kind, vocab_size and added_tokens; remove them",
         ),
         (
             EXPERIMENT + "model: {backbone: {name: resnet18, weights: resnet}}",

@@ -236,6 +236,15 @@ def test_shares_choose_the_kinds(ask_with):
     assert {number for record in records for number in map(len, boxes(record).values())} == {1, 2, 3}
 
 
+@pytest.mark.parametrize("wordings", [1, 2])
+def test_the_first_wordings_alone_are_used(ask_with, wordings):
+    records = ask_with(samples={"train": 200}, wordings=wordings)
+    for kind, begin in {"where": "point at", "caption": "describe the picture.", "relation": "on which side"}.items():
+        first = sum(text.startswith(begin) for text, _ in asked(records, kind))
+        total = len(asked(records, kind))
+        assert first == total if wordings == 1 else total / 3 < first < total
+
+
 def test_a_scene_may_have_few_objects_of_each_kind(ask_with):
     records = ask_with(samples={"train": 400}, numbers="few")
     counts = [list(map(len, boxes(record).values())) for record in records]

@@ -18,8 +18,9 @@ EXPERIMENT = {
 
 @pytest.fixture
 def trained(project, tmp_path):
-    def train(captions=TRAIN, held_out="zebra zebra zebra zebra zebra"):
-        project.configure(PARAMS, first=EXPERIMENT)
+    def train(captions=TRAIN, held_out="zebra zebra zebra zebra zebra", **tokenizer):
+        data = {**EXPERIMENT["data"], "tokenizer": {"vocab_size": 290, **tokenizer}}
+        project.configure(PARAMS, first={**EXPERIMENT, "data": data})
         context = project.context("tokenizer-first", tmp_path / f"work-{len(list(tmp_path.iterdir()))}")
         context.inputs["records"].mkdir(parents=True, exist_ok=True)
         records = [Record(f"t{i}", "train", f"t{i}", [caption]) for i, caption in enumerate(captions)]
@@ -45,6 +46,16 @@ def test_a_control_token_in_a_text_is_text(trained, token):
     assert not {tokenizer.pad, tokenizer.bos, tokenizer.eos} & set(ids[1:-1])
     assert tokenizer.decode(ids[1:]) == f"a sign {token} on it"
     assert tokenizer.encode_all([f"a sign {token} on it"]) == [ids]
+
+
+def test_an_added_token_is_one_token_wherever_it_occurs(trained):
+    markup = ['<point x="', '" y="', '">', "</point>"]
+    tokenizer = TextTokenizer(trained(added_tokens=markup))
+    text = '<point x="26" y="77">a red apple</point>'
+    pieces = [tokenizer.decode([number]) for number in tokenizer.encode_parts([text])[0]]
+    assert [piece for piece in pieces if piece in markup] == markup
+    assert "".join(pieces) == tokenizer.decode(tokenizer.encode_parts([text])[0]) == text
+    assert tokenizer.needed == tokenizer.size == TextTokenizer(trained()).size + len(markup)
 
 
 def test_padding_beginning_and_end_are_three_tokens(trained):

@@ -82,13 +82,23 @@ class Tokenizer(Settings):
     """`bpe`: byte-level BPE, which encodes any text. `characters`: one token per character of the training split."""
     vocab_size: Annotated[int, Field(ge=260, le=200_000)] = 1024
     """Size of the BPE vocabulary, including the 256 bytes and the special tokens."""
+    added_tokens: list[Annotated[str, Field(min_length=1)]] = Field(default=[], exclude_if=lambda added: not added)
+    """Strings that are one token each wherever they occur, such as markup, beside the `vocab_size` tokens of BPE."""
     of: str | None = None
-    """Reuse the tokenizer of another experiment or of an entry under `weights` in params.yaml. Excludes `kind` and `vocab_size`."""
+    """Reuse the tokenizer of another experiment or of an entry under `weights` in params.yaml. Excludes the other keys."""
 
     @model_validator(mode="after")
     def _one_way(self) -> "Tokenizer":
-        if self.of is not None and self.model_fields_set & {"kind", "vocab_size"}:
-            raise ValueError("of: a tokenizer that is taken over has its own kind and vocab_size; remove them")
+        if self.of is not None and self.model_fields_set & {"kind", "vocab_size", "added_tokens"}:
+            raise ValueError(
+                "of: a tokenizer that is taken over has its own kind, vocab_size and added_tokens; remove them"
+            )
+        if self.kind == "characters" and self.added_tokens:
+            raise ValueError(
+                "added_tokens: a tokenizer of characters has one token for each character; remove them or take kind bpe"
+            )
+        if len(set(self.added_tokens)) < len(self.added_tokens):
+            raise ValueError("added_tokens: the same string twice; remove one")
         return self
 
     @model_serializer(mode="wrap")

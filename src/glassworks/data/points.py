@@ -1,7 +1,7 @@
 """Points in texts: written in Molmo's form, parsed from that and from plain forms, and scored against boxes.
 
 Coordinates are percent of the width and of the height, from the upper left corner. The canonical form has one decimal
-and, for several points, ascending x, then y:
+or none and, for several points, ascending x, then y:
 
     <point x="61.2" y="40.1" alt="cat">cat</point>
     <points x1="12.5" y1="80.0" x2="61.2" y2="40.1" alt="cats">cats</points>
@@ -25,19 +25,21 @@ COORDINATE = re.compile(rf"""\b([xy])(\d*)\s*=\s*["']\s*{NUMBER}\s*%?\s*["']""",
 PLAIN = re.compile(rf"[(\[]\s*(?:x\s*[=:]\s*)?{NUMBER}\s*%?\s*[,;]\s*(?:y\s*[=:]\s*)?{NUMBER}\s*%?\s*[)\]]")
 
 
-def write_points(points: Iterable[Point], name: str) -> str:
-    """The canonical form of at least one point on objects called `name`.
+def write_points(points: Iterable[Point], name: str, decimals: int = 1) -> str:
+    """The canonical form of at least one point on objects called `name`, with so many decimals.
 
     Raises `DataError` for a name with a quotation mark or an angle bracket, and for a coordinate outside 0 to 100.
     """
     if set(name) & set('"<>'):
         raise DataError(f'points: the name {name!r} holds ", < or >, which end a tag')
-    rounded = sorted((_checked(round(x, 1), "x"), _checked(round(y, 1), "y")) for x, y in points)
+    rounded = sorted((_checked(round(x, decimals), "x"), _checked(round(y, decimals), "y")) for x, y in points)
     assert rounded, "at least one point"
     if len(rounded) == 1:
         [(x, y)] = rounded
-        return f'<point x="{x:.1f}" y="{y:.1f}" alt="{name}">{name}</point>'
-    places = " ".join(f'x{number}="{x:.1f}" y{number}="{y:.1f}"' for number, (x, y) in enumerate(rounded, start=1))
+        return f'<point x="{x:.{decimals}f}" y="{y:.{decimals}f}" alt="{name}">{name}</point>'
+    places = " ".join(
+        f'x{number}="{x:.{decimals}f}" y{number}="{y:.{decimals}f}"' for number, (x, y) in enumerate(rounded, start=1)
+    )
     return f'<points {places} alt="{name}">{name}</points>'
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from glassworks.artifacts.digests import write_json
 from glassworks.data.messages import texts_of
@@ -25,6 +25,7 @@ def run(context: Context) -> dict[str, Any]:
     read = Counter[str]()
     texts = _texts(context, read)
     made = _bytes(texts, context.params["vocab_size"]) if context.params["kind"] == "bpe" else _characters(texts)
+    made.add_tokens([AddedToken(text, normalized=False) for text in context.params.get("added_tokens", ())])
     begin_with(made, made.get_vocab()[SPECIAL["bos_token"]])  # as in training
     made.save(str(context.output / "tokenizer.json"))
     write_json(context.output / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **SPECIAL})

@@ -31,8 +31,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
     "is there": ("is there {a}?", "can you see {a}?", "does the picture show {a}?"),
     "where": ("point at the {noun}.", "where {be} the {noun}?", "show me the {noun}."),
     "relation": (
-        "{be} the {noun} left of, right of, above or below the {other}?",
         "on which side of the {other} {be} the {noun}?",
+        "{be} the {noun} left of, right of, above or below the {other}?",
         "seen from the {other}, where {be} the {noun}?",
     ),
     "caption": (
@@ -110,12 +110,14 @@ def ask_block(
     size: int,
     shares: dict[str, float],
     dice: Dice,
+    wordings: int | None = None,
 ) -> list[list[Question]]:
     """The questions of each scene of a block, in random order.
 
     `size` is the side of the canvas in pixels, `shares` the mean number of questions of each kind. A scene has fewer
-    when it allows fewer: with a single kind it has no `relation`.
+    when it allows fewer: with a single kind it has no `relation`. The first `wordings` of each kind occur; None is all.
     """
+    texts = {kind: several[:wordings] for kind, several in WORDINGS.items()}
     block = _Block(scenes, kinds, {kind.key: place for place, kind in enumerate(kinds)}, meetings, split)
     asked: list[list[Question]] = [[] for _ in scenes]
     for place, counted in enumerate(scenes):
@@ -124,18 +126,20 @@ def ask_block(
             mean = shares.get(kind, 0.0) / (2 if kind == "is there" else 1)
             number = int(mean) + (dice.random() < mean % 1)
             if kind == "is there":
-                for other, question in _is_there(block, place, number, dice):
+                for other, question in _is_there(block, place, number, texts[kind], dice):
                     asked[other].append(question)
             elif kind == "where":
                 groups = dice.shuffled(scene.groups)[:number]
-                asked[place] += [_where(group, size, dice) for group in groups]
+                asked[place] += [_where(group, size, texts[kind], dice) for group in groups]
             elif kind == "relation":
-                asked[place] += [_relation(*pair, dice) for pair in dice.shuffled(_related(scene))[:number]]
+                pairs = dice.shuffled(_related(scene))[:number]
+                asked[place] += [_relation(*pair, texts[kind], dice) for pair in pairs]
             elif kind == "how many":
                 if counted.place is not None:
-                    asked[place].append(_how_many(scene.groups[counted.place], _absent(block, place, dice), dice))
+                    absent = _absent(block, place, dice)
+                    asked[place].append(_how_many(scene.groups[counted.place], absent, texts[kind], dice))
             elif number:
-                asked[place].append(_what(scene, dice) if kind == "what" else _caption(scene, dice))
+                asked[place].append((_what if kind == "what" else _caption)(scene, texts[kind], dice))
     return [dice.shuffled(questions) for questions in asked]
 
 
@@ -161,24 +165,24 @@ class _Block:
         return all(self.places[one.key] in partners for one in present)
 
 
-def _what(scene: Scene, dice: Dice) -> Question:
+def _what(scene: Scene, wordings: Sequence[str], dice: Dice) -> Question:
     names = sorted(group.kind.name for group in scene.groups)
-    return Question("what", dice.choose(WORDINGS["what"]), ", ".join(names), {"objects": names})
+    return Question("what", dice.choose(wordings), ", ".join(names), {"objects": names})
 
 
-def _caption(scene: Scene, dice: Dice) -> Question:
+def _caption(scene: Scene, wordings: Sequence[str], dice: Dice) -> Question:
     by_name = sorted(range(len(scene.groups)), key=lambda place: scene.groups[place].kind.name)
     captions = describe(scene.view, by_name)
-    form = dice.below(len(captions))
-    return Question("caption", WORDINGS["caption"][form], captions[form], {"references": captions})
+    form = dice.below(len(wordings))
+    return Question("caption", wordings[form], captions[form], {"references": captions})
 
 
-def _how_many(group: Group, absent: Kind | None, dice: Dice) -> Question:
+def _how_many(group: Group, absent: Kind | None, wordings: Sequence[str], dice: Dice) -> Question:
     """The number of a group or, once in five times, of a kind that the scene lacks."""
     name, number = group.kind.name, len(group.boxes)
     if dice.below(len(FEW + MANY) + 1) == 0 and absent:
         name, number = absent.name, 0
-    text = dice.choose(WORDINGS["how many"]).format(plural=plural(name))
+    text = dice.choose(wordings).format(plural=plural(name))
     return Question("how many", text, str(number), {"object": name, "number": number})
 
 
@@ -189,7 +193,9 @@ def _absent(block: _Block, place: int, dice: Dice) -> Kind | None:
     return next((kind for kind in candidates if block.lacks(place, kind)), None)
 
 
-def _is_there(block: _Block, place: int, number: int, dice: Dice) -> list[tuple[int, Question]]:
+def _is_there(
+    block: _Block, place: int, number: int, wordings: Sequence[str], dice: Dice
+) -> list[tuple[int, Question]]:
     """Questions for yes about a scene, each with the same question for no about another; with the scene's place."""
     pairs = [
         (group, other)
@@ -203,16 +209,16 @@ def _is_there(block: _Block, place: int, number: int, dice: Dice) -> list[tuple[
     found = []
     for group, other in dice.shuffled(list(chosen.values()))[:number]:
         name = group.kind.name
-        text = dice.choose(WORDINGS["is there"]).format(a=article(name))
+        text = dice.choose(wordings).format(a=article(name))
         for where, answer, count in ((place, "yes", len(group.boxes)), (other, "no", 0)):
             found.append((where, Question("is there", text, answer, {"object": name, "number": count})))
     return found
 
 
-def _where(group: Group, size: int, dice: Dice) -> Question:
+def _where(group: Group, size: int, wordings: Sequence[str], dice: Dice) -> Question:
     thing = Thing(group.kind.name, len(group.boxes))
-    text = dice.choose(WORDINGS["where"]).format(noun=thing.noun(), be=thing.be())
-    answer = write_points([centre(box, (size, size)) for box in group.boxes], thing.noun())
+    text = dice.choose(wordings).format(noun=thing.noun(), be=thing.be())
+    answer = write_points([centre(box, (size, size)) for box in group.boxes], thing.noun(), decimals=0)
     return Question("where", text, answer, {"object": thing.name, "boxes": [list(box) for box in group.boxes]})
 
 
@@ -226,8 +232,8 @@ def _related(scene: Scene) -> list[tuple[Group, str, Group]]:
     return [(by_name[a], one[0], by_name[b]) for (a, b), one in found.items() if len(one) == 1]
 
 
-def _relation(group: Group, relation: str, other: Group, dice: Dice) -> Question:
+def _relation(group: Group, relation: str, other: Group, wordings: Sequence[str], dice: Dice) -> Question:
     thing, second = Thing(group.kind.name, len(group.boxes)), Thing(other.kind.name, len(other.boxes))
-    text = dice.choose(WORDINGS["relation"]).format(noun=thing.noun(), be=thing.be(), other=second.noun())
+    text = dice.choose(wordings).format(noun=thing.noun(), be=thing.be(), other=second.noun())
     truth = {"object": thing.name, "other": second.name, "relation": relation}
     return Question("relation", text, SIDES[relation], truth)

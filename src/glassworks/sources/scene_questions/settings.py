@@ -44,6 +44,9 @@ class SceneQuestions(ComposedDataset):
     `few`: one to three, at most five in a scene, so that the number in a picture is easier to guess.
     """
 
+    wordings: Annotated[int | None, Field(ge=1, le=5, exclude_if=lambda wordings: wordings is None)] = None
+    """Wordings of each kind of question, the first ones, such as 1; null is all, three to five. A model learns fewer sooner, and understands no others."""
+
     @model_validator(mode="after")
     def _ask_something_and_nothing_twice(self) -> "SceneQuestions":
         for kind in ONCE:

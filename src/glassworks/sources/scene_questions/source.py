@@ -60,14 +60,13 @@ def _block(
     stage: scenes.Composition, split: Split, start: int, params: Mapping[str, Any]
 ) -> list[tuple[Scene, list[Question]]]:
     """The scenes from number `start` on that are composed together, with their questions."""
-    seed, shares = stage.seed, params["questions"]
+    seed, shares, wordings = stage.seed, params["questions"], params.get("wordings")
     balanced = params.get("numbers", "balanced") == "balanced"
 
     def compose(place: int, numbers: Numbers) -> Scene:
         return stage.compose(split, start + place, numbers)
 
     counted = compose_block(compose, shares.get("how many", 0.0), Dice(seed, "numbers", split, start), balanced)
-    asked = ask_block(
-        counted, stage.kinds, stage.meetings, split, stage.size, shares, Dice(seed, "questions", split, start)
-    )
+    dice = Dice(seed, "questions", split, start)
+    asked = ask_block(counted, stage.kinds, stage.meetings, split, stage.size, shares, dice, wordings)
     return [(one.scene, questions) for one, questions in zip(counted, asked, strict=True)]
