@@ -228,7 +228,7 @@ def ask(
     Each file is asked about alone, without --together. A model that was trained on samples with one image has not learned to compare several.
     A clip is an animated WebP or GIF. --chat is a conversation about the files together, as `glassworks chat` is.
 
-    Example: glassworks ask models/vlm_long scene.png "where is the lobster?" --draw points.png
+    Example: glassworks ask models/vlm_long scene.png "point at the lobster." --draw points.png
     """
     given = images or []
     if talk and draw is not None:
