@@ -9,6 +9,8 @@ import soundfile
 import torch
 import transformers
 from PIL import Image
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from glassworks.data.reading.dataset import Sample
 from glassworks.encoders.protocol import load_encoder, stack
@@ -17,6 +19,8 @@ from glassworks.encoders.timm_image.settings import TimmImage
 from glassworks.encoders.tower import Tower
 from glassworks.encoders.whisper.settings import Whisper
 from glassworks.errors import ConfigError
+from glassworks.models.backbone import Backbone
+from glassworks.models.settings.backbone import Backbone as Config
 
 from ..tiny_towers import image_tower, speech_tower, text_tower
 
@@ -36,6 +40,45 @@ def sample(texts=None, color=None, sound=None):
 
 def tower(settings, directory):
     return Tower(load_encoder(settings, directory), settings, "some")
+
+
+@pytest.mark.parametrize(
+    "name, norms_left", [("tf_efficientnet_lite0", 0), ("resnet18", 0), ("resnetv2_18", 8), ("vit_tiny_patch16_224", 0)]
+)
+def test_a_frozen_network_has_its_batch_norms_in_its_convolutions(name, norms_left):
+    torch.manual_seed(0)
+    network = Backbone(Config(name=name, image_size=32, layers=(-1,)))
+    for norm in (module for module in network.modules() if isinstance(module, _BatchNorm)):
+        for tensor in (norm.running_mean, norm.weight, norm.bias):
+            nn.init.uniform_(tensor, 0.5, 1.5)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        wanted = network(images)[0]
+        found = network.freeze()(images)[0]
+    assert sum(isinstance(module, _BatchNorm) for module in network.modules()) == norms_left
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_a_norm_whose_input_is_read_elsewhere_stays():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+            nn.init.uniform_(self.norm.running_var, 2, 3)
+
+        def forward_intermediates(self, images, **_):
+            maps = self.convolution(images)
+            return [maps + self.norm(maps)]
+
+    network = Backbone(Config(name="resnet18", image_size=32, layers=(0,)))
+    network.network = Shared().eval()
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        wanted = network(images)[0]
+        assert torch.allclose(network.freeze()(images)[0], wanted)
+    assert isinstance(network.network.norm, nn.BatchNorm2d)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "none"])

@@ -3,6 +3,7 @@
 The tokens of a ViT are its patch tokens, those of a convolutional network the positions of its feature maps. Both precede any final norm and pooling.
 """
 
+import copy
 import difflib
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from glassworks.errors import ConfigError
 from glassworks.models.settings.backbone import Backbone as Config
+
+MERGED = 1e-3
+"""Largest change of an output by merged batch norms, of the largest output."""
 
 
 class Backbone(nn.Module):
@@ -21,10 +26,13 @@ class Backbone(nn.Module):
     Batch norm always uses its stored statistics, because batch statistics would depend on the micro-batches.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.network = create(config.name, config.image_size, config.arguments)
+        self.network: Any = create(config.name, config.image_size, config.arguments)
         self.register_buffer("mean", torch.zeros(3))
         self.register_buffer("std", torch.ones(3))
         self.standardise_by(self.network.pretrained_cfg["mean"], self.network.pretrained_cfg["std"])
@@ -61,6 +69,51 @@ class Backbone(nn.Module):
             if isinstance(module, _BatchNorm):
                 module.eval()
         return self
+
+    @torch.no_grad()
+    def freeze(self) -> "Backbone":
+        """Prepare a network that is never trained: no gradients, every batch norm merged into its convolution, and channels last.
+
+        The outputs change by rounding only. A network that reads the output of such a convolution elsewhere, too, keeps its batch norms.
+        """
+        self.eval().requires_grad_(False)
+        side, whole = self.config.image_size, copy.deepcopy(self.network)
+        probe = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        before = self(probe)
+        names = {module: name for name, module in self.network.named_modules()}
+        for convolution, norm in self._normalised(probe).items():
+            self.network.set_submodule(names[convolution], fuse_conv_bn_eval(convolution, norm))
+            activation = getattr(norm, "act", nn.Identity())  # timm joins it to the norm
+            self.network.set_submodule(names[norm], activation)
+        if any(
+            (new - old).abs().max() > MERGED * old.abs().max() for new, old in zip(self(probe), before, strict=True)
+        ):
+            self.network = whole
+        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _normalised(self, images: Tensor) -> dict[nn.Conv2d, _BatchNorm]:
+        """The batch norm that reads the output of a convolution, for each that has one."""
+        made: dict[nn.Conv2d, Tensor] = {}
+        found: dict[nn.Conv2d, _BatchNorm] = {}
+
+        def convolves(module: nn.Conv2d, _: Any, output: Tensor) -> None:
+            made[module] = output
+
+        def norms(module: _BatchNorm, inputs: tuple[Tensor]) -> None:
+            found.update((convolution, module) for convolution, output in made.items() if output is inputs[0])
+
+        hooks = []
+        for module in self.network.modules():
+            if isinstance(module, nn.Conv2d):
+                hooks.append(module.register_forward_hook(convolves))
+            elif isinstance(module, _BatchNorm):
+                hooks.append(module.register_forward_pre_hook(norms))
+        try:
+            self(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found
 
     def _maps(self, images: Tensor, indices: list[int] | None) -> list[Tensor]:
         """Feature maps [B, C, H, W]; of all layers without `indices`."""

@@ -21,7 +21,7 @@ class TimmImageEncoder:
     modality = "image"
 
     def __init__(self, network: Backbone) -> None:
-        self.network = network.eval().requires_grad_(False)
+        self.network = network.freeze()
         self.image_size = network.config.image_size
         self.tokens, self.width = network.places, sum(network.widths)
 
