@@ -144,7 +144,7 @@ def test_every_direction_is_that_of_the_boxes(made):
     for label, thing in labels(made, "direction"):
         way = middle(thing["boxes"][-1]) - middle(thing["boxes"][0])
         assert label["answer"] == thing["direction"]
-        assert np.abs(way - 16 * np.array(DIRECTIONS[label["answer"]])).max() <= 1
+        assert np.abs(way - 32 * np.array(DIRECTIONS[label["answer"]])).max() <= 1
         steps = [middle(b) - middle(a) for a, b in pairwise(thing["boxes"])]
         assert all(np.abs(step).max() > 1 for step in steps)
 
@@ -219,6 +219,12 @@ def test_frames_rate_and_kinds_of_question_are_settings(compose_with):
     assert {record.sizes["webp"].seconds for record in records} == {2.2}
     kinds = Counter(record.labels["questions"][0]["kind"] for record in records)
     assert set(kinds) == {"order", "action"} and kinds["action"] > 2 * kinds["order"] * 0.6
+
+
+def test_the_first_wordings_alone_are_used(compose_with):
+    records = compose_with(samples={"train": 60}, wordings=1)
+    texts = {message.content for record in records for message in record.messages[1::2]}
+    assert all(text.startswith(("what does the ", "which way does the ", "what comes ")) for text in texts)
 
 
 def test_no_question_at_all_is_refused(built):

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from glassworks.errors import ConfigError
-from glassworks.models.connector import Connector, windows
+from glassworks.models.connector import Connector, between, windows
 from glassworks.models.settings.connector import Connector as Config
 
 
@@ -56,8 +56,11 @@ def test_a_patch_beyond_the_edge_counts_nowhere():
     torch.testing.assert_close(pooling(patches)[:, 3], alone)
 
 
-def test_frames_have_windows_and_positions_of_their_own_and_share_the_weights():
-    """Windows of 4 by 4 patches with a side of 3, by hand; a frame is pooled as an image by a connector whose images have these windows."""
+def test_frames_have_windows_of_their_own_and_share_weights_and_positions():
+    """Windows of 4 by 4 patches with a side of 3, by hand; a frame is pooled as an image by a connector whose images have these windows.
+
+    A side of 6 has the middles 0.5, 2.5 and 4.5 of images and 1 and 4 of frames, so a frame has 3/4 and 1/4 of the first two positions of an axis.
+    """
     assert windows(4, 3).tolist() == [
         [0, 1, 2, 4, 5, 6, 8, 9, 10],
         [3, -1, -1, 7, -1, -1, 11, -1, -1],
@@ -67,11 +70,20 @@ def test_frames_have_windows_and_positions_of_their_own_and_share_the_weights():
     both, images = made(6, heads=2, video_window=3, positions=True), made(6, heads=2, window=3, positions=True)
     assert (both.tokens, both.frame_tokens, images.frame_tokens) == (9, 4, None)
     with torch.no_grad():
-        both.video_positions += torch.randn(4, 6)
-        images.positions.copy_(both.video_positions)
+        both.positions += torch.randn(9, 6)
+        square = both.positions.view(3, 3, 6)
+        rows = torch.stack([0.75 * square[0] + 0.25 * square[1], 0.25 * square[1] + 0.75 * square[2]])
+        both_axes = torch.stack([0.75 * rows[:, 0] + 0.25 * rows[:, 1], 0.25 * rows[:, 1] + 0.75 * rows[:, 2]], 1)
+        images.positions.copy_(both_axes.flatten(0, 1))
     images.load_state_dict({k: v for k, v in both.state_dict().items() if "positions" not in k}, strict=False)
     patches = torch.randn(2, 36, 8)
-    assert torch.equal(both(patches, video=True), images(patches)) and both(patches).shape == (2, 9, 6)
+    torch.testing.assert_close(both(patches, video=True), images(patches))
+    assert both(patches).shape == (2, 9, 6)
+
+
+def test_positions_of_one_window_are_those_of_all_windows_of_a_frame():
+    assert between(4, 4, 2).tolist() == [[1.0]] * 4
+    torch.testing.assert_close(between(9, 2, 3).sum(1), torch.ones(9))
 
 
 def test_the_windows_of_crops_reach_from_crop_to_crop_and_share_the_weights():
@@ -142,10 +154,9 @@ def test_positions_beside_fan_in_begin_with_a_vector_for_each_row_and_each_colum
     torch.manual_seed(0)
     settings = {"heads": 2, "positions": True, "initial": "fan_in", "video_window": 3}
     connector = Connector(Config(**settings), 9, 8, 64, 32)
-    for positions, side in ((connector.positions, 5), (connector.video_positions, 3)):
-        square = positions.detach().view(side, side, 64)
-        across = square[:, 1:] - square[:, :-1]
-        torch.testing.assert_close(across, across[:1].expand_as(across))
-        assert 0.3 < square.std() < 0.55, "the sum of two vectors of a standard deviation of 0.3"
+    square = connector.positions.detach().view(5, 5, 64)
+    across = square[:, 1:] - square[:, :-1]
+    torch.testing.assert_close(across, across[:1].expand_as(across))
+    assert 0.3 < square.std() < 0.55, "the sum of two vectors of a standard deviation of 0.3"
     small = Connector(Config(**settings | {"initial": "small"}), 9, 8, 64, 32)
     assert small.positions.std() < 0.03

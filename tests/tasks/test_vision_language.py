@@ -637,7 +637,7 @@ def test_defect_000_9_as_many_frames_as_the_document_names_do_not_fit_into_its_r
 @pytest.mark.parametrize(
     ("key", "side", "new"),
     [
-        ("video_window", 3, ["connector.video_positions", "special_frames.weight"]),
+        ("video_window", 3, ["special_frames.weight"]),
         ("tile_window", 2, ["special_tiles.weight"]),
     ],
 )

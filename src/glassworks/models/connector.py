@@ -27,6 +27,26 @@ def windows(grid: int, side: int) -> Tensor:
     return numbers.view(across, side, across, side).transpose(1, 2).reshape(across**2, side**2)
 
 
+def between(grid: int, side: int, other: int) -> Tensor:
+    """[M, N]: weights by which N values at the middles of windows of `side` patches are interpolated, bilinearly, at the M middles of windows of `other`."""
+    known, wanted = (_middles(grid, length) for length in (side, other))
+    right = torch.searchsorted(known, wanted).clamp(1, max(len(known) - 1, 1))
+    line = torch.zeros(len(wanted), len(known), device="cpu")
+    if len(known) == 1:
+        line += 1
+    else:
+        start, end = known[right - 1], known[right]
+        share = ((wanted - start) / (end - start)).clamp(0, 1)[:, None]
+        line.scatter_(1, right[:, None] - 1, 1 - share).scatter_(1, right[:, None], share)
+    return torch.kron(line, line)
+
+
+def _middles(grid: int, side: int) -> Tensor:
+    """The middles of the windows on one axis in patches. The last window may be cut off by the edge."""
+    starts = range(0, grid, side)
+    return torch.tensor([(start + min(start + side, grid) - 1) / 2 for start in starts], device="cpu")
+
+
 @torch.no_grad()
 def _place(positions: Tensor, std: float) -> None:
     """Fill positions [M, D] of a square of tokens with the sum of a random vector for each row and one for each column."""
@@ -90,6 +110,9 @@ class SwiGlu(nn.Module):
 class Connector(nn.Module):
     """Features [N, T, C] of `grid` by `grid` patches to image tokens [N, M, D]."""
 
+    places: Tensor
+    between: Tensor
+
     def __init__(self, config: Config, grid: int, width: int, out: int, inner: int) -> None:
         """`width` is that of the tower, `out` that of the decoder, `inner` the default of `inner_width`. Raises `ConfigError`."""
         super().__init__()
@@ -109,14 +132,12 @@ class Connector(nn.Module):
             self.project = nn.Linear(width * places.shape[1], out, bias=False)
         self.positions = nn.Parameter(torch.zeros(self.tokens, out)) if config.positions else None
         self.frame_tokens = config.frame_tokens(grid)
-        self.video_positions: nn.Parameter | None = None
-        if config.positions and self.frame_tokens is not None:
-            self.video_positions = nn.Parameter(torch.zeros(self.frame_tokens, out))
+        if config.video_window is not None:
+            self.register_buffer("between", between(grid, config.side, config.video_window), persistent=False)
         if config.initial == "fan_in":
             self.apply(initialise)
-            for places in (self.positions, self.video_positions):
-                if places is not None:
-                    _place(places, PLACED_UNIT if config.unit_scale else PLACED)
+            if self.positions is not None:
+                _place(self.positions, PLACED_UNIT if config.unit_scale else PLACED)
             return
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
@@ -125,10 +146,15 @@ class Connector(nn.Module):
                 nn.init.normal_(parameter, std=STD)
 
     def forward(self, patches: Tensor, video: bool = False) -> Tensor:
-        """Image tokens [N, M, D] of patches [N, T, C] in any floating type, of images, or of frames with `video`."""
+        """Image tokens [N, M, D] of patches [N, T, C] in any floating type, of images, or of frames with `video`.
+
+        The windows of frames have the positions of images, interpolated at their middles.
+        """
         tokens = self.content(patches, video)
-        positions = self.video_positions if video else self.positions
-        return tokens if positions is None else tokens + positions.to(tokens.dtype)
+        if self.positions is None:
+            return tokens
+        positions = self.between @ self.positions if video else self.positions
+        return tokens + positions.to(tokens.dtype)
 
     def content(self, patches: Tensor, video: bool = False) -> Tensor:
         """Image tokens [N, M, D] without their positions."""

@@ -21,7 +21,7 @@ DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 """Answers of `direction`, as x and y."""
 ASKED = ("first", "last")
 """Places that `order` asks for."""
-WAY = 16
+WAY = 32
 """Length of a movement in 72nds of the canvas."""
 GROWTH = 5
 """Ranks between the smallest and the largest size of a thing that grows."""
@@ -100,10 +100,12 @@ def compose_clip(
     seed: int,
     split: Split,
     index: int,
+    wordings: int | None = None,
 ) -> Clip:
     """Clip number `index` of a split, on a square canvas with a side of `canvas` pixels.
 
-    `shares` are the relative frequencies of clips about which `action`, `direction` and `order` is asked.
+    `shares` are the relative frequencies of clips about which `action`, `direction` and `order` is asked. The first
+    `wordings` of each kind of question occur; None is all.
     """
     dice = Dice(seed, "clip", split, index)
     topic = _weighted(dice, shares)
@@ -116,7 +118,7 @@ def compose_clip(
             break
     texture = "plain" if dice.below(3) else dice.choose(TEXTURES[1:])
     ground = (texture, dice.choose(list(COLORS)), dice.below(VARIANTS))
-    return Clip(actors, ground, dice.shuffled(_questions(dice, actors, topic)))
+    return Clip(actors, ground, dice.shuffled(_questions(dice, actors, topic, wordings)))
 
 
 def _weighted(dice: Dice, shares: dict[str, float]) -> str:
@@ -231,16 +233,16 @@ def _apart(a: Actor, b: Actor) -> bool:
     )
 
 
-def _questions(dice: Dice, actors: Sequence[Actor], topic: str) -> list[dict[str, Any]]:
-    found = []
+def _questions(dice: Dice, actors: Sequence[Actor], topic: str, count: int | None) -> list[dict[str, Any]]:
+    found, wordings = [], WORDINGS[topic][:count]
     if topic == "order":
         names = [actor.kind.name for actor in actors]
         for which, answer in zip(ASKED, (names[0], names[-1]), strict=True):
             truth = {"which": which, "objects": names}
-            found.append({"text": dice.choose(WORDINGS[topic]).format(which=which), "answer": answer, **truth})
+            found.append({"text": dice.choose(wordings).format(which=which), "answer": answer, **truth})
     else:
         for actor in actors:
             answer = actor.role.action if topic == "action" else actor.role.direction
-            text = dice.choose(WORDINGS[topic]).format(name=actor.kind.name)
+            text = dice.choose(wordings).format(name=actor.kind.name)
             found.append({"text": text, "answer": answer, "object": actor.kind.name})
     return [{"kind": topic, **question} for question in found]

@@ -32,6 +32,8 @@ class SceneClips(ComposedDataset):
     """Frames a second."""
     questions: dict[Topic, Weight] = QUESTIONS
     """Relative frequencies of the clips that each kind of question is about; a kind that is not named has none."""
+    wordings: Annotated[int | None, Field(ge=1, le=3, exclude_if=lambda wordings: wordings is None)] = None
+    """Wordings of each kind of question, the first ones, such as 1; null is all three. A model learns fewer sooner, and understands no others."""
 
     @model_validator(mode="after")
     def _ask_something(self) -> "SceneClips":

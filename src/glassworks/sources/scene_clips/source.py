@@ -61,6 +61,7 @@ def parts(context: Context) -> list[Part]:
                 stage.seed,
                 split,
                 index,
+                params.get("wordings"),
             )
             texture, color, variant = clip.ground
             key = f"{split}-{index:06d}"

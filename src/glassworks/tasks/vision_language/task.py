@@ -41,7 +41,7 @@ from glassworks.tasks.language_modelling.task import collate, target_weights, to
 from glassworks.tasks.vision_language.settings import FEATURES, WEIGHTS, VisionData, VisionLanguage, VisionOptions
 from glassworks.training.task import Loss
 
-OF_OTHERS = ("connector.video_positions", "special_frames.weight", "special_tiles.weight")
+OF_OTHERS = ("special_frames.weight", "special_tiles.weight")
 """Tensors that a model lacks which reads no clips, or no tiles."""
 MAY_DIFFER = ("clips", "tiles", "batch_size")
 """Settings of an encoder that may change when training continues."""
