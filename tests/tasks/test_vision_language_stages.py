@@ -499,6 +499,21 @@ def test_tiles_that_do_not_fit_are_one_line(project, encoder, model, line):
     assert line in str(refused.value)
 
 
+def test_weights_of_a_kind_of_question_that_a_dataset_lacks_are_one_line(project):
+    scenes = {"source": "scene_clips", "sprites": "drawings", "samples": {"train": 8}, "questions": {"order": 1}}
+    drawings = {"source": "openmoji", "size": 72}
+    for kind in ("orders", "action"):
+        data = {"dataset": "scenes", "options": {"kinds": {kind: 2}}}
+        params = {**PARAMS, "datasets": {"drawings": drawings, "scenes": scenes}}
+        asked = {**with_(data=data), "evaluations": {}, "data": {**data, "tokenizer": {"kind": "characters"}}}
+        with pytest.raises(ConfigError) as refused:
+            project.configure(params, asked=asked)
+        line = f"experiments/asked.yaml: data: options.kinds of scenes: it has no questions of the kind {kind!r}"
+        assert line in str(refused.value)
+    asked["data"]["options"] = {"kinds": {"order": 2}}
+    project.configure(params, asked=asked)
+
+
 def test_other_tasks_read_no_tiles(project):
     for name in RECORDS:
         project.root.joinpath(name).mkdir()

@@ -77,6 +77,10 @@ class Dataset(Settings):
         """Records of the datasets that this dataset is composed from, by role."""
         return {}
 
+    def question_kinds(self) -> list[str]:
+        """The kinds of its questions; none where only the files tell."""
+        return []
+
     def local_path(self) -> str | None:
         """The user's folder that holds the dataset, if any."""
         return None

@@ -16,6 +16,7 @@ from pydantic import (
 from glassworks.config import registry
 from glassworks.config.base import Name, Settings
 from glassworks.config.data import Data
+from glassworks.config.datasets import Dataset
 from glassworks.config.encoder import Encoder, ImageEncoder
 from glassworks.config.needs import Encoding, Initial, Need
 from glassworks.config.optimization import Optimization
@@ -149,6 +150,10 @@ class Experiment(Settings):
             for name, key in named.items()
             if isinstance(encoder := encoders.get(name), ImageEncoder) and encoder.tiles is not None
         ]
+
+    def dataset_faults(self, datasets: Mapping[str, Dataset]) -> list[str]:
+        """The reasons why training cannot read the data sets that it names, among those of params.yaml."""
+        return []
 
     @property
     def encoders(self) -> dict[str, Encoder]:

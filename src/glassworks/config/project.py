@@ -277,6 +277,7 @@ def _experiment_faults(params: Params, file: Path | str, experiment: Experiment)
             for key, name in wanted.items()
             if name not in known
         ]
+    faults += [f"{file}: {fault}" for fault in experiment.dataset_faults(params.datasets)]
     return faults + [f"{file}: {fault}" for fault in experiment.encoder_faults(params.encoders)]
 
 

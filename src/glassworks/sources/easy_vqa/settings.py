@@ -30,3 +30,6 @@ class EasyVQA(Dataset):
     """Share of the training images in validation. The test split is the published one."""
     wheels: list[Wheel] = WHEELS
     """The pinned wheel."""
+
+    def question_kinds(self) -> list[str]:
+        return ["yes or no", "shape", "color"]

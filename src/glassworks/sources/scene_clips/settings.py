@@ -40,3 +40,6 @@ class SceneClips(ComposedDataset):
         if not any(self.questions.values()):
             raise ValueError("questions: no kind has a frequency above 0")
         return self
+
+    def question_kinds(self) -> list[str]:
+        return [kind for kind, frequency in self.questions.items() if frequency]

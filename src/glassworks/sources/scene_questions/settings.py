@@ -57,3 +57,6 @@ class SceneQuestions(ComposedDataset):
         if not any(self.questions.values()):
             raise ValueError("questions: no kind has a mean number above 0")
         return self
+
+    def question_kinds(self) -> list[str]:
+        return [kind for kind, frequency in self.questions.items() if frequency]

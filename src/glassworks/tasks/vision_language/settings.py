@@ -5,9 +5,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from glassworks.config.base import Name, Settings
+from glassworks.config.base import Name, Settings, nearest
 from glassworks.config.clips import Clips
 from glassworks.config.data import LossOptions, TextData
+from glassworks.config.datasets import Dataset
 from glassworks.config.encoder import Encoder, ImageEncoder
 from glassworks.config.experiment import Experiment, Start
 from glassworks.config.needs import EncoderWeights, Features, Model, Need, roles
@@ -115,6 +116,18 @@ class VisionLanguage(Experiment):
         if not isinstance(encoder, ImageEncoder):
             return self.data.rows(self.model, None, None, None)
         return self.data.rows(self.model, encoder.clips, encoder.tiles, encoder.crop_side)
+
+    def dataset_faults(self, datasets: Mapping[str, Dataset]) -> list[str]:
+        """Weights of kinds of questions that a data set does not have."""
+        faults = []
+        for name in self.data.datasets:
+            known = datasets[name].question_kinds() if name in datasets else []
+            faults += [
+                f"data: options.kinds of {name}: it has no questions of the kind {kind!r}{nearest(kind, known)}"
+                for kind in self.data.options_of(name).kinds
+                if known and kind not in known
+            ]
+        return faults
 
     def encoder_faults(self, encoders: Mapping[str, Encoder]) -> list[str]:
         """Tiles that only the encoder has, or only the model, and those that cannot be cut."""
