@@ -291,7 +291,17 @@ def test_an_experiment_may_begin_with_another_ones_model(tmp_path):
         (
             LANGUAGE.replace("scenes", "scenes, tokenizer: {of: second, vocab_size: 300}"),
             LANGUAGE,
-            "data.tokenizer: of: a tokenizer that is taken over has its own kind, vocab_size and added_tokens; remove them",
+            "data.tokenizer: of: a tokenizer that is taken over has its own kind, vocab_size, added_tokens and datasets; remove them",
+        ),
+        (
+            LANGUAGE.replace("scenes", "scenes, tokenizer: {datasets: [scene]}"),
+            LANGUAGE,
+            "data.tokenizer.datasets: params.yaml has no dataset 'scene'; did you mean 'scenes'?",
+        ),
+        (
+            LANGUAGE.replace("scenes", "scenes, tokenizer: {datasets: [scenes]}"),
+            LANGUAGE,
+            "tokenizer.datasets: the texts of 'scenes' are read already; remove it",
         ),
         (
             EXPERIMENT + "model: {backbone: {name: resnet18, weights: resnet}}",

@@ -145,7 +145,7 @@ SAYS_SO = re.compile(r"not affect|changes no byte|makes? (a stage|nothing|only t
 """What the description of such a key, or of its section, says."""
 REFUSED = {
     r"<(captioning|vision_language)>\.model\.decoder\.recursion(\..*)?": "only language models recur",
-    r"<instruction>\.data\.tokenizer\.(kind|vocab_size|added_tokens)": "the tokenizer is that of the base",
+    r"<instruction>\.data\.tokenizer\.(kind|vocab_size|added_tokens|datasets)": "the tokenizer is that of the base",
     r"<fusion>\.training\.compile": "its rows have no fixed length",
     r"<(fusion|vision_language)>\.training\.neftune": "noise of language models",
 }

@@ -58,6 +58,24 @@ def test_an_added_token_is_one_token_wherever_it_occurs(trained):
     assert tokenizer.needed == tokenizer.size == TextTokenizer(trained()).size + len(markup)
 
 
+def test_the_texts_of_further_datasets_are_learned(project, tmp_path):
+    """A word that only a later stage's data has is one token; without this data it is several."""
+    params = {"datasets": {name: {"source": "folder", "path": name} for name in ("mine", "later")}}
+    found = {}
+    for number, datasets in enumerate([[], ["later"]]):
+        data = {"dataset": "mine", "tokenizer": {"vocab_size": 300, "datasets": datasets}}
+        project.configure(params, first={**EXPERIMENT, "data": data})
+        context = project.context("tokenizer-first", tmp_path / f"work-{number}")
+        for folder in context.inputs.values():
+            folder.mkdir(parents=True, exist_ok=True)
+            texts = ["shrinks"] * 20 if folder.name == "later" else TRAIN
+            records = [Record(f"{i}", "train", f"{i}", [text]) for i, text in enumerate(texts)]
+            write_table(folder / "records.parquet", records)
+        found[number] = run(context)
+        assert (len(TextTokenizer(context.output).encode_parts(["shrinks"])[0]) == 1) == bool(datasets)
+    assert found[1]["texts"] == found[0]["texts"] + 20
+
+
 def test_padding_beginning_and_end_are_three_tokens(trained):
     tokenizer = TextTokenizer(trained())
     assert len({tokenizer.pad, tokenizer.bos, tokenizer.eos}) == 3

@@ -84,14 +84,16 @@ class Tokenizer(Settings):
     """Size of the BPE vocabulary, including the 256 bytes and the special tokens."""
     added_tokens: list[Annotated[str, Field(min_length=1)]] = Field(default=[], exclude_if=lambda added: not added)
     """Strings that are one token each wherever they occur, such as markup, beside the `vocab_size` tokens of BPE."""
+    datasets: list[Name] = Field(default=[], exclude_if=lambda names: not names)
+    """Further data sets whose training texts the tokenizer is trained on, such as those of experiments that continue this one."""
     of: str | None = None
     """Reuse the tokenizer of another experiment or of an entry under `weights` in params.yaml. Excludes the other keys."""
 
     @model_validator(mode="after")
     def _one_way(self) -> "Tokenizer":
-        if self.of is not None and self.model_fields_set & {"kind", "vocab_size", "added_tokens"}:
+        if self.of is not None and self.model_fields_set & {"kind", "vocab_size", "added_tokens", "datasets"}:
             raise ValueError(
-                "of: a tokenizer that is taken over has its own kind, vocab_size and added_tokens; remove them"
+                "of: a tokenizer that is taken over has its own kind, vocab_size, added_tokens and datasets; remove them"
             )
         if self.kind == "characters" and self.added_tokens:
             raise ValueError(
@@ -225,6 +227,13 @@ class TextData(Data[O_co], Generic[O_co]):
 
     tokenizer: Tokenizer = Tokenizer()
     """The tokenizer of the texts."""
+
+    @model_validator(mode="after")
+    def _each_text_once(self) -> "TextData[O_co]":
+        names = [*self.datasets, *self.tokenizer.datasets]
+        if repeated := [name for name in self.tokenizer.datasets if names.count(name) > 1]:
+            raise ValueError(f"tokenizer.datasets: the texts of {repeated[0]!r} are read already; remove it")
+        return self
 
     def needs(self) -> dict[str, Need]:
         found = super().needs()

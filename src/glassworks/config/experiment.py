@@ -14,8 +14,8 @@ from pydantic import (
 )
 
 from glassworks.config import registry
-from glassworks.config.base import Name, Settings
-from glassworks.config.data import Data
+from glassworks.config.base import Name, Settings, nearest
+from glassworks.config.data import Data, TextData
 from glassworks.config.datasets import Dataset
 from glassworks.config.encoder import Encoder, ImageEncoder
 from glassworks.config.needs import Encoding, Initial, Need
@@ -152,8 +152,13 @@ class Experiment(Settings):
         ]
 
     def dataset_faults(self, datasets: Mapping[str, Dataset]) -> list[str]:
-        """The reasons why training cannot read the data sets that it names, among those of params.yaml."""
-        return []
+        """The reasons why an experiment cannot read the data sets that it names, among those of params.yaml: here unknown ones of its tokenizer."""
+        further = self.data.tokenizer.datasets if isinstance(self.data, TextData) else []
+        return [
+            f"data.tokenizer.datasets: params.yaml has no dataset {name!r}{nearest(name, list(datasets))}"
+            for name in further
+            if name not in datasets
+        ]
 
     @property
     def encoders(self) -> dict[str, Encoder]:

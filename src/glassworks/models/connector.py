@@ -49,9 +49,18 @@ def _middles(grid: int, side: int) -> Tensor:
 
 @torch.no_grad()
 def _place(positions: Tensor, std: float) -> None:
-    """Fill positions [M, D] of a square of tokens with the sum of a random vector for each row and one for each column."""
+    """Fill positions [M, D] of a square of tokens with the sum of a vector for each row and one for each column.
+
+    A vector is the coordinate on its axis times one random vector, plus another random vector for each place. So the order of places is in the sign of a
+    difference, which a decoder learns sooner than that of unrelated vectors.
+    """
     side = round(len(positions) ** 0.5)
-    rows, columns = torch.randn(2, side, positions.shape[1], device=positions.device) * std
+    axes = torch.randn(2, side, positions.shape[1], device=positions.device)
+    if side > 1:
+        ramp = torch.linspace(-1, 1, side, device=positions.device)
+        ramp = ramp / ramp.square().mean().sqrt()
+        axes = (axes + ramp[:, None] * torch.randn(2, 1, positions.shape[1], device=positions.device)) / 2**0.5
+    rows, columns = axes * std
     positions.copy_((rows[:, None] + columns[None]).flatten(0, 1))
 
 

@@ -91,15 +91,16 @@ def _tokenizer_stage(project: Project, name: str) -> Stage | None:
     experiment, run = project.experiments[name], project.runs.get(name)
     if not isinstance(experiment.data, TextData) or experiment.data.tokenizer.of is not None:
         return None
-    subject = run.stem if run else name
+    subject, tokenizer = run.stem if run else name, experiment.data.tokenizer
+    datasets = [*experiment.data.datasets, *tokenizer.datasets]
     stage = Stage(
         kind="tokenizer",
         subject=subject,
         directory=f"data/tokenizers/{subject}",
         entries=("stages.tokenizer", "config.data"),
-        params=experiment.data.tokenizer.model_dump(mode="json"),
+        params=tokenizer.model_dump(mode="json", exclude={"datasets"}),
         settings=watched_sections(project, name, "data.tokenizer"),
-        inputs={role: f"records-{name}" for name, role in roles("records", experiment.data.datasets).items()},
+        inputs={role: f"records-{name}" for name, role in roles("records", datasets).items()},
     )
     shared = _tokenizer_stage(project, run.experiment) if run else None
     return shared if shared and (shared.params, shared.inputs) == (stage.params, stage.inputs) else stage

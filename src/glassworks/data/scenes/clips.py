@@ -131,12 +131,12 @@ def _weighted(dice: Dice, shares: dict[str, float]) -> str:
 
 
 def _who(dice: Dice, kinds: int, meetings: Meetings, split: Split, topic: str) -> list[int]:
-    """Kinds that may meet in this split: three for `order` where there are such, else two; in training sometimes one."""
-    if topic == "order" and meetings.closed[split]:
-        pair = dice.choose(meetings.closed[split])
-        return [*pair, dice.choose(meetings.third(split, pair))]
+    """Kinds that may meet in this split: three for `order` where there are such, else two or three; in training sometimes one."""
     if topic != "order" and split == "train" and dice.below(4) == 0:
         return [dice.below(kinds)]
+    if meetings.closed[split] and (topic == "order" or dice.below(2)):
+        pair = dice.choose(meetings.closed[split])
+        return [*pair, dice.choose(meetings.third(split, pair))]
     return list(dice.choose(meetings.pairs[split]))
 
 

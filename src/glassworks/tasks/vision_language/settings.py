@@ -119,7 +119,7 @@ class VisionLanguage(Experiment):
 
     def dataset_faults(self, datasets: Mapping[str, Dataset]) -> list[str]:
         """Weights of kinds of questions that a data set does not have."""
-        faults = []
+        faults = super().dataset_faults(datasets)
         for name in self.data.datasets:
             known = datasets[name].question_kinds() if name in datasets else []
             faults += [
