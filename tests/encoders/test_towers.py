@@ -96,6 +96,13 @@ def test_a_sample_without_the_modality_has_zeros_and_leaves_the_others_as_they_a
         assert not features["mask"][0].any() and features["mask"][1].all()
 
 
+def test_a_blank_image_is_that_of_a_grey_file(tmp_path):
+    settings = TimmImage(weights="some", image_size=48, batch_size=2, pooling="none", dtype="float16")
+    found = tower(settings, image_tower(tmp_path / "cnn"))
+    grey = found.features_of([found.read(sample(color=(128, 128, 128)))])
+    assert torch.equal(found.blank(), grey["features"][0])
+
+
 def test_several_texts_have_a_vector_each_and_missing_ones_are_masked(tmp_path):
     directory = text_tower(tmp_path / "bert")
     several = tower(Sentence(weights="some", max_tokens=8, texts=3, pooling="none", batch_size=2), directory)

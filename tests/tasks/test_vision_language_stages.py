@@ -262,7 +262,7 @@ def test_the_evaluation_has_one_set_of_bytes_and_controls(seeing):
     assert content(seeing.run("evaluate-stored-questions", threads=2, workers=2), names) == one
     metrics, items = json.loads(one["metrics.json"]), [json.loads(line) for line in one["items.jsonl"].splitlines()]
     assert metrics["questions"] == {"colour": 5, "where": 2} and metrics["pointing"] == ["where"]
-    assert set(metrics["systems"]) == {"model", "shuffled", "no_image", "majority"}
+    assert set(metrics["systems"]) == {"model", "shuffled", "blank", "no_image", "majority"}
     assert metrics["systems"]["majority"]["where"]["value"] == 1.0, "one answer is always right"
     assert metrics["systems"]["majority"]["colour"]["value"] == 0.4, "red or green, 2 of 5"
     assert [item["kind"] for item in items[:5]] == ["colour", "where", "colour", "where", "colour"], "one of each image"
@@ -270,7 +270,7 @@ def test_the_evaluation_has_one_set_of_bytes_and_controls(seeing):
     assert items[1]["marks"]["majority"] == {"right": True}
     clips = seeing.run("evaluate-stored-clips")
     metrics, labels = (json.loads((clips / name).read_text()) for name in ("metrics.json", "labels.json"))
-    controls = {"model", "shuffled", "shuffled_frames", "one_frame", "no_image", "majority"}
+    controls = {"model", "shuffled", "shuffled_frames", "one_frame", "blank", "no_image", "majority"}
     assert set(metrics["systems"]) == controls and metrics["questions"] == {"order": 5}
     assert [row["title"] for row in labels["table"]["rows"]][1:3] == ["shuffled clips", "shuffled frames"]
     with Image.open(clips / "gallery/test0.png") as strip:  # three of five frames side by side, the last one darker
@@ -447,6 +447,7 @@ def test_several_images_with_tiles_have_one_set_of_bytes_and_answers(seeing):
     assert metrics["questions"] == {"colour": 5} and set(metrics["systems"]) == {
         "model",
         "shuffled",
+        "blank",
         "no_image",
         "majority",
     }

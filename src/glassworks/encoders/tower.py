@@ -4,6 +4,7 @@ Kernels choose their order of additions by the shape of a batch, so the same ima
 same shape: `batch_size` samples, padded by repeating the last one.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from glassworks.artifacts.digests import digest_json
 from glassworks.artifacts.manifest import read_manifest
+from glassworks.config import registry
 from glassworks.config.encoder import Encoder as Settings
 from glassworks.config.encoder import ImageEncoder
 from glassworks.config.tiles import Crops
@@ -110,6 +112,12 @@ class Tower:
         reading = self.read(sample)
         return [] if reading is None else [Picture("image", reading)]
 
+    def blank(self) -> Tensor:
+        """Features [tokens, C] of an image that is grey all over, by an encoder of images without pooling."""
+        encoder = cast(FrameEncoder, self.encoder)
+        grey = torch.full((3, encoder.image_size, encoder.image_size), 128, dtype=torch.uint8)
+        return self.features(stack([encoder.read_frame(grey)]))["features"][0]
+
     def features_of(self, readings: Sequence[Reading | None], device: str | torch.device = "cpu") -> Reading:
         """Features of N readings as those of `features`, with `present` [N], False at missing ones, whose features are 0."""
         found = [reading for reading in readings if reading is not None]
@@ -173,6 +181,15 @@ class Tower:
                     f"encoders.{self.name}.batch_size: on this device the features of a sample depend on the rest of "
                     f"its batch of {self.settings.batch_size}; set it to 1"
                 )
+
+
+def trained_tower(described: Mapping[str, Any], weights: Path) -> Tower:
+    """The tower that a model was trained with, as its config.json describes it, with the weights in an artefact."""
+    settings = {**described["settings"], "weights": weights.name}
+    parsed = registry.settings_class("encoders", settings["encoder"], Settings).model_validate_json(
+        json.dumps(settings)
+    )
+    return load_tower(str(described["encoder"]), parsed, weights)
 
 
 def load_tower(name: str, settings: Settings, weights: Path) -> Tower:

@@ -1,6 +1,5 @@
 """Finds the model folder, the tokenizer and the towers for a command, and parses decoding options."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,9 @@ from pydantic import ValidationError
 from glassworks.artifacts.digests import digest_json, sha256_file
 from glassworks.artifacts.manifest import MANIFEST, read_manifest, read_recipe
 from glassworks.artifacts.model_files import CONFIG, read_hub_config
-from glassworks.config import registry
 from glassworks.config.base import nearest
-from glassworks.config.encoder import Encoder
 from glassworks.data.reading.text import FILES, GENERATION, has_tokenizer
-from glassworks.encoders.tower import Tower, load_tower
+from glassworks.encoders.tower import Tower, trained_tower
 from glassworks.errors import ArtifactError, ConfigError
 from glassworks.generation.settings import Decoding
 
@@ -80,15 +77,12 @@ def find_tower(directory: Path, described: Mapping[str, Any]) -> Tower:
 
     Raises `ArtifactError` if the weights are not in the project of the model.
     """
-    name, saved = str(described["encoder"]), described["settings"]
     weights = project_of(directory) / "data/weights"
     for manifest in sorted(weights.glob(f"*/{MANIFEST}")):
         if digest_json(read_manifest(manifest.parent).files) == described["weights"]:
-            settings = {**saved, "weights": manifest.parent.name}
-            encoder = registry.settings_class("encoders", saved["encoder"], Encoder)
-            return load_tower(name, encoder.model_validate_json(json.dumps(settings)), manifest.parent)
+            return trained_tower(described, manifest.parent)
     raise ArtifactError(
-        f"{directory}: the weights of its encoder {name!r} are not in {weights}; make them with `glassworks weights NAME`"
+        f"{directory}: the weights of its encoder {described['encoder']!r} are not in {weights}; make them with `glassworks weights NAME`"
     )
 
 

@@ -1,9 +1,10 @@
 """The stages of an experiment: tokenizer, packed rows, training and evaluations."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from glassworks.config import registry
 from glassworks.config.data import TextData
+from glassworks.config.encoder import Encoder
 from glassworks.config.experiment import Experiment
 from glassworks.config.needs import EncoderWeights, Encoding, Features, Model, Need, Shards, Tokenizer, roles
 from glassworks.config.packing import Packing
@@ -29,16 +30,14 @@ def experiment_stages(project: Project, name: str) -> Iterator[Stage]:
     if pack := _pack_stage(project, name):
         packs["pack"] = pack.name
         yield pack  # yielded again by each experiment that shares it
-    run_in_training = [need.name for need in experiment.needs().values() if isinstance(need, EncoderWeights)]
-    encoders = {name: project.params.encoders[name] for name in run_in_training}
+    encoders = _run(project, experiment.needs())
     resolved = {name: encoder.model_dump(mode="json", exclude={"jobs"}) for name, encoder in encoders.items()}
-    towers = tuple(module for one in encoders.values() for module in registry.modules("encoders", one.encoder))
     trained = ("task", "data", "model", "optimization", "training")
     yield Stage(
         kind="train",
         subject=name,
         directory=f"models/{name}",
-        entries=("stages.train", *code, *towers),
+        entries=("stages.train", *code, *_code(encoders)),
         params={
             **common,
             "seed": project.seed(name),
@@ -61,7 +60,12 @@ def experiment_stages(project: Project, name: str) -> Iterator[Stage]:
             subject=name,
             part=part,
             directory=f"results/{name}/{part}",
-            entries=("stages.evaluate", *code, *registry.modules("evaluation", evaluation.kind)),
+            entries=(
+                "stages.evaluate",
+                *code,
+                *registry.modules("evaluation", evaluation.kind),
+                *_code(_run(project, needs)),
+            ),
             params={
                 **common,
                 "task": experiment.task,
@@ -81,6 +85,17 @@ def experiment_stages(project: Project, name: str) -> Iterator[Stage]:
                 _threads(experiment), mem_mb=4000, runtime=60, gpus=int(evaluation.device in ("auto", "cuda"))
             ),
         )
+
+
+def _run(project: Project, needs: Mapping[str, Need]) -> dict[str, Encoder]:
+    """The encoders that a stage with these needs runs itself, by name."""
+    names = [need.name for need in needs.values() if isinstance(need, EncoderWeights)]
+    return {name: project.params.encoders[name] for name in names}
+
+
+def _code(encoders: Mapping[str, Encoder]) -> tuple[str, ...]:
+    """The modules of encoders."""
+    return tuple(module for one in encoders.values() for module in registry.modules("encoders", one.encoder))
 
 
 def _tokenizer_stage(project: Project, name: str) -> Stage | None:

@@ -1,6 +1,6 @@
 """The evaluation `questions`: answers to questions about the images and clips of a held-out split, by kind of question.
 
-The controls are the same model with another image and without any, and the most frequent answer in training. Clips are also seen with shuffled frames,
+The controls are the same model with another image, a grey one and none, and the most frequent answer in training. Clips are also seen with shuffled frames,
 and with one frame in the place of all.
 """
 
@@ -43,7 +43,7 @@ from glassworks.models.vision_language import VisionLanguageModel
 
 GALLERY_SIZE = 60
 """Images and clips kept for the report's gallery."""
-SEEN = ("model", "shuffled", "no_image")
+SEEN = ("model", "shuffled", "blank", "no_image")
 """Systems that run the model."""
 OF_CLIPS = ("shuffled_frames", "one_frame")
 """Further systems of a split with clips. Of an image they are the model."""
@@ -54,6 +54,8 @@ class QuestionTask(Protocol):
 
     tokenizer: TextTokenizer
     packing: Packing
+    blank: Tensor | None
+    """Features [tokens, C] of a grey image."""
 
     def features_of(self, dataset: ShardDataset) -> FeatureRows | None:
         """The stored features of a split."""
@@ -64,7 +66,8 @@ def run(scoring: Scoring, config: QuestionsEvaluation, task: QuestionTask, model
     dataset, count = scoring.scored(config)
     features, device = task.features_of(dataset), scoring.workers.device
     images = task.packing.images
-    assert features is not None and images is not None
+    blank = task.blank
+    assert features is not None and images is not None and blank is not None
     others, clips = (
         _others(dataset, features, images, count, scoring.seed),
         clip_member(sizes_of(dataset[0])) is not None,
@@ -92,6 +95,8 @@ def run(scoring: Scoring, config: QuestionsEvaluation, task: QuestionTask, model
         for system in systems:
             if system == "shuffled":
                 shown = [features[int(others[index])][1]["features"] for index in batch]
+            elif system == "blank":
+                shown = [blank.expand_as(one) for one in own]
             else:
                 shown = [
                     controlled(one, system, scoring.seed, sample.key, moving[place] if system in OF_CLIPS else ())

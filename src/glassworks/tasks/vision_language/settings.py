@@ -170,4 +170,5 @@ class VisionLanguage(Experiment):
         return found
 
     def evaluation_needs(self, dataset: str) -> dict[str, Need]:
-        return {FEATURES: Features("model.tower.encoder", self.model.tower.encoder, dataset)}
+        key, encoder = "model.tower.encoder", self.model.tower.encoder
+        return {FEATURES: Features(key, encoder, dataset), WEIGHTS: EncoderWeights(key, encoder)}

@@ -28,7 +28,7 @@ from glassworks.data.reading.pictures import KINDS, Kind, pictures_of, windows_o
 from glassworks.data.reading.text import TextTokenizer, check_vocabulary
 from glassworks.data.reading.tokens import image_chat
 from glassworks.encoders.protocol import Reading, stack
-from glassworks.encoders.tower import Tower, identity, load_tower
+from glassworks.encoders.tower import Tower, identity, load_tower, trained_tower
 from glassworks.errors import ArtifactError, ConfigError, DataError
 from glassworks.models import saving
 from glassworks.models.losses import LinearLoss, count_targets
@@ -109,6 +109,8 @@ class VisionLanguageTask:
         """
         self.shape, self.tokenizer, self.packing, self.tower = shape, tokenizer, packing, tower
         self.stored, self.in_loop, self.z_loss, self.begin = stored, in_loop, z_loss, begin
+        self.blank: Tensor | None = None
+        """Features [tokens, C] of a grey image; None but for an evaluation."""
         self.naming, self.vocabulary = naming, vocabulary or tokenizer.size
         self.metrics = ("loss", "accuracy", *(["z_loss"] if z_loss else []))
         """Per target token. The loss is the cross-entropy alone."""
@@ -350,6 +352,7 @@ def load(inputs: Mapping[str, Path], data: Mapping[str, object]) -> tuple[Vision
     task = VisionLanguageTask(
         model.config, TextTokenizer(inputs["tokenizer"]), packing, model.tower, stored, vocabulary=model.vocabulary
     )
+    task.blank = trained_tower(model.tower, inputs[WEIGHTS]).blank()
     return task, model
 
 
