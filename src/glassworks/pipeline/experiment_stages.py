@@ -30,7 +30,7 @@ def experiment_stages(project: Project, name: str) -> Iterator[Stage]:
     if pack := _pack_stage(project, name):
         packs["pack"] = pack.name
         yield pack  # yielded again by each experiment that shares it
-    encoders = _run(project, experiment.needs())
+    encoders = _encoders_run(project, experiment.needs())
     resolved = {name: encoder.model_dump(mode="json", exclude={"jobs"}) for name, encoder in encoders.items()}
     trained = ("task", "data", "model", "optimization", "training")
     yield Stage(
@@ -64,7 +64,7 @@ def experiment_stages(project: Project, name: str) -> Iterator[Stage]:
                 "stages.evaluate",
                 *code,
                 *registry.modules("evaluation", evaluation.kind),
-                *_code(_run(project, needs)),
+                *_code(_encoders_run(project, needs)),
             ),
             params={
                 **common,
@@ -87,7 +87,7 @@ def experiment_stages(project: Project, name: str) -> Iterator[Stage]:
         )
 
 
-def _run(project: Project, needs: Mapping[str, Need]) -> dict[str, Encoder]:
+def _encoders_run(project: Project, needs: Mapping[str, Need]) -> dict[str, Encoder]:
     """The encoders that a stage with these needs runs itself, by name."""
     names = [need.name for need in needs.values() if isinstance(need, EncoderWeights)]
     return {name: project.params.encoders[name] for name in names}
