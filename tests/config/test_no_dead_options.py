@@ -128,6 +128,7 @@ GIVEN: dict[str, list[Any]] = {
     r"encoders\.<\w+>\.tiles": [{"most": 4, "margin": 1, "side": 224}],
     r"encoders\.<\w+>\.tiles\.side": [448],
     r"<\w+>\.optimization\.options": [{"amsgrad": True}],
+    r"<\w+>\.data\.tokenizer\.datasets": [["third"]],
     r"<\w+>\.variants\.set": [{"training.steps": 32}],
     r"<alignment>\.model\.widths": [[128, 64]],
     r"<captioning>\.model\.backbone\.arguments": [{"global_pool": "avg"}],
