@@ -10,7 +10,7 @@ SYSTEMS = [
     ("shuffled", "shuffled {medium}", "the model sees another {one} of the split", True),
     ("shuffled_frames", "shuffled frames", "the model sees the frames of the clip in a random order", True),
     ("one_frame", "one frame", "the model sees the middle frame of the clip at all times", True),
-    ("blank", "grey {medium}", "the model sees a {one} that is grey all over", True),
+    ("blank", "grey {medium}", "every {one} is grey all over", True),
     ("no_image", "question only", "the features of the image are zero", True),
     ("majority", "majority", "the most frequent answer to this kind of question in training", True),
 ]
