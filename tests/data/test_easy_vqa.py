@@ -12,6 +12,7 @@ from glassworks.data.messages import Medium, Message, Size
 from glassworks.data.records import Dropped, Record
 from glassworks.errors import DataError
 from glassworks.sources.easy_vqa import source as easy_vqa
+from glassworks.sources.easy_vqa.settings import EasyVQA
 
 TRAIN = [
     ["what is the blue shape?", "rectangle", 0],
@@ -92,3 +93,7 @@ def test_an_unknown_answer_and_a_damaged_image_are_dropped(context):
 def test_another_layout_is_refused(context, rows):
     with pytest.raises(DataError, match="is not a list of"):
         list(easy_vqa.records(context(train=rows)))
+
+
+def test_the_settings_name_the_kinds_that_the_labels_have():
+    assert EasyVQA(source="easy_vqa").question_kinds() == list(dict.fromkeys(easy_vqa.KINDS.values()))
