@@ -159,7 +159,7 @@ def test_positions_beside_fan_in_begin_with_a_vector_for_each_row_and_each_colum
     torch.testing.assert_close(across, across[:1].expand_as(across))
     assert 0.3 < square.std() < 0.55, "the sum of two vectors of a standard deviation of 0.3"
     wide = Connector(Config(**settings), 9, 8, 1024, 32).positions.detach().view(5, 5, 1024)
-    for line in (wide[0], wide[:, 0]):  # two steps that share no place lead the same way, unlike those of unrelated vectors
+    for line in (wide[0], wide[:, 0]):  # two steps lead the same way, unlike those between unrelated vectors
         assert F.cosine_similarity(line[1] - line[0], line[4] - line[3], dim=0) > 0.1
     small = Connector(Config(**settings | {"initial": "small"}), 9, 8, 64, 32)
     assert small.positions.std() < 0.03
