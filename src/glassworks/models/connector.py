@@ -51,8 +51,7 @@ def _middles(grid: int, side: int) -> Tensor:
 def _place(positions: Tensor, std: float) -> None:
     """Fill positions [M, D] of a square of tokens with the sum of a vector for each row and one for each column.
 
-    A vector is the coordinate on its axis times one random vector, plus another random vector for each place. So the order of places is in the sign of a
-    difference, which a decoder learns sooner than that of unrelated vectors.
+    A vector is the coordinate on its axis times one random vector, plus another random vector for each place. So one linear map tells the order of places.
     """
     side = round(len(positions) ** 0.5)
     axes = torch.randn(2, side, positions.shape[1], device=positions.device)
