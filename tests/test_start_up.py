@@ -6,6 +6,7 @@ import tomllib
 
 import pytest
 
+from glassworks.generation.settings import Decoding
 from glassworks.publishing.record import write_record
 
 from .small_pipeline import REPOSITORY
@@ -46,6 +47,22 @@ def test_help_imports_no_torch(tmp_path):
     imported, output = torch_is_imported(WITH_ARGUMENTS, "--help", cwd=tmp_path)
     assert "compare" in output and "verify" in output
     assert not imported
+
+
+def test_the_list_of_commands_imports_neither_pydantic_nor_yaml(tmp_path):
+    """They are more than half of its time."""
+    heavy = "import atexit, sys\natexit.register(lambda: print('heavy:', {'pydantic', 'yaml', 'numpy'} & set(sys.modules)))\n"
+    _, output = torch_is_imported(heavy + WITH_ARGUMENTS, "--help", cwd=tmp_path)
+    assert "generate" in output and output.endswith("heavy: set()")
+
+
+def test_commands_have_the_settings_of_decoding(tmp_path):
+    """Their options are made when the command is called."""
+    for verb in ("generate", "chat", "caption", "ask", "transcribe"):
+        imported, output = torch_is_imported(WITH_ARGUMENTS, verb, "--help", cwd=tmp_path)
+        assert not imported
+        for setting in Decoding.model_fields:
+            assert f"--{setting.replace('_', '-')} " in output, (verb, setting)
 
 
 def test_verifying_an_artefact_imports_no_torch(fetched):

@@ -100,7 +100,7 @@ def test_commands_have_only_verbs_options_and_targets_that_exist():
             verb = typer.main.get_command(app)
             while isinstance(verb, typer.core.TyperGroup):
                 assert words and words[0] in verb.commands, command
-                verb = verb.commands[words.pop(0)]
+                _, verb, words = verb.resolve_command(typer.Context(verb), words)
             options = {option for parameter in verb.params for option in parameter.opts}
             for word in words:
                 assert not word.startswith("-") or word in options, f"{command}: {word}"

@@ -13,9 +13,9 @@ import typer
 from glassworks.cli.app import Browse, Host, Port, Threads, app
 from glassworks.console import uninterrupted
 from glassworks.errors import ConfigError
-from glassworks.generation.settings import Decoding
 
 if TYPE_CHECKING:
+    from glassworks.generation.settings import Decoding
     from glassworks.inference.chat import Dialogue
 
 Base = Annotated[
@@ -38,14 +38,44 @@ def decodes(beams: int, max_new_tokens: int | None = None) -> Callable[[Callable
     """A decorator that adds the settings of `Decoding` to a command as options and passes them as `settings`.
 
     `--max-new-tokens` defaults to `max_new_tokens`. `--beams` defaults to `beams`, or to 1 with a temperature.
+    The options are added when the command is called (`Commands`), for they import pydantic.
     """
+
+    def extend(verb: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(verb)
+        def listed() -> None:
+            raise AssertionError(f"{verb.__name__} was called without its options")
+
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        own = [part.replace(kind=keyword) for part in inspect.signature(verb).parameters.values()]
+        own = [part for part in own if part.name != "settings"]
+        _take(listed, own)
+        listed.complete = functools.partial(_with_options, verb, own, beams, max_new_tokens)  # type: ignore[attr-defined]
+        return listed
+
+    return extend
+
+
+def _take(verb: Callable[..., None], parameters: list[inspect.Parameter]) -> None:
+    """Give a function the signature from which typer makes the options of its command."""
+    verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    verb.__annotations__ = {part.name: part.annotation for part in parameters}
+
+
+def _with_options(
+    verb: Callable[..., None], own: list[inspect.Parameter], beams: int, max_new_tokens: int | None
+) -> Callable[..., None]:
+    """A command with its `own` parameters and the settings of `Decoding`."""
+    from glassworks.generation.settings import Decoding
+
     defaults = {"beams": None, "max_new_tokens": max_new_tokens}
     shown = {"beams": f"{beams}, or 1 with --temperature"} if beams > 1 else {}
     types = {**get_type_hints(Decoding), "beams": int | None}
+    keyword = inspect.Parameter.KEYWORD_ONLY
     options = {
         name: inspect.Parameter(
             name,
-            inspect.Parameter.KEYWORD_ONLY,
+            keyword,
             default=defaults.get(name, field.default),
             annotation=Annotated[
                 types[name],
@@ -55,36 +85,29 @@ def decodes(beams: int, max_new_tokens: int | None = None) -> Callable[[Callable
         for name, field in Decoding.model_fields.items()
     }
 
-    def extend(verb: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(verb)
-        def extended(context: typer.Context, threads: int, **given: Any) -> None:
-            chosen = {name: given.pop(name) for name in options}
-            os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
-            with uninterrupted():
-                import torch
+    @functools.wraps(verb)
+    def extended(context: typer.Context, threads: int, **given: Any) -> None:
+        chosen = {name: given.pop(name) for name in options}
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+        with uninterrupted():
+            import torch
 
-                from glassworks.inference.model_folders import decoding, published_decoding
+            from glassworks.inference.model_folders import decoding, published_decoding
 
-            explicit = {name: value for name, value in chosen.items() if _is_written(context, name)}
-            published, line = published_decoding(given["model"], explicit)
-            if line:
-                print(f"note: {line}", file=sys.stderr)
-            chosen |= published
-            if chosen["beams"] is None:
-                chosen["beams"] = 1 if chosen["temperature"] else beams
-            torch.set_num_threads(threads)
-            verb(settings=decoding(**chosen), **given)
+        explicit = {name: value for name, value in chosen.items() if _is_written(context, name)}
+        published, line = published_decoding(given["model"], explicit)
+        if line:
+            print(f"note: {line}", file=sys.stderr)
+        chosen |= published
+        if chosen["beams"] is None:
+            chosen["beams"] = 1 if chosen["temperature"] else beams
+        torch.set_num_threads(threads)
+        verb(settings=decoding(**chosen), **given)
 
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        own = [part.replace(kind=keyword) for part in inspect.signature(verb).parameters.values()]
-        threads = inspect.Parameter("threads", keyword, default=1, annotation=Threads)
-        context = inspect.Parameter("context", keyword, annotation=typer.Context)
-        parameters = [context, *(part for part in own if part.name != "settings"), *options.values(), threads]
-        extended.__signature__ = inspect.Signature(parameters)
-        extended.__annotations__ = {part.name: part.annotation for part in parameters}
-        return extended
-
-    return extend
+    threads = inspect.Parameter("threads", keyword, default=1, annotation=Threads)
+    context = inspect.Parameter("context", keyword, annotation=typer.Context)
+    _take(extended, [context, *own, *options.values(), threads])
+    return extended
 
 
 def _is_written(context: typer.Context, name: str) -> bool:
@@ -102,7 +125,7 @@ def generate(
             help="A folder with a language model: models/NAME, an adapter, or published weights in transformers' layout (data/weights/NAME)."
         ),
     ],
-    settings: Decoding,
+    settings: "Decoding",
     prompts: Annotated[
         list[str] | None,
         typer.Argument(
@@ -140,7 +163,7 @@ def chat(
             help="A folder with a language model that has a chat template: models/NAME, an adapter, or published weights (data/weights/NAME)."
         ),
     ],
-    settings: Decoding,
+    settings: "Decoding",
     system: Annotated[
         str | None, typer.Option(metavar="TEXT", help="The system message, before the first turn.")
     ] = None,
@@ -169,7 +192,7 @@ def chat(
 def caption(
     model: Annotated[Path, typer.Argument(help="A folder with a captioner, such as models/caption_scenes.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    settings: Decoding,
+    settings: "Decoding",
     attention: Annotated[
         Path | None,
         typer.Option(
@@ -191,7 +214,7 @@ def caption(
 @decodes(beams=1, max_new_tokens=200)
 def ask(
     model: Annotated[Path, typer.Argument(help="A folder with a vision-language model, such as models/vlm_long.")],
-    settings: Decoding,
+    settings: "Decoding",
     images: Annotated[
         list[str] | None,
         typer.Argument(
@@ -251,7 +274,7 @@ def ask(
 def transcribe(
     model: Annotated[Path, typer.Argument(help="A folder with a fused decoder, such as models/fuse_spoken.")],
     files: Annotated[list[Path], typer.Argument(help="Sound or image files, each a sample of its own.")],
-    settings: Decoding,
+    settings: "Decoding",
     as_json: AsJson = False,
 ) -> None:
     """Write the text of each sound or image.
