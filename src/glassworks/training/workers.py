@@ -1,23 +1,28 @@
 """The process group of a run: the rank of this worker and exact collectives.
 
-CPU workers use gloo, GPU workers NCCL. Sums follow a fixed tree; gathering copies bits.
+CPU workers use gloo, and shared memory for large sums on one machine. GPU workers use NCCL. Sums follow a fixed tree; gathering copies bits.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from glassworks import watchdog
+from glassworks.training.shared_memory import Pair, pairs
 
 CPU = torch.device("cpu")
 TIMEOUT = timedelta(minutes=30)
 """Minimum timeout of a collective. The watchdog fires earlier and reports the hang."""
+
+SHARED_BYTES = 64 << 10
+"""Minimum size of a tensor that shared memory exchanges faster than a socket."""
 
 
 class PeerLost(Exception):
@@ -31,6 +36,8 @@ class Workers:
     rank: int = 0
     size: int = 1
     device: torch.device = CPU
+    shared: dict[int, Pair] = field(default_factory=dict, repr=False)
+    """Partners with shared memory, by their distance in `add`."""
 
     @property
     def first(self) -> bool:
@@ -53,16 +60,25 @@ class Workers:
         This continues the binary tree in which each rank summed its own micro-batches. Peers compute a + b and b + a, which have equal bits.
         """
         distance = 1
+        large = tensor.device == CPU and tensor.is_contiguous() and tensor.nbytes >= SHARED_BYTES
         while distance < self.size:
-            received = torch.empty_like(tensor)
             peer = self.rank ^ distance
-            with _peers():
-                exchange = [dist.P2POp(dist.isend, tensor, peer), dist.P2POp(dist.irecv, received, peer)]
-                for work in dist.batch_isend_irecv(exchange):
-                    work.wait()
-            tensor.add_(received)
+            if large and distance in self.shared:
+                byte = torch.zeros(1, dtype=torch.uint8)
+                self.shared[distance].add(tensor, partial(self._swap, byte, peer))
+            else:
+                tensor.add_(self._swap(tensor, peer))
             distance *= 2
         return tensor
+
+    def _swap(self, tensor: Tensor, peer: int) -> Tensor:
+        """The tensor of a peer, which gets `tensor`."""
+        received = torch.empty_like(tensor)
+        with _peers():
+            exchange = [dist.P2POp(dist.isend, tensor, peer), dist.P2POp(dist.irecv, received, peer)]
+            for work in dist.batch_isend_irecv(exchange):
+                work.wait()
+        return received
 
     def gather(self, tensor: Tensor) -> Tensor:
         """The equally shaped tensors of all ranks, concatenated along the first dimension in the order of ranks."""
@@ -101,7 +117,8 @@ def joined() -> Iterator[Workers]:
     with _peers():
         dist.init_process_group("nccl" if cuda else "gloo", timeout=timeout, device_id=device if cuda else None)
     try:
-        yield Workers(rank, size, device)
+        workers = Workers(rank, size, device)
+        yield workers if cuda or size == 1 else replace(workers, shared=pairs(rank, size, workers.gather))
     finally:
         dist.destroy_process_group()
 
