@@ -57,6 +57,8 @@ DEMO = 1.88
 def experiment(**training: Any) -> Experiment:
     settings = read_yaml(FILE)
     settings["training"] |= training
+    optimization = settings["optimization"]
+    optimization["warmup_steps"] = min(optimization["warmup_steps"], settings["training"]["steps"])
     return parse_experiment(settings, FILE)
 
 
@@ -82,8 +84,11 @@ def make_run(folder: Path, tokenizer: Path, chosen: Experiment) -> Run:
     )
 
 
-def ours(workers: Workers, stop: StopRequest, folder: Path, tokenizer: Path, chosen: Experiment) -> dict[str, Any]:
+def ours(
+    workers: Workers, stop: StopRequest, folder: Path, tokenizer: Path, training: dict[str, Any]
+) -> dict[str, Any]:
     """Tokens/s, and the losses of every step and validation."""
+    chosen = experiment(**training)
     run = make_run(folder, tokenizer, chosen)
     fitted = fit(run, workers, stop)
     rows = read_metrics(folder / METRICS) if workers.first else []
@@ -94,8 +99,9 @@ def ours(workers: Workers, stop: StopRequest, folder: Path, tokenizer: Path, cho
     }
 
 
-def bare(folder: Path, tokenizer: Path, chosen: Experiment, threads: int) -> dict[str, Any]:
+def bare(folder: Path, tokenizer: Path, training: dict[str, Any], threads: int) -> dict[str, Any]:
     """The same by hand."""
+    chosen = experiment(**training)
     run = make_run(folder, tokenizer, chosen)
     trainer = make_trainer(run, Workers())  # for its initial weights and parameter groups
     model, optimizer, config = trainer.model.train(), trainer.optimizer, run.optimization
@@ -145,9 +151,10 @@ def compare(scratch: Path, quick: bool) -> None:
     tokenizer.mkdir()
     _characters(list(all_texts(ShardDataset(SHARDS, "train")))).save(str(tokenizer / "tokenizer.json"))
     write_json(tokenizer / "tokenizer_config.json", SPECIAL)
-    full = experiment(**({"steps": 40, "validate_every": 40} if quick else {"validate_every": 2000}))
-    short = experiment(steps=20 if quick else 300, validate_every=10**9)
-    count = worker_count(full.training.micro_batches, os.cpu_count() or 1, "cpu")
+    full = {"steps": 40, "validate_every": 40} if quick else {"validate_every": 2000}
+    short = {"steps": 20 if quick else 300, "validate_every": 10**9}
+    model, training = experiment(**full).model, experiment(**full).training
+    count = worker_count(training.micro_batches, os.cpu_count() or 1, "cpu")
     rates: dict[str, list[float]] = {"ours": [], "bare": []}
     for number in range(1 + (1 if quick else ROUNDS)):
         folder = scratch / f"round-{number}"
@@ -163,7 +170,7 @@ def compare(scratch: Path, quick: bool) -> None:
             for side, one in found.items():
                 rates[side].append(one["rate"])
     ratios = [a / b for a, b in zip(rates["ours"], rates["bare"], strict=True)]
-    shape = f"{full.model.depth} layers of {full.model.width}, {full.training.batch_size} rows of {full.model.max_tokens} characters"
+    shape = f"{model.depth} layers of {model.width}, {training.batch_size} rows of {model.max_tokens} characters"
     print(f"{shape}; {count} workers / {count} threads; torch {torch.__version__}")
     print(
         f"tokens/s, ours / bare loop   {statistics.median(ratios):.2f} x  goal >= 1.0  ({min(ratios):.2f} … {max(ratios):.2f}, {len(ratios)} rounds)  "
@@ -177,7 +184,7 @@ def compare(scratch: Path, quick: bool) -> None:
     for side, one in (("ours", trained), ("bare loop", by_hand)):
         loss = one["validation"][-1]
         print(
-            f"validation loss after {full.training.steps:,} steps, {side:9}   {loss:.3f} nats per character ({loss / math.log(2):.3f} bits)"
+            f"validation loss after {training.steps:,} steps, {side:9}   {loss:.3f} nats per character ({loss / math.log(2):.3f} bits)"
         )
     print(f"    nanoGPT's README has {DEMO} for Shakespeare's characters, after 2,000 iterations of the same shapes")
 

@@ -53,7 +53,8 @@ import yaml
 from torch.nn.parallel import DistributedDataParallel
 
 from glassworks.config.base import read_yaml
-from glassworks.config.experiment import Experiment, parse_experiment
+from glassworks.config.experiment import Experiment
+from glassworks.config.project import parse_experiment
 from glassworks.data.reading.dataset import ShardDataset
 from glassworks.data.reading.loader import micro_batches
 from glassworks.data.reading.order import Order
@@ -83,12 +84,16 @@ LARGE = {
     "decoder": {"width": 512, "depth": 3, "heads": 8, "max_tokens": 48},
 }
 """A captioner of 24 million parameters."""
+Settings = dict[str, Any]
+"""Arguments of `make_experiment`. Workers get them instead of the experiment, whose class is composed at run time."""
 
 
 def make_experiment(large: bool = False, **training: Any) -> Experiment:
     """The default experiment with other training settings, or with the larger model."""
     settings = read_yaml(ROOT / EXPERIMENT)
     settings["training"] |= training
+    optimization = settings["optimization"]
+    optimization["warmup_steps"] = min(optimization["warmup_steps"], settings["training"]["steps"])
     if large:
         settings["model"] = LARGE
     return parse_experiment(settings, EXPERIMENT)
@@ -271,8 +276,9 @@ class Rounds(NamedTuple):
     parameters: int
 
 
-def take_turns(workers: Workers, experiments: dict[str, Experiment], rounds: int, steps: int) -> Rounds:
+def take_turns(workers: Workers, settings: dict[str, Settings], rounds: int, steps: int) -> Rounds:
     """Let the sides train, taking turns at every step; the one called bare is the peer. One more round is not counted."""
+    experiments = {name: make_experiment(**own) for name, own in settings.items()}
     names, common = list(experiments), next(iter(experiments.values()))
     task = make_task(common)
     held = list(islice(read_batches(common, task, workers.part(common.training.micro_batches)), 16))
@@ -394,8 +400,9 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def train_and_see(workers: Workers, name: str, experiment: Experiment, steps: int) -> int:
+def train_and_see(workers: Workers, name: str, settings: Settings, steps: int) -> int:
     """Peak memory of a process that trains."""
+    experiment = make_experiment(**settings)
     task = make_task(experiment)
     part = workers.part(experiment.training.micro_batches)
     side = side_of(name)(experiment, task, workers)
@@ -405,8 +412,9 @@ def train_and_see(workers: Workers, name: str, experiment: Experiment, steps: in
     return peak_bytes(workers.device)
 
 
-def rest_and_see(workers: Workers, experiment: Experiment) -> tuple[int, int]:
+def rest_and_see(workers: Workers, settings: Settings) -> tuple[int, int]:
     """Peak memory of a process that has weights, moments and the activations of a micro-batch, but no gradient; and the size of a gradient."""
+    experiment = make_experiment(**settings)
     task = make_task(experiment)
     side = Engine(experiment, task, workers)
     moments = [torch.ones_like(parameter) for parameter in side.model.parameters() for _ in range(2)]
@@ -420,13 +428,10 @@ def wait_for_first_step() -> float:
     """Seconds from starting `glassworks train` to a row in its metrics.jsonl; the run is then killed."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        (root / EXPERIMENT).parent.mkdir()
+        shutil.copytree(ROOT / "experiments", root / "experiments")
         settings = read_yaml(ROOT / EXPERIMENT)
         settings.setdefault("execution", {})["checkpoint_every"] = 1  # before a checkpoint, logs are written out
         (root / EXPERIMENT).write_text(yaml.safe_dump(settings))
-        for other in read_yaml(ROOT / "params.yaml")["experiments"]:
-            if not (root / "experiments" / f"{other}.yaml").exists():
-                shutil.copy(ROOT / "experiments" / f"{other}.yaml", root / "experiments")
         shutil.copy(ROOT / "params.yaml", root)
         for name in ("data", "src"):
             (root / name).symlink_to(ROOT / name)
@@ -494,9 +499,9 @@ def report_speed(title: str, costs: Costs, batch_size: int, extent: Extent) -> N
 def benchmark_one_worker(device: str, extent: Extent) -> None:
     workers = Workers(device=torch.device(device))
     for precision in ("fp32", "bf16"):
-        experiment = make_experiment(precision=precision)
-        size = experiment.training.batch_size
-        found = take_turns(workers, {"exact": experiment, "bare": experiment}, extent.rounds, extent.steps)
+        settings: Settings = {"precision": precision}
+        size = make_experiment(**settings).training.batch_size
+        found = take_turns(workers, {"exact": settings, "bare": settings}, extent.rounds, extent.steps)
         report_speed(f"(a) one worker, {precision}: Trainer.step / bare loop", found.costs, size, extent)
         steps = (extent.rounds + 1) * extent.steps
         with tempfile.TemporaryDirectory() as folder:
@@ -514,9 +519,9 @@ def benchmark_reductions(device: str, size: int, extent: Extent) -> None:
     cut = max(2, size)
     for large, training in ((False, {"micro_batches": cut}), (True, {"batch_size": 2 * cut, "micro_batches": 2 * cut})):
         experiments = {
-            "exact": make_experiment(large, **training),
-            "ddp": make_experiment(large, **training, reduction="ddp"),
-            "bare": make_experiment(large, **training),
+            "exact": {"large": large, **training},
+            "ddp": {"large": large, **training, "reduction": "ddp"},
+            "bare": {"large": large, **training},
         }
         found: Rounds = in_workers(take_turns, experiments, extent.rounds, extent.steps, size=size, device=device)
         rounds = {name: sums_of_rounds(costs, extent) for name, costs in found.costs.items()}
@@ -535,14 +540,14 @@ def benchmark_memory(device: str, size: int, extent: Extent) -> None:
     for large in extent.models:
         training = {"batch_size": 2 * cut, "micro_batches": 2 * cut} if large else {"micro_batches": cut}
         sides = {
-            "exact": make_experiment(large, **training),
-            "ddp": make_experiment(large, **training, reduction="ddp"),
-            "bare": make_experiment(large, **training),
+            "exact": {"large": large, **training},
+            "ddp": {"large": large, **training, "reduction": "ddp"},
+            "bare": {"large": large, **training},
         }
         for workers in sorted({1, size}):
             peaks = {
-                name: in_workers(train_and_see, name, experiment, extent.steps, size=workers, device=device)
-                for name, experiment in sides.items()
+                name: in_workers(train_and_see, name, settings, extent.steps, size=workers, device=device)
+                for name, settings in sides.items()
                 if workers > 1 or name != "ddp"
             }
             title = (
@@ -550,11 +555,11 @@ def benchmark_memory(device: str, size: int, extent: Extent) -> None:
             )
             words = ", ".join(f"{name} {peak / 1e6:,.0f}" for name, peak in peaks.items())
             report(title, f"{peaks['exact'] / peaks['bare']:5.2f} x", "-", f"{words} MB {kind}")
-    experiment = make_experiment(large=True, batch_size=8, micro_batches=8)
+    settings: Settings = {"large": True, "batch_size": 8, "micro_batches": 8}
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "131072"  # for glibc in the processes to come
-    rest, gradient = in_workers(rest_and_see, experiment, size=1, device=device)
+    rest, gradient = in_workers(rest_and_see, settings, size=1, device=device)
     for workers in sorted({1, min(size, 8)}):
-        peak = in_workers(train_and_see, "exact", experiment, extent.steps, size=workers, device=device)
+        peak = in_workers(train_and_see, "exact", settings, extent.steps, size=workers, device=device)
         title = f"    buffers of a gradient, 8 micro-batches, {plural(workers, 'worker')}"
         sides = f"{gradient / 1e6:.0f} MB each; without any {rest / 1e6:,.0f}, training {peak / 1e6:,.0f} MB {kind}"
         report(title, f"{(peak - rest) / gradient:5.2f}  ", "<= 5", sides)
