@@ -15,7 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from glassworks.cli.app import app
-from glassworks.cli.running import runner
+from glassworks.cli.running import OPTIMIZERS, runner
 from glassworks.config.project import load_project
 from glassworks.errors import UserError
 from glassworks.pipeline.execution import Context, execute, execute_job
@@ -30,7 +30,7 @@ torch.set_num_threads(1)  # with more test processes than cores, threads wait fo
 
 hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("patient")
-fork_server.PRELOADED.append("tests.training.pictures")  # or every worker of every run imports it
+fork_server.PRELOADED += ["tests.training.engine", "tests.training.pictures", OPTIMIZERS]  # or each worker imports them
 
 __all__ = ["built", "empty_repository", "repository"]
 

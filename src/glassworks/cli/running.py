@@ -16,6 +16,8 @@ from glassworks.watchdog import Watchdog
 
 RUNNING = Path(__file__).resolve().parents[1]
 """Folder of the running package."""
+OPTIMIZERS = "torch._dynamo"
+"""The first optimizer of torch imports it: two seconds, in each worker unless the fork server has done it."""
 
 
 def run_the_projects_code() -> None:
@@ -77,7 +79,8 @@ def run_stage(
         # torch prints C++ stacks if a peer process ends first; the workers report the actual error themselves
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         if stage.kind in ("train", "evaluate") and max(threads, workers or 1) > 1:
-            fork_server.start(*(f"glassworks.{entry}" for entry in stage.entries))
+            modules = [f"glassworks.{entry}" for entry in stage.entries]
+            fork_server.start(*modules, *([OPTIMIZERS] if stage.kind == "train" else []))
         if job is not None and job >= stage.jobs:
             raise ConfigError(f"{name} has {stage.jobs} jobs, 0 to {stage.jobs - 1}; there is no job {job}")
         run = runner(stage.kind, "run" if job is None else "run_job")
