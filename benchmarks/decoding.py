@@ -29,6 +29,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 import torch
 
+from glassworks.generation.cpu_step import small_batch_linear
 from glassworks.generation.decoding import generate, stream
 from glassworks.generation.settings import Decoding
 from glassworks.models.language_model import LanguageModel
@@ -147,6 +148,8 @@ def benchmark_small(sides: Sides, rounds: int) -> None:
             "ours, 8": lambda: sides.ours(eight, NEW),
             "theirs, 1": lambda: sides.theirs(one, NEW),
             "theirs, 8": lambda: sides.theirs(eight, NEW),
+            "products, 1": products(sides.model, 1),
+            "products, 8": products(sides.model, 8),
         },
         rounds,
     )
@@ -157,6 +160,24 @@ def benchmark_small(sides: Sides, rounds: int) -> None:
         assert_same(sides, one if rows == 1 else eight, NEW)
     words = f"{speed(costs['ours, 8'], 8 * NEW):,.0f} vs {speed(costs['ours, 1'], NEW):,.0f} tokens/s"
     report_ratio("    ours, batch 8 / batch 1", costs["ours, 1"], costs["ours, 8"], ">= 4", words, factor=8)
+    words = "an upper bound of the row above, without attention, norms and sampling"
+    title = "    its products of weights alone, batch 8 / batch 1"
+    report_ratio(title, costs["products, 1"], costs["products, 8"], "-", words, factor=8)
+
+
+def products(model: Any, rows: int) -> Callable[[], None]:
+    """Every product with a weight that a text of `NEW` tokens takes, and nothing else."""
+    weights = [module.weight for module in model.decoder.modules() if isinstance(module, torch.nn.Linear)]
+    weights.append(model.decoder.tokens.weight)  # the head
+    maps = [small_batch_linear(weight, None, rows, repack=True) for weight in weights]
+    inputs = [torch.randn(rows, weight.shape[1]).numpy() for weight in weights]
+
+    def multiply() -> None:
+        for _ in range(NEW):
+            for each, values in zip(maps, inputs, strict=True):
+                each(values)
+
+    return multiply
 
 
 def costs_over_length(sides: Sides, runs: int) -> dict[str, list[float]]:
