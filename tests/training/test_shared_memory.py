@@ -52,14 +52,18 @@ def test_a_rank_without_anonymous_files_uses_sockets(tmp_path):
 
 
 @LINUX
-def test_memory_with_another_mark_is_not_a_partners():
-    descriptor = os.memfd_create("another")
+def test_memory_with_another_mark_is_not_a_partners(tmp_path):
+    descriptor = os.memfd_create(shared_memory.NAME)
     try:
         os.ftruncate(descriptor, MARK_BYTES + 2 * CHUNK_BYTES)
         os.pwrite(descriptor, (7).to_bytes(MARK_BYTES, "big", signed=True), 0)
         assert _open(os.getpid(), descriptor, 8) is None
         assert _open(os.getpid(), descriptor, 7) is not None
         assert _open(2**22 + 1, descriptor, 7) is None  # no such process
+        with (tmp_path / "file").open("w+b") as file:  # not anonymous
+            file.write((7).to_bytes(MARK_BYTES, "big", signed=True) * 2)
+            file.flush()
+            assert _open(os.getpid(), file.fileno(), 7) is None
     finally:
         os.close(descriptor)
     assert shared_memory._open(os.getpid(), descriptor, 7) is None  # closed

@@ -7,6 +7,7 @@ import mmap
 import os
 import secrets
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from torch import Tensor
 CHUNK_BYTES = 4 << 20
 """Size of a buffer. A larger tensor is exchanged in pieces."""
 MARK_BYTES = 8
+NAME = "glassworks"
+"""Of the anonymous files. Only such a file is opened: a descriptor of another machine may be any file here."""
 
 
 class Pair:
@@ -47,7 +50,7 @@ def pairs(rank: int, size: int, gather: Callable[[Tensor], Tensor]) -> dict[int,
     distances = [1 << n for n in range(size.bit_length() - 1)]
     each, mark = 2 * CHUNK_BYTES, secrets.token_bytes(MARK_BYTES)
     try:
-        descriptor = os.memfd_create("glassworks")
+        descriptor = os.memfd_create(NAME)
         os.ftruncate(descriptor, MARK_BYTES + each * len(distances))
         own = mmap.mmap(descriptor, 0)
         own[:MARK_BYTES] = mark
@@ -70,8 +73,11 @@ def pairs(rank: int, size: int, gather: Callable[[Tensor], Tensor]) -> dict[int,
 
 
 def _open(process: int, descriptor: int, mark: int) -> mmap.mmap | None:
+    path = Path(f"/proc/{process}/fd/{descriptor}")
     try:
-        other = os.open(f"/proc/{process}/fd/{descriptor}", os.O_RDWR)
+        if not str(path.readlink()).startswith(f"/memfd:{NAME}"):
+            return None
+        other = os.open(path, os.O_RDWR)
     except OSError:
         return None
     try:
