@@ -26,6 +26,7 @@ from .small_pipeline import REPOSITORY, built, empty_repository, repository
 
 # for the processes that tests start
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each command would compile the package anew
 torch.set_num_threads(1)  # with more test processes than cores, threads wait for each other at every operation
 
 hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is no failure
