@@ -1,10 +1,13 @@
 """How many workers there are, and what a user hears of them. Kills and signals: tests/faults."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
+from glassworks.cli.running import OPTIMIZERS
 from glassworks.errors import ConfigError
 from glassworks.runtime.launch import card, device_kind, process_count, run_workers, worker_count
 from glassworks.runtime.nodes import first_of
@@ -85,3 +88,21 @@ def test_the_value_of_the_first_worker_comes_back(tmp_path):
 )
 def test_the_first_node_of_a_list_as_slurm_writes_it(listed, first):
     assert first_of(listed) == first
+
+
+def test_what_the_fork_server_imports_starts_no_thread_and_asks_for_no_device():
+    """A forked worker could use neither."""
+    script = f"""
+import os, sys
+from pathlib import Path
+import torch
+asked = []
+for module, name in ((torch.cuda, "is_available"), (torch.cuda, "_lazy_init"), (torch._C, "_cuda_getDeviceCount")):
+    setattr(module, name, lambda *given, name=name, kept=getattr(module, name): asked.append(name) or kept(*given))
+before = len(os.listdir("/proc/self/task")) if Path("/proc/self/task").exists() else 0
+import glassworks.stages.train, {OPTIMIZERS}
+after = len(os.listdir("/proc/self/task")) if Path("/proc/self/task").exists() else 0
+print(before == after, asked)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == "True []\n"
