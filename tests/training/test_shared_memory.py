@@ -39,6 +39,15 @@ def test_sums_have_the_bits_of_sums_through_sockets(tmp_path, count):
     assert len(set(found["shared"])) == len(found["shared"])
 
 
+def memories(workers: Workers, stop: object) -> list[int]:
+    """The number of partners with shared memory of every rank."""
+    return workers.gather(torch.tensor([len(workers.shared)])).tolist()
+
+
+def test_three_workers_gather_but_have_no_sums(tmp_path):
+    assert run_workers(memories, count=3, device="cpu", folder=tmp_path / "workers") == [0, 0, 0]
+
+
 def without_memory(workers: Workers, stop: object) -> list[int]:
     """The distances that share memory if rank 1 has none."""
     if workers.rank == 1:

@@ -66,10 +66,8 @@ class ExactReduction:
         if workers.size > 1:
             self.buckets = _buckets(self.parameters)
             self.bucket_of = {index: number for number, bucket in enumerate(self.buckets) for index in bucket}
-            cuda = workers.device.type == "cuda"
-            use = (
-                partial(torch.cuda.set_device, workers.device) if cuda else None
-            )  # every thread has a device of its own
+            # every thread has a current device of its own
+            use = partial(torch.cuda.set_device, workers.device) if workers.device.type == "cuda" else None
             self.thread = ThreadPoolExecutor(1, thread_name_prefix="exchange", initializer=use)
             self.hooks = [
                 parameter.register_post_accumulate_grad_hook(partial(self._ready, index))

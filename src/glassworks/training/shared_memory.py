@@ -44,9 +44,12 @@ class Pair:
 def pairs(rank: int, size: int, gather: Callable[[Tensor], Tensor]) -> dict[int, Pair]:
     """The partners of recursive doubling that this process shares memory with, by their distance. All ranks must call this.
 
-    `gather` concatenates the tensors of all ranks. Empty where the system has no anonymous files (memfd, Linux). A rank of another machine or container is
-    left out: the descriptor that it names either does not open here or holds another mark.
+    `gather` concatenates the tensors of all ranks. Empty where the system has no anonymous files (memfd, Linux), and for a `size` that is no power of two:
+    sums are not possible there. A rank of another machine or container is left out: the descriptor that it names either does not open here or holds another
+    mark.
     """
+    if size & (size - 1):
+        return {}
     distances = [1 << n for n in range(size.bit_length() - 1)]
     each, mark = 2 * CHUNK_BYTES, secrets.token_bytes(MARK_BYTES)
     try:

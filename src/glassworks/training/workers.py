@@ -36,7 +36,7 @@ class Workers:
     rank: int = 0
     size: int = 1
     device: torch.device = CPU
-    shared: dict[int, Pair] = field(default_factory=dict, repr=False)
+    shared: dict[int, Pair] = field(default_factory=dict, repr=False, compare=False)
     """Partners with shared memory, by their distance in `add`."""
 
     @property
@@ -57,7 +57,8 @@ class Workers:
     def add(self, tensor: Tensor) -> Tensor:
         """`tensor` summed over all ranks in place, by recursive doubling: neighbours first, then pairs, then fours.
 
-        This continues the binary tree in which each rank summed its own micro-batches. Peers compute a + b and b + a, which have equal bits.
+        This continues the binary tree in which each rank summed its own micro-batches. Peers compute a + b and b + a, which have equal bits. The number of
+        ranks must be a power of two.
         """
         distance = 1
         large = tensor.device == CPU and tensor.is_contiguous() and tensor.nbytes >= SHARED_BYTES
