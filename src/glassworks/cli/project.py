@@ -91,6 +91,31 @@ def explain(
 
 
 @app.command(rich_help_panel="Project")
+def profile(
+    stage: Annotated[
+        str, typer.Argument(help="A stage such as evaluate-lm_kjv-language; `glassworks status` lists them.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Run a stage again in a scratch folder, and show where its time goes: imports, packages, functions. It publishes nothing.
+
+    The steps of a training have a profile of their own: `glassworks train EXPERIMENT --profile`.
+
+    Example: glassworks profile evaluate-lm_kjv-language
+    """
+    from glassworks.diagnosis.stage_profile import lines, profile_stage
+
+    table = open_table()
+    set_instruction_set(table.project.params.determinism.cpu_isa)
+    found = profile_stage(table, table[stage], lambda: runner(table[stage].kind))
+    if as_json:
+        rows = {name: [row._asdict() for row in getattr(found, name)] for name in ("packages", "functions")}
+        typer.echo(json.dumps({**found._asdict(), **rows}, ensure_ascii=False, indent=1))
+    else:
+        typer.echo("\n".join(lines(found)))
+
+
+@app.command(rich_help_panel="Project")
 def watch(
     terminal: Annotated[bool, typer.Option("--terminal", help="Show it in the terminal, without a server.")] = False,
     port: Port = 8643,
