@@ -91,33 +91,7 @@ class Pipeline:
         return files
 
     def threads(self, kind: str) -> Callable[[Any], int]:
-        """Threads of a stage. Called when it can start.
-
-        On this machine, a training or evaluation gets half of the cores while another one can run beside it: side by side, each on half of the cores, they
-        take less time than one after the other on all of them.
-        """
-
-        def count(wildcards: Any) -> int:
-            stage = self._stage(kind, wildcards)
-            wanted, cores = stage.resources.threads, self.workflow.resource_settings.cores
-            if wanted == 1 or not cores or self.workflow.non_local_exec or not self._shares_cores(stage):
-                return wanted
-            return min(wanted, max(1, min(cores, available_cores()) // 2))
-
-        return count
-
-    def _shares_cores(self, stage: Stage) -> bool:
-        """Whether a training or evaluation is still to be run that neither needs `stage` nor is needed by it, and no byte depends on the workers of `stage`."""
-        if stage.params.get("training", {}).get("reduction", "exact") != "exact":
-            return False
-        pending = {output for job in self.workflow.dag.needrun_jobs() for output in job.output}
-        return any(
-            other.manifest in pending
-            and other.name not in self.table.upstream(stage)
-            and stage.name not in self.table.upstream(other)
-            for other in self.table
-            if other.kind in ("train", "evaluate") and other.name != stage.name
-        )
+        return lambda wildcards: self._stage(kind, wildcards).resources.threads
 
     def resources(self, kind: str) -> dict[str, Callable[..., Any]]:
         """Snakemake resources of a stage: memory, minutes and GPUs, and one task per node if SLURM runs it on several nodes.

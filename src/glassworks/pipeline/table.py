@@ -36,11 +36,6 @@ class Table:
         """The stages that `stage` reads."""
         return [self.stages[name] for name in dict.fromkeys(stage.inputs.values())]
 
-    def upstream(self, stage: Stage) -> set[str]:
-        """The names of all stages that `stage` needs, at any distance."""
-        found = set(stage.inputs.values())
-        return found.union(*(self.upstream(self.stages[name]) for name in found))
-
     def input_files(self, stage: Stage) -> list[str]:
         """The small files of the inputs of `stage` that are part of its key."""
         return [file for upstream in self.inputs(stage) for file in upstream.small_files(stage.reads_recipes)]
