@@ -9,7 +9,8 @@ from pathlib import Path
 def test_bash_completes_verbs_after_the_installation(tmp_path):
     command = Path(sys.executable).with_name("glassworks")
     environment = {**os.environ, "HOME": str(tmp_path), "SHELL": "/bin/bash"}
-    install = [command, "--install-completion", "bash"]
+    # from a shell, as a user does: typer looks for one among its ancestors
+    install = ["bash", "-c", f"{command} --install-completion bash; exit $?"]
     subprocess.run(install, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=60)
     assert ".bash_completions/glassworks.sh" in (tmp_path / ".bashrc").read_text()
     script = (
