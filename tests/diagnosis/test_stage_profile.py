@@ -33,8 +33,10 @@ def test_names_packages_and_functions_and_publishes_nothing(recorded, glassworks
     output = glassworks("profile", "shards-pictures")
     assert files(recorded) == before
     assert output.splitlines()[0].startswith("shards-pictures: ") and "nothing is published" in output
-    assert "glassworks.data" in output and "stages/shards.py" in output
+    assert "package (own time)" in output and "function, with all it calls" in output
     found = json.loads(glassworks("profile", "shards-pictures", "--json"))
+    assert {"glassworks.data", "python"} <= {row["name"] for row in found["packages"]}
+    assert any(row["name"].startswith("stages/shards.py:") for row in found["functions"])
     assert sum(row["seconds"] for row in found["packages"]) == pytest.approx(found["seconds"], rel=0.02)
     seconds = [row["seconds"] for row in found["functions"]]
     assert seconds == sorted(seconds, reverse=True) and seconds[0] <= found["seconds"]
